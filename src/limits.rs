@@ -1,0 +1,59 @@
+//! Every queue, buffer, retry and time-out: its number, its unit and its reason. Relations between them are checked at
+//! compile time. Pure.
+
+use std::time::Duration;
+
+/// Threads that serve Series and label calls. Each holds one frame and one batch, so this bounds the memory of reads.
+pub const CALL_THREADS: usize = 16;
+/// Calls that may wait for a thread; a queued call is a request and a sink, a few KiB. A querier sends bursts.
+pub const CALL_QUEUE: usize = 256;
+/// Stack of a call thread, a relay thread and other small threads, in bytes. No recursion happens on them.
+pub const SMALL_STACK_BYTES: usize = 256 * 1024;
+/// Bytes of messages queued between a call thread and gRPC; more is back-pressure on the read from Prometheus.
+pub const BRIDGE_BYTES: usize = 1024 * 1024;
+/// A StoreAPI message is closed when it reaches this size, whatever batch size the client asked for.
+pub const MESSAGE_BYTES_TARGET: usize = 1024 * 1024;
+/// Largest remote-read frame that is accepted. `Source:` Prometheus's own `DefaultChunkedReadLimit`.
+pub const FRAME_BYTES_MAX: usize = 50_000_000;
+/// Largest answer of a JSON endpoint that is held, in bytes.
+pub const JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Largest error body that is quoted, in bytes.
+pub const ERROR_BODY_BYTES_MAX: u64 = 16 * 1024;
+/// A `/metrics` page is read up to this size when looking for one gauge.
+pub const METRICS_PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one Series answer that may be held for sorting.
+pub const SORT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Time to establish a connection to Prometheus. `Source:` Thanos's `dialer_timeout`.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// HTTP connections held at once by the admin server; the oldest idle or half-open one makes room.
+pub const HTTP_CONNECTIONS_MAX: usize = 128;
+/// An HTTP request head must fit.
+pub const HTTP_HEAD_BYTES_MAX: usize = 8 * 1024;
+/// An HTTP request head must be complete within this time, and a kept-alive connection idle for less.
+pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// gRPC connections at once; past it new ones are closed at accept.
+pub const GRPC_CONNECTIONS_MAX: usize = 256;
+/// A new gRPC connection must send its HTTP/2 preface and acknowledge our SETTINGS within this time.
+pub const GRPC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams one connection may have open. The core announces it; the guard closes who exceeds it.
+pub const GRPC_STREAMS_MAX: u32 = 256;
+/// Ping interval below which the core would strike a client. Thanos queriers ping every 10 s.
+pub const GRPC_PING_INTERVAL_MIN: Duration = Duration::from_secs(9);
+/// Threads of the gRPC core that run completion queues.
+pub const GRPC_CQ_THREADS: usize = 1;
+
+/// How often the shipper looks at the data directory. `Source:` Thanos, a constant there too.
+pub const SHIP_INTERVAL: Duration = Duration::from_secs(30);
+/// Largest meta.json that is read.
+pub const META_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Buffer of a file copy, in bytes.
+pub const COPY_BUFFER_BYTES: usize = 128 * 1024;
+
+/// A part that has not ended this long after the stop is named in the log and left behind.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
+const _: () = assert!(FRAME_BYTES_MAX < SORT_BYTES_MAX);
+const _: () = assert!(CALL_QUEUE >= CALL_THREADS);

@@ -1,0 +1,478 @@
+//! Every metric of the daemon, declared once, under Thanos's names, present with a defined value from the first scrape.
+//!
+//! The fields are handles: cloning one is an `Arc` clone, and parts get clones of what they move.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+const WHY: &str = "metric names and labels are constants, checked by a test";
+/// Buckets of every latency histogram. `Units:` seconds. `Source:` Thanos.
+const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0, 90.0, 120.0];
+/// The methods of the served `thanos.*` services: type, service, method.
+pub const GRPC_METHODS: [(&str, &str, &str); 4] = [
+    ("unary", "thanos.info.Info", "Info"),
+    ("server_stream", "thanos.Store", "Series"),
+    ("unary", "thanos.Store", "LabelNames"),
+    ("unary", "thanos.Store", "LabelValues"),
+];
+/// Names of the 17 gRPC status codes by number, as Go prints them.
+pub const GRPC_CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+/// Operations of a bucket, as Thanos's objstore names them.
+pub const BUCKET_OPERATIONS: [&str; 7] = ["iter", "get", "get_range", "exists", "upload", "delete", "attributes"];
+
+/// All metrics and the registry that prints them.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    pub status: StatusMetrics,
+    pub heartbeat: HeartbeatMetrics,
+    pub store: StoreMetrics,
+    pub grpc: GrpcMetrics,
+    process: ProcessMetrics,
+}
+
+/// `thanos_status`.
+#[derive(Clone)]
+pub struct StatusMetrics {
+    pub ready: IntGauge,
+    pub healthy: IntGauge,
+}
+
+/// What the heartbeat moves.
+#[derive(Clone)]
+pub struct HeartbeatMetrics {
+    pub prometheus_up: IntGauge,
+}
+
+/// What Series calls move.
+#[derive(Clone)]
+pub struct StoreMetrics {
+    pub received_frames: Histogram,
+    pub series_requested: Histogram,
+    pub chunks_requested: Histogram,
+    pub pending_series_requests: IntGauge,
+    /// Label `reason`: `series` or `chunks`.
+    pub selects_dropped: IntCounterVec,
+}
+
+/// What the gRPC server and its front door move.
+#[derive(Clone)]
+pub struct GrpcMetrics {
+    pub started: IntCounterVec,
+    pub handled: IntCounterVec,
+    pub msg_received: IntCounterVec,
+    pub msg_sent: IntCounterVec,
+    pub handling_seconds: HistogramVec,
+    pub panics_recovered: IntCounter,
+    pub front: FrontMetrics,
+}
+
+/// What the gRPC front door moves. These are Pillion's own.
+#[derive(Clone)]
+pub struct FrontMetrics {
+    pub connections: IntGauge,
+    pub accepted: IntCounter,
+    /// Label `reason`.
+    pub refused: IntCounterVec,
+}
+
+/// What the shipper moves; registered only when a bucket is configured, as in Thanos.
+#[derive(Clone)]
+pub struct ShipMetrics {
+    pub dir_syncs: IntCounter,
+    pub dir_sync_failures: IntCounter,
+    pub uploads: IntCounter,
+    pub upload_failures: IntCounter,
+    pub corrupted_blocks: IntCounter,
+    pub upload_compacted_done: IntGauge,
+}
+
+/// What bucket operations move, with the bucket's name as a constant label. Label `operation`.
+#[derive(Clone)]
+pub struct BucketMetrics {
+    pub operations: IntCounterVec,
+    pub failures: IntCounterVec,
+    pub fetched_bytes: IntCounterVec,
+    pub transferred_bytes: HistogramVec,
+    pub duration_seconds: HistogramVec,
+    pub last_successful_upload_time: Gauge,
+}
+
+#[derive(Clone)]
+struct ProcessMetrics {
+    cpu_seconds: Counter,
+    open_fds: IntGauge,
+    max_fds: IntGauge,
+    virtual_bytes: IntGauge,
+    resident_bytes: IntGauge,
+    start_time: Gauge,
+    threads: IntGauge,
+}
+
+/// The reasons for which the front door turns a connection away or closes it.
+pub const FRONT_REASONS: [&str; 5] = ["connections", "handshake", "settings_ack", "abuse", "protocol"];
+
+impl Metrics {
+    /// Declares everything that exists in every configuration.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let build = int_gauge_vec(
+            r,
+            "thanos_build_info",
+            "A metric with a constant '1' value labeled by version, revision, branch, goversion from which thanos was \
+             built, and the goos and goarch for the build.",
+            &["version", "revision", "branch", "goversion", "goos", "goarch", "tags"],
+        );
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        build
+            .with_label_values(&[
+                crate::VERSION,
+                crate::REVISION,
+                "",
+                crate::RUSTC_VERSION,
+                std::env::consts::OS,
+                arch,
+                "pillion",
+            ])
+            .set(1);
+        let status = int_gauge_vec(
+            r,
+            "thanos_status",
+            "Represents status (0 indicates failure, 1 indicates success) of the component.",
+            &["component", "check"],
+        );
+        let dropped = int_counter_vec(
+            r,
+            "thanos_store_selects_dropped_total",
+            "Number of select queries that were dropped due to configured limits.",
+            &["reason"],
+        );
+        for reason in ["series", "chunks"] {
+            dropped.with_label_values(&[reason]);
+        }
+        Metrics {
+            status: StatusMetrics {
+                ready: status.with_label_values(&["sidecar", "ready"]),
+                healthy: status.with_label_values(&["sidecar", "healthy"]),
+            },
+            heartbeat: HeartbeatMetrics {
+                prometheus_up: int_gauge(
+                    r,
+                    "thanos_sidecar_prometheus_up",
+                    "Boolean indicator whether the sidecar can reach its Prometheus peer.",
+                ),
+            },
+            store: StoreMetrics {
+                received_frames: histogram(
+                    r,
+                    "prometheus_store_received_frames",
+                    "Number of frames received per streamed response.",
+                    &[10.0, 100.0, 1e3, 1e4, 1e5],
+                ),
+                series_requested: histogram(
+                    r,
+                    "thanos_store_server_series_requested",
+                    "Number of requested series for Series calls",
+                    &[1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6],
+                ),
+                chunks_requested: histogram(
+                    r,
+                    "thanos_store_server_chunks_requested",
+                    "Number of requested chunks for Series calls",
+                    &[1.0, 100.0, 1e3, 1e4, 1e5, 1e7, 1e8, 1e9],
+                ),
+                pending_series_requests: int_gauge(
+                    r,
+                    "thanos_store_server_pending_series_requests",
+                    "Number of pending series requests",
+                ),
+                selects_dropped: dropped,
+            },
+            grpc: GrpcMetrics::new(r),
+            process: ProcessMetrics::new(r),
+            registry,
+        }
+    }
+
+    /// Declares what exists only when blocks are shipped.
+    pub fn shipper(&self) -> ShipMetrics {
+        let r = &self.registry;
+        ShipMetrics {
+            dir_syncs: int_counter(r, "thanos_shipper_dir_syncs_total", "Total number of dir syncs"),
+            dir_sync_failures: int_counter(
+                r,
+                "thanos_shipper_dir_sync_failures_total",
+                "Total number of failed dir syncs",
+            ),
+            uploads: int_counter(r, "thanos_shipper_uploads_total", "Total number of uploaded blocks"),
+            upload_failures: int_counter(
+                r,
+                "thanos_shipper_upload_failures_total",
+                "Total number of block upload failures",
+            ),
+            corrupted_blocks: int_counter(
+                r,
+                "thanos_shipper_corrupted_blocks_total",
+                "Total number of corrupted blocks",
+            ),
+            upload_compacted_done: int_gauge(
+                r,
+                "thanos_shipper_upload_compacted_done",
+                "If 1 it means shipper uploaded all compacted blocks from the filesystem.",
+            ),
+        }
+    }
+
+    /// Declares the metrics of the bucket called `name`.
+    pub fn bucket(&self, name: &str) -> BucketMetrics {
+        let r = &self.registry;
+        let opts = |metric: &str, help: &str| Opts::new(metric, help).const_label("bucket", name);
+        let counter =
+            |metric: &str, help: &str| register(r, IntCounterVec::new(opts(metric, help), &["operation"]).expect(WHY));
+        let histogram = |metric: &str, help: &str, buckets: Vec<f64>| {
+            let opts = HistogramOpts::from(opts(metric, help)).buckets(buckets);
+            register(r, HistogramVec::new(opts, &["operation"]).expect(WHY))
+        };
+        let metrics = BucketMetrics {
+            operations: counter(
+                "thanos_objstore_bucket_operations_total",
+                "Total number of all attempted operations against a bucket.",
+            ),
+            failures: counter(
+                "thanos_objstore_bucket_operation_failures_total",
+                "Total number of operations against a bucket that failed, but were not expected to fail in certain way \
+                 from caller perspective. Those errors have to be investigated.",
+            ),
+            fetched_bytes: counter(
+                "thanos_objstore_bucket_operation_fetched_bytes_total",
+                "Total number of bytes fetched from bucket, per operation.",
+            ),
+            transferred_bytes: histogram(
+                "thanos_objstore_bucket_operation_transferred_bytes",
+                "Number of bytes transferred from/to bucket per operation.",
+                (0..16).map(|n| f64::from(32 * 1024) * f64::from(1 << n)).collect(),
+            ),
+            duration_seconds: histogram(
+                "thanos_objstore_bucket_operation_duration_seconds",
+                "Duration of successful operations against the bucket per operation - iter operations include time \
+                 spent on each callback.",
+                LATENCY_BUCKETS.to_vec(),
+            ),
+            last_successful_upload_time: register(
+                r,
+                Gauge::with_opts(opts(
+                    "thanos_objstore_bucket_last_successful_upload_time",
+                    "Second timestamp of the last successful upload to the bucket.",
+                ))
+                .expect(WHY),
+            ),
+        };
+        for operation in BUCKET_OPERATIONS {
+            metrics.operations.with_label_values(&[operation]);
+            metrics.failures.with_label_values(&[operation]);
+            metrics.duration_seconds.with_label_values(&[operation]);
+        }
+        for operation in ["get", "get_range", "upload"] {
+            metrics.fetched_bytes.with_label_values(&[operation]);
+            metrics.transferred_bytes.with_label_values(&[operation]);
+        }
+        metrics
+    }
+
+    /// The page of `/metrics`, in the text format 0.0.4.
+    pub fn render(&self) -> Vec<u8> {
+        self.process.refresh();
+        let mut page = Vec::with_capacity(32 * 1024);
+        // Writing to a Vec cannot fail, and a family without children is left out by the encoder.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut page);
+        page
+    }
+}
+
+impl GrpcMetrics {
+    fn new(r: &Registry) -> Self {
+        const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
+        let opts = HistogramOpts::new(
+            "grpc_server_handling_seconds",
+            "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
+        );
+        let metrics = GrpcMetrics {
+            started: int_counter_vec(
+                r,
+                "grpc_server_started_total",
+                "Total number of RPCs started on the server.",
+                &LABELS,
+            ),
+            handled: int_counter_vec(
+                r,
+                "grpc_server_handled_total",
+                "Total number of RPCs completed on the server, regardless of success or failure.",
+                &["grpc_type", "grpc_service", "grpc_method", "grpc_code"],
+            ),
+            msg_received: int_counter_vec(
+                r,
+                "grpc_server_msg_received_total",
+                "Total number of RPC stream messages received on the server.",
+                &LABELS,
+            ),
+            msg_sent: int_counter_vec(
+                r,
+                "grpc_server_msg_sent_total",
+                "Total number of gRPC stream messages sent by the server.",
+                &LABELS,
+            ),
+            handling_seconds: register(
+                r,
+                HistogramVec::new(opts.buckets(LATENCY_BUCKETS.to_vec()), &LABELS).expect(WHY),
+            ),
+            panics_recovered: int_counter(
+                r,
+                "grpc_req_panics_recovered_total",
+                "Total number of gRPC requests recovered from internal panic.",
+            ),
+            front: FrontMetrics {
+                connections: int_gauge(r, "pillion_grpc_connections", "Number of open gRPC client connections."),
+                accepted: int_counter(
+                    r,
+                    "pillion_grpc_connections_accepted_total",
+                    "Total number of gRPC client connections that were accepted.",
+                ),
+                refused: int_counter_vec(
+                    r,
+                    "pillion_grpc_connections_refused_total",
+                    "Total number of gRPC client connections that were turned away or closed by the front door, by reason.",
+                    &["reason"],
+                ),
+            },
+        };
+        for reason in FRONT_REASONS {
+            metrics.front.refused.with_label_values(&[reason]);
+        }
+        for (kind, service, method) in GRPC_METHODS {
+            let labels = [kind, service, method];
+            metrics.started.with_label_values(&labels);
+            metrics.msg_received.with_label_values(&labels);
+            metrics.msg_sent.with_label_values(&labels);
+            metrics.handling_seconds.with_label_values(&labels);
+            for code in GRPC_CODES {
+                metrics.handled.with_label_values(&[kind, service, method, code]);
+            }
+        }
+        metrics
+    }
+}
+
+impl ProcessMetrics {
+    fn new(r: &Registry) -> Self {
+        ProcessMetrics {
+            cpu_seconds: register(
+                r,
+                Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
+                    .expect(WHY),
+            ),
+            open_fds: int_gauge(r, "process_open_fds", "Number of open file descriptors."),
+            max_fds: int_gauge(r, "process_max_fds", "Maximum number of open file descriptors."),
+            virtual_bytes: int_gauge(r, "process_virtual_memory_bytes", "Virtual memory size in bytes."),
+            resident_bytes: int_gauge(r, "process_resident_memory_bytes", "Resident memory size in bytes."),
+            start_time: register(
+                r,
+                Gauge::new("process_start_time_seconds", "Start time of the process since unix epoch in seconds.")
+                    .expect(WHY),
+            ),
+            threads: int_gauge(r, "process_threads", "Number of OS threads in the process."),
+        }
+    }
+
+    /// Reads `/proc/self`; a figure that cannot be read keeps its last value.
+    fn refresh(&self) {
+        let Some(stat) = crate::sys::process_stat() else { return };
+        let grown = stat.cpu_seconds - self.cpu_seconds.get();
+        if grown > 0.0 {
+            self.cpu_seconds.inc_by(grown);
+        }
+        self.open_fds.set(stat.open_fds);
+        self.max_fds.set(stat.max_fds);
+        self.virtual_bytes.set(stat.virtual_bytes);
+        self.resident_bytes.set(stat.resident_bytes);
+        self.start_time.set(stat.start_time_seconds);
+        self.threads.set(stat.threads);
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
+    registry.register(Box::new(collector.clone())).expect(WHY);
+    collector
+}
+
+fn int_counter(r: &Registry, name: &str, help: &str) -> IntCounter {
+    register(r, IntCounter::new(name, help).expect(WHY))
+}
+
+fn int_gauge(r: &Registry, name: &str, help: &str) -> IntGauge {
+    register(r, IntGauge::new(name, help).expect(WHY))
+}
+
+fn int_counter_vec(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(r, IntCounterVec::new(Opts::new(name, help), labels).expect(WHY))
+}
+
+fn int_gauge_vec(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(r, IntGaugeVec::new(Opts::new(name, help), labels).expect(WHY))
+}
+
+fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    register(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())).expect(WHY))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_there_from_the_first_scrape() {
+        let metrics = Metrics::new();
+        let _ship = metrics.shipper();
+        let _bucket = metrics.bucket("fs: /x");
+        let page = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            "thanos_sidecar_prometheus_up 0",
+            "thanos_status{check=\"ready\",component=\"sidecar\"} 0",
+            "thanos_store_selects_dropped_total{reason=\"series\"} 0",
+            "thanos_shipper_uploads_total 0",
+            "thanos_objstore_bucket_operations_total{bucket=\"fs: /x\",operation=\"upload\"} 0",
+            "thanos_objstore_bucket_last_successful_upload_time{bucket=\"fs: /x\"} 0",
+            "grpc_req_panics_recovered_total 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} is missing in:\n{page}");
+        }
+        assert_eq!(page.matches("grpc_server_handled_total{").count(), GRPC_METHODS.len() * GRPC_CODES.len());
+        assert!(page.contains("process_resident_memory_bytes "), "{page}");
+    }
+}

@@ -1,0 +1,62 @@
+//! What needs the operating system's own words: process figures from `/proc`. The only file, with `grpc/front` and
+//! `grpc/bridge`, that may hold unsafe code.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Figures about this process.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessStat {
+    /// User and system time since start.
+    pub cpu_seconds: f64,
+    pub open_fds: i64,
+    /// Soft limit of open files.
+    pub max_fds: i64,
+    pub virtual_bytes: i64,
+    pub resident_bytes: i64,
+    pub start_time_seconds: f64,
+    pub threads: i64,
+}
+
+/// Reads `/proc/self/stat`; `None` where it cannot be read or makes no sense.
+pub fn process_stat() -> Option<ProcessStat> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The command name may contain spaces and parentheses: fields are counted from the last ')'.
+    let rest = text.get(text.rfind(')')? + 2..)?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |idx: usize| fields.get(idx).and_then(|field| field.parse::<f64>().ok());
+    let ticks = clock_ticks();
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let uptime_seconds: f64 = uptime.split(' ').next()?.parse().ok()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+    let max_fds = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    Some(ProcessStat {
+        cpu_seconds: (number(11)? + number(12)?) / ticks,
+        open_fds: i64::try_from(std::fs::read_dir("/proc/self/fd").ok()?.count()).ok()? - 1,
+        max_fds: max_fds.and_then(|n| i64::try_from(n).ok()).unwrap_or(i64::MAX),
+        virtual_bytes: fields.get(20)?.parse().ok()?,
+        resident_bytes: fields.get(21)?.parse::<i64>().ok()? * page_bytes(),
+        start_time_seconds: now - uptime_seconds + number(19)? / ticks,
+        threads: fields.get(17)?.parse().ok()?,
+    })
+}
+
+fn clock_ticks() -> f64 {
+    u32::try_from(rustix::param::clock_ticks_per_second()).map_or(100.0, f64::from)
+}
+
+fn page_bytes() -> i64 {
+    i64::try_from(rustix::param::page_size()).unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_plausible() {
+        let stat = process_stat().expect("/proc/self/stat");
+        assert!(stat.resident_bytes > 100_000 && stat.resident_bytes < stat.virtual_bytes, "{stat:?}");
+        assert!(stat.threads >= 1 && stat.open_fds >= 3, "{stat:?}");
+        assert!(stat.start_time_seconds > 1.6e9, "{stat:?}");
+    }
+}
