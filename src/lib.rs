@@ -23,6 +23,7 @@ pub mod admin;
 pub mod grpc;
 pub mod heartbeat;
 pub mod http;
+pub mod listen;
 pub mod prom;
 pub mod store;
 

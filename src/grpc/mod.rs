@@ -8,3 +8,10 @@ pub mod methods;
 pub mod pool;
 pub mod server;
 pub mod services;
+
+mod brake;
+mod bucket;
+pub mod front;
+pub mod guard;
+mod relay;
+mod walker;
