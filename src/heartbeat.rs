@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::cli::config::MinTime;
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels::Labels;
 use crate::metrics::HeartbeatMetrics;
@@ -16,6 +15,7 @@ use crate::prom::checks::{self, Expected, Remark};
 use crate::prom::client::Client;
 use crate::state::{Probes, PromState, Published};
 use crate::supervisor::Stop;
+use crate::time::{TimeOrDuration, unix_ms};
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ pub struct Heartbeat {
     /// Time one try may take.
     pub timeout: Duration,
     /// `--min-time`.
-    pub min_time: MinTime,
+    pub min_time: TimeOrDuration,
     /// The flags check, when blocks are shipped.
     pub check: Option<Expected>,
     /// Where the snapshot goes.
@@ -132,7 +132,7 @@ impl Heartbeat {
 
     fn mint_ms(&self) -> Result<i64> {
         let lowest = self.client.lowest_timestamp().context(|| "fetch lowest timestamp")?;
-        Ok(lowest.max(self.min_time.at(SystemTime::now())))
+        Ok(lowest.max(self.min_time.at(unix_ms(SystemTime::now()))))
     }
 
     /// Fetches the flags, every two seconds for as long as one try may take, and judges them.

@@ -55,6 +55,12 @@ impl Stop {
         self.channel.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 
+    /// Waits until the stop begins.
+    pub fn wait_forever(&self) {
+        // Nothing is ever sent, so this ends with the sender.
+        let _ = self.channel.recv();
+    }
+
     /// `Err(Stopped)` once the stop has begun: for loops that should give up between two steps.
     pub fn check(&self) -> Result<()> {
         if self.is_stopped() { Err(Error::new(Kind::Stopped, "stopping")) } else { Ok(()) }

@@ -72,8 +72,8 @@ pub fn judge(flags: &Flags, expected: &Expected) -> Result<Vec<Remark>> {
 /// A duration flag in ms and as it was written. A Prometheus that does not know the flag counts as 0.
 fn duration(flags: &Flags, name: &str) -> Result<(i64, String)> {
     let Some(text) = flags.get(name) else { return Ok((0, "0s".into())) };
-    let ms = time::parse_model_duration(text)
-        .map_err(|err| err.context(format!("read Prometheus's flag --{name}={text:?}")).with_kind(Kind::Corrupt))?;
+    let ms = time::parse_prometheus_duration(text)
+        .map_err(|err| Error::new(Kind::Corrupt, format!("read Prometheus's flag --{name}={text:?}: {err}")))?;
     Ok((ms, text.clone()))
 }
 

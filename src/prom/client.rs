@@ -25,10 +25,8 @@ const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.Chunke
 /// Where Prometheus is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// `http` or `https`.
-    pub scheme: String,
-    /// `host:port`.
-    pub authority: String,
+    /// `http://host:port` or `https://host:port`.
+    pub origin: String,
     /// Value of an `Authorization` header, from the userinfo of the URL.
     pub authorization: Option<String>,
     /// The path under which Prometheus lives, without a slash at its end.
@@ -40,7 +38,7 @@ pub struct Target {
 impl Target {
     /// The URL of an API path with these parameters.
     fn url(&self, path: &str, params: &str) -> String {
-        let mut url = format!("{}://{}{}{path}", self.scheme, self.authority, self.path);
+        let mut url = format!("{}{}{path}", self.origin, self.path);
         for (idx, query) in [params, &self.query].into_iter().filter(|query| !query.is_empty()).enumerate() {
             url.push(if idx == 0 { '?' } else { '&' });
             url.push_str(query);
@@ -64,7 +62,7 @@ impl Client {
     ///
     /// `Errors:` for https, when the system has no certificate authorities.
     pub fn new(target: Target, control_timeout: Duration) -> Result<Self> {
-        let tls = if target.scheme == "https" { Some(http::system_tls()?) } else { None };
+        let tls = if target.origin.starts_with("https:") { Some(http::system_tls()?) } else { None };
         let control = http::agent(USER_AGENT, tls.as_ref(), Some(control_timeout));
         Ok(Client { target, tls, control: Mutex::new(Some(control)), control_timeout })
     }
@@ -239,8 +237,7 @@ mod tests {
     #[test]
     fn urls_keep_base_path_and_query() {
         let target = |path: &str, query: &str| Target {
-            scheme: "http".into(),
-            authority: "p:9090".into(),
+            origin: "http://p:9090".into(),
             authorization: None,
             path: path.into(),
             query: query.into(),
