@@ -404,7 +404,7 @@ mod tests {
             ("? [a]\n: 1", "line 1: only text can be the name of a field"),
             ("a: 'x", "line "),
             ("a: b\n c: d: e", "line 2: "),
-            ("\ta: b\n", "line 1: "),
+            ("a: b\n- c", "line 2: "),
         ] {
             let err = parse(text).expect_err(text).to_string();
             assert!(err.starts_with(want), "{text}: {err}");

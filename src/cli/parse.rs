@@ -364,7 +364,6 @@ mod tests {
             ("sidecar --http-grace-period=1.5m", "--http-grace-period: not a valid duration string: \"1.5m\""),
             ("sidecar --http-grace-period=", "--http-grace-period: empty duration string"),
             ("sidecar --min-time=", "--min-time: empty, give an RFC 3339 time or a duration such as -1d"),
-            ("sidecar --prometheus.url=localhost:9090", "--prometheus.url: invalid URL: it must begin with http"),
             ("sidecar --grpc-address=localhost", "--grpc-address: listen address \"localhost\": port is missing"),
             ("sidecar --shipper.upload-concurrency=x", "--shipper.upload-concurrency: not a whole number"),
             ("sidecar --reloader.method=x", "--reloader.method: enum value must be one of http,signal, got 'x'"),
@@ -378,6 +377,14 @@ mod tests {
             let start = format!("error parsing commandline arguments: [pillion {args}]: {want}");
             assert!(last.starts_with(&start), "{args}: {last}");
         }
+    }
+
+    #[test]
+    fn a_wrong_url_is_named_without_being_shown() {
+        let (code, _, stderr) = ended("sidecar --prometheus.url=localhost:9090");
+        let want = "error parsing commandline arguments: [pillion sidecar --prometheus.url=<hidden>]: --prometheus.url: \
+                    invalid URL: it must begin with http:// or https://";
+        assert_eq!((code, stderr.lines().last()), (2, Some(want)));
     }
 
     #[test]
