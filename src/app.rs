@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::admin::{self, Admin};
 use crate::cli::bucket::Provider;
 use crate::cli::config::Config;
 use crate::cli::values::HashFunc;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::files::Disk;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
@@ -18,7 +19,8 @@ use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
 use crate::metrics::{FrontMetrics, Metrics};
-use crate::objstore::{Bucket, DirBucket, Metered, Prefixed};
+use crate::objstore::dir::DirBucket;
+use crate::objstore::{Bucket, Metered, Prefixed};
 use crate::prom::checks::Expected;
 use crate::prom::client::{Client, Target};
 use crate::ship::{self, ShipConfig, Shipper};
@@ -60,7 +62,7 @@ pub fn run(config: Config) -> Result<()> {
     let names: Vec<_> = running.into_iter().chain(still_serving).collect();
     if !names.is_empty() {
         let text = format!("stopped without waiting any longer for: {}", names.join(", "));
-        return Err(Error::new(crate::error::Kind::Stopped, text));
+        return Err(Error::new(Kind::Stopped, text));
     }
     log::info!("exiting");
     Ok(())
@@ -132,7 +134,7 @@ fn target(config: &Config) -> Target {
         origin: url.origin(),
         authorization: url.user.as_ref().map(|user| {
             let plain = format!("{}:{}", user.username, user.password.as_deref().unwrap_or_default());
-            format!("Basic {}", base64(plain.as_bytes()))
+            format!("Basic {}", BASE64_STANDARD.encode(plain))
         }),
         path: url.path.trim_end_matches('/').to_owned(),
         query: url.query.clone().unwrap_or_default(),
@@ -150,7 +152,7 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> 
                 (Arc::new(DirBucket::open(directory, disk.clone())?), &bucket.prefix)
             }
         },
-        None => return Err(Error::new(crate::error::Kind::Permanent, "no bucket is configured")),
+        None => return Err(Error::new(Kind::Permanent, "no bucket is configured")),
     };
     let bucket_metrics = metrics.bucket(bucket.name());
     let bucket = Metered::wrap(Prefixed::wrap(bucket, prefix), bucket_metrics);
@@ -214,7 +216,7 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>) -> Result<()> {
             recv(http) -> event => event,
         };
         // The supervisors hold a sender each, so the channels stay connected.
-        match event.map_err(|err| Error::new(crate::error::Kind::Permanent, err.to_string()))? {
+        match event.map_err(|err| Error::new(Kind::Permanent, err.to_string()))? {
             Event::Signal(signal) if is_ending(signal) => {
                 let name = if signal == signal_hook::consts::SIGTERM { "terminated" } else { "interrupt" };
                 log::info!(signal = name; "caught signal. Exiting.");
@@ -224,37 +226,9 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>) -> Result<()> {
                 log::info!(signal = "hangup"; "caught signal. Reloading.");
             }
             Event::Ended(name, Ok(())) => {
-                return Err(Error::new(crate::error::Kind::Permanent, format!("{name} ended by itself")));
+                return Err(Error::new(Kind::Permanent, format!("{name} ended by itself")));
             }
             Event::Ended(_, Err(err)) => return Err(err),
-        }
-    }
-}
-
-/// Standard base64, for the one header that needs it.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let word = group.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for idx in 0..4 {
-            let sextet = (word >> (18 - 6 * idx)) & 63;
-            out.push(if idx <= group.len() { char::from(ALPHABET[sextet as usize]) } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::base64;
-
-    #[test]
-    fn base64_with_padding() {
-        for (plain, expected) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("user:pass word", "dXNlcjpwYXNzIHdvcmQ=")]
-        {
-            assert_eq!(base64(plain.as_bytes()), expected);
         }
     }
 }

@@ -46,7 +46,9 @@ fn main() -> ExitCode {
 
 /// Runs the sidecar; whatever ends it early is one line in its log.
 fn sidecar(flags: SidecarFlags) -> ExitCode {
-    log_format::init(flags.log_level, flags.log_format, &flags.debug_name);
+    if let Err(err) = log_format::init(flags.log_level, flags.log_format, &flags.debug_name) {
+        return report(Err(err));
+    }
     let env = |name: &str| std::env::var(name).ok();
     match Config::from_flags(flags, &env).and_then(app::run) {
         Ok(()) => ExitCode::SUCCESS,

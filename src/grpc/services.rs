@@ -20,7 +20,10 @@ use crate::state::{Probes, PromState, Published};
 use crate::store::series::Outlet;
 use crate::store::{names, series};
 
-const [INFO, SERIES, LABEL_NAMES, LABEL_VALUES]: [Name; 4] = GRPC_METHODS;
+const INFO: Name = GRPC_METHODS[0];
+const SERIES: Name = GRPC_METHODS[1];
+const LABEL_NAMES: Name = GRPC_METHODS[2];
+const LABEL_VALUES: Name = GRPC_METHODS[3];
 
 /// What the services work with.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use crate::labels::Labels;
 use crate::prom::answers::{self, Answer};
 use crate::prom::checks::Flags;
 use crate::prom::frames::FrameReader;
-use crate::prom::request::{self, Matcher};
+use crate::prom::request;
 use crate::{http, limits};
 
 /// The content type of a streamed remote-read answer; parameters may follow.
