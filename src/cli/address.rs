@@ -76,6 +76,7 @@ fn host_and_port(text: &str) -> Result<(&str, Option<u16>), String> {
     } else {
         match text.split_once(':') {
             Some((_, port)) if port.contains(':') => return Err("an IPv6 address must stand in brackets".into()),
+            _ if text.contains('%') => return Err("a host name has no percent sign".into()),
             Some((host, port)) => (host, Some(port)),
             None => (text, None),
         }
@@ -325,6 +326,7 @@ mod tests {
             ("http://x/#a", "it has a fragment"),
             ("http://x/a b", "it has a space"),
             ("http://x/%2", "a percent sign in the path"),
+            ("http://a%20b/", "a host name has no percent sign"),
             ("http://u:%zz@x", "a percent sign in user or password"),
             ("http://u:%+1@x", "a percent sign in user or password"),
         ] {
