@@ -1,1 +1,4 @@
-//! To come.
+//! Ships finished TSDB blocks to a bucket.
+
+pub mod json;
+pub mod ulid;
