@@ -10,6 +10,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits;
 
@@ -331,10 +333,12 @@ fn failed(err: &io::Error, op: Op, path: &Path, to: Option<&Path>) -> Error {
         Op::CreateDir => "mkdir",
         Op::RemoveFile | Op::RemoveDir => "remove",
     };
-    let kind = match (op, err.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
-        (Op::Read, Some(rustix::io::Errno::IO)) => Kind::Corrupt,
+    let kind = match (op, err.raw_os_error().map(Errno::from_raw_os_error)) {
+        (Op::Read, Some(Errno::IO | Errno::ISDIR)) => Kind::Corrupt,
+        // The file system cannot do it, or may not: it will not be able to at the next attempt.
+        (Op::Link, Some(Errno::PERM | Errno::XDEV | Errno::OPNOTSUPP | Errno::MLINK)) => Kind::Permanent,
         // A name below a file: there is nothing of that name.
-        (_, Some(rustix::io::Errno::NOTDIR)) => Kind::NotFound,
+        (_, Some(Errno::NOTDIR)) => Kind::NotFound,
         _ => Error::io(err).kind(),
     };
     let names = match to {

@@ -425,7 +425,9 @@ mod tests {
 
     #[test]
     fn errors_read_as_go_writes_them() {
-        for truncated in ["", " ", "{", "[1", "\"a", "\"\\", "\"\\u00", "-", "1.", "1e", "{\"a\"", "{\"a\":", "nul", "t"] {
+        for truncated in
+            ["", " ", "{", "[1", "\"a", "\"\\", "\"\\u00", "-", "1.", "1e", "{\"a\"", "{\"a\":", "nul", "t"]
+        {
             check(truncated, "unexpected end of JSON input");
         }
         check("{a}", "invalid character 'a' looking for beginning of object key string");

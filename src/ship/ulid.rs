@@ -14,7 +14,8 @@ impl Ulid {
     /// Reads a name; `None` if it is not a ULID.
     pub fn parse(text: &str) -> Option<Ulid> {
         let bytes: [u8; 26] = text.as_bytes().try_into().ok()?;
-        let fits = bytes.iter().all(|byte| ALPHABET.contains(byte)) && bytes.first().is_some_and(|first| *first <= b'7');
+        let fits =
+            bytes.iter().all(|byte| ALPHABET.contains(byte)) && bytes.first().is_some_and(|first| *first <= b'7');
         fits.then_some(Ulid(bytes))
     }
 
