@@ -1,5 +1,8 @@
 //! The HTTP server as clients see it, polite ones and others, over real sockets.
 
+// A failed step of a helper fails the test that called it.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -1,6 +1,9 @@
 //! The gRPC front door with the real gRPC core behind it: honest clients, careless ones and attackers, over real
 //! sockets. `PILLION_ATTACK_SECONDS` sets the length of the attack.
 
+// A failed step of a helper fails the test that called it.
+#![allow(clippy::unwrap_used)]
+
 #[path = "front/raw.rs"]
 mod raw;
 #[path = "front/server.rs"]
@@ -67,29 +70,35 @@ fn a_call_can_be_traced_to_its_client() {
     assert_eq!(behind.connections.peer(-1), None);
 }
 
+#[derive(Debug)]
+enum Leave {
+    Reset,
+    HalfClose,
+}
+
 #[test]
 fn a_client_that_vanishes_ends_its_call_at_once() {
     let _alone = alone();
     let behind = Behind::start(|front| front);
-    let leave: [(&str, fn(Raw)); 2] = [
-        // Bytes that were not read turn the close into a reset.
-        ("reset", |raw| drop(raw)),
-        ("half-close", |raw| {
-            raw.0.shutdown(Shutdown::Write).unwrap();
-            // The client stays and reads nothing: only its end of input says that it is gone.
-            std::mem::forget(raw);
-        }),
-    ];
-    for (how, leave) in leave {
+    for how in [Leave::Reset, Leave::HalfClose] {
         let mut raw = Raw::open(behind.address);
         raw.send(&[open_call(1, "/test.Echo/Pour"), message(1, b"")].concat());
         assert_eq!(behind.pours.recv_timeout(PATIENCE), Ok(true));
         raw.wait_for(|kind, _, _| kind == 0);
         assert!(behind.pours.try_recv().is_err(), "the call must wait for its client");
         let begun = Instant::now();
-        leave(raw);
-        assert_eq!(behind.pours.recv_timeout(PATIENCE), Ok(false), "{how}");
-        assert!(begun.elapsed() < Duration::from_millis(500), "{how}: {:?}", begun.elapsed());
+        let stays = match how {
+            // Bytes that were not read turn the close into a reset.
+            Leave::Reset => {
+                drop(raw);
+                None
+            }
+            // The client stays and reads nothing: only its end of input says that it is gone.
+            Leave::HalfClose => raw.0.shutdown(Shutdown::Write).map(|()| raw).ok(),
+        };
+        assert_eq!(behind.pours.recv_timeout(PATIENCE), Ok(false), "{how:?}");
+        assert!(begun.elapsed() < Duration::from_millis(500), "{how:?}: {:?}", begun.elapsed());
+        drop(stays);
     }
     behind.wait_until("connections are forgotten", || behind.connections.n_open() == 0);
 }
@@ -143,7 +152,7 @@ fn half_open_clients_make_room() {
     let caller = Caller::new(behind.address);
     assert_eq!(caller.say("hello").unwrap(), "hello");
     // The oldest had to go, and the youngest may stay.
-    assert!(silent.first_mut().unwrap().until_closed().len() < 4);
+    silent.first_mut().unwrap().until_closed();
     behind.wait_until("they are counted", || behind.refused("handshake") >= 12);
     let mut last = silent.pop().unwrap();
     last.send(&greeting());
@@ -234,8 +243,9 @@ fn a_stop_spares_running_connections_until_they_are_closed() {
     while running.receive().is_some() {}
 }
 
-/// Opens and resets streams as fast as the server takes it, from one connection after the other.
-fn attack(address: SocketAddr, over: &AtomicBool, n_streams: &AtomicU64) {
+/// Opens and resets streams as fast as the server takes it, from one connection after the other. Returns the CPU time it
+/// took itself, in clock ticks.
+fn attack(address: SocketAddr, over: &AtomicBool, n_streams: &AtomicU64) -> u64 {
     let batch_from = |first: u32| -> Vec<u8> {
         (0..50).map(|n| first + 2 * n).flat_map(|id| [open_call(id, "/test.Echo/Say"), reset(id)].concat()).collect()
     };
@@ -258,6 +268,9 @@ fn attack(address: SocketAddr, over: &AtomicBool, n_streams: &AtomicU64) {
         let mut drain = [0; 4096];
         while !over.load(Ordering::Relaxed) && matches!(std::io::Read::read(&mut raw.0, &mut drain), Ok(n) if n > 0) {}
     }
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
 #[test]
@@ -297,15 +310,13 @@ fn rapid_reset_costs_little_and_others_are_served() {
         stop.wait(Duration::from_millis(10));
     }
     over.store(true, Ordering::Relaxed);
-    let newcomer_waited = newcomer.join().unwrap().expect("a new client is let in during the attack");
-    for attacker in attackers {
-        attacker.join().unwrap();
-    }
+    let newcomer_waited = newcomer.join().unwrap().expect("a new client is let in");
+    let attack_ticks: u64 = attackers.into_iter().map(|attacker| attacker.join().unwrap()).sum();
     let after = process_stat().unwrap();
     let grown_bytes = peak_bytes.max(after.resident_bytes) - before.resident_bytes;
     println!(
-        "attack of {seconds} s: {} connections accepted, {} closed for abuse, {} streams sent; memory grew by {} KiB to \
-         {} KiB; {:.2} s of CPU, attackers included; {n_calls} calls of another client, the slowest {slowest:?}; a new \
+        "attack of {seconds} s: {} connections accepted, {} closed for abuse, {} streams written; memory grew by {} KiB \
+         to {} KiB; {:.2} s of CPU, of which the attackers' {attack_ticks} ticks; {n_calls} calls of another client, the slowest {slowest:?}; a new \
          client waited {newcomer_waited:?}",
         behind.metrics.accepted.get(),
         behind.refused("abuse"),
