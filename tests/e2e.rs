@@ -1,8 +1,8 @@
 //! The real binary beside real Prometheus releases: what Prometheus itself answers is what StoreAPI gives, blocks arrive
 //! in the bucket as they are, and Prometheus may go away and come back. Every test runs on every release that is there.
 
-// Helpers of tests may unwrap as tests do.
-#![allow(clippy::unwrap_used)]
+// Helpers of tests may unwrap and print as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod support;
 
@@ -43,7 +43,9 @@ impl Sidecar {
             .arg(format!("--objstore.config={bucket_config}"))
             .args(["--prometheus.get_config_interval=1s", "--http-grace-period=1s", "--grpc-grace-period=1s"]);
         let mut server = Server::start("pillion", &mut command);
-        server.wait_for("answer on the gRPC port", || run(&["info", &format!("--store={store}")]).ok());
+        server.wait_for("answer on the gRPC port", || {
+            run(&["info", &format!("--store={store}")]).ok().filter(|info| info.contains("sidecar"))
+        });
         Sidecar { server, http: format!("http://{http}"), store, bucket }
     }
 
@@ -102,7 +104,9 @@ fn history((start, end): (i64, i64)) -> String {
     add(r#"e2e_gauge{a="1",zone="x"}"#, 15, &|idx| format!("-{}e-7", idx));
     add(r#"e2e_gauge{a="2"}"#, 300, &|_| "1e300".into());
     add(r#"e2e_total{b="\"quoted\" \\ back",c="späte ✓"}"#, 30, &|idx| (idx * 100).to_string());
-    add(r#"e2e_special{kind="numbers"}"#, 60, &|idx| ["NaN", "+Inf", "-Inf", "0", "-0", "42"][idx as usize % 6].into());
+    add(r#"e2e_special{kind="numbers"}"#, 60, &|idx| {
+        ["NaN", "+Inf", "-Inf", "0", "-0", "42"][usize::try_from(idx % 6).unwrap()].into()
+    });
     // A local label under the name of an external one: the external one wins.
     add(r#"e2e_conflict{region="local"}"#, 60, &|idx| idx.to_string());
     text
