@@ -17,6 +17,9 @@ dir=$(cd "$dir" && pwd)
 
 say() { echo "prometheus.sh: $*" >&2; }
 
+# What a killed run left behind; a younger folder may belong to a run that goes on.
+find "$dir" -maxdepth 1 -name '.unpack-*' -mmin +60 -exec rm -rf {} +
+
 # The first archive in apt's sources whose path ends in /debian; security archives have another path.
 debian_mirror() {
   if [ -n "${PILLION_DEBIAN_MIRROR:-}" ]; then
