@@ -17,11 +17,13 @@ pub mod cli;
 pub mod log_format;
 pub mod metrics;
 pub mod time;
+pub mod yaml;
 
 pub mod admin;
 pub mod grpc;
 pub mod heartbeat;
 pub mod http;
+pub mod listen;
 pub mod prom;
 pub mod store;
 
