@@ -26,17 +26,20 @@ impl ListenAddress {
         self.port
     }
 
-    /// The addresses to try, in this order, until one can be bound. Every interface is IPv6 with IPv4 in it, and IPv4
-    /// alone where the system has no IPv6.
+    /// The addresses to try, in this order, until one can be bound. An empty host, `0.0.0.0` and `[::]` all mean every
+    /// interface, as in Go: IPv6 with IPv4 in it, and IPv4 alone where the system has no IPv6. Of a name the IPv4
+    /// addresses come first.
     ///
     /// `Blocks:` on the resolver when the host is a name.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>> {
-        if self.host.is_empty() {
+        if self.host.is_empty() || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
             let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
             return Ok(any.map(|ip| SocketAddr::new(ip, self.port)).to_vec());
         }
         let found = (self.host.as_str(), self.port).to_socket_addrs();
-        found.map(Iterator::collect).context(|| format!("resolve listen address {self}"))
+        let mut found: Vec<SocketAddr> = found.context(|| format!("resolve listen address {self}"))?.collect();
+        found.sort_by_key(SocketAddr::is_ipv6);
+        Ok(found)
     }
 }
 
@@ -73,6 +76,7 @@ fn host_and_port(text: &str) -> Result<(&str, Option<u16>), String> {
     } else {
         match text.split_once(':') {
             Some((_, port)) if port.contains(':') => return Err("an IPv6 address must stand in brackets".into()),
+            _ if text.contains('%') => return Err("a host name has no percent sign".into()),
             Some((host, port)) => (host, Some(port)),
             None => (text, None),
         }
@@ -284,8 +288,10 @@ mod tests {
 
     #[test]
     fn every_interface_is_tried_with_ipv6_first() {
-        let address: ListenAddress = ":7".parse().unwrap();
-        assert_eq!(address.resolve().unwrap(), ["[::]:7".parse().unwrap(), "0.0.0.0:7".parse().unwrap()]);
+        for text in [":7", "0.0.0.0:7", "[::]:7"] {
+            let address: ListenAddress = text.parse().unwrap();
+            assert_eq!(address.resolve().unwrap(), ["[::]:7".parse().unwrap(), "0.0.0.0:7".parse().unwrap()]);
+        }
         let address: ListenAddress = "127.0.0.1:7".parse().unwrap();
         assert_eq!(address.resolve().unwrap(), ["127.0.0.1:7".parse().unwrap()]);
     }
@@ -320,6 +326,7 @@ mod tests {
             ("http://x/#a", "it has a fragment"),
             ("http://x/a b", "it has a space"),
             ("http://x/%2", "a percent sign in the path"),
+            ("http://a%20b/", "a host name has no percent sign"),
             ("http://u:%zz@x", "a percent sign in user or password"),
             ("http://u:%+1@x", "a percent sign in user or password"),
         ] {

@@ -1,11 +1,13 @@
 //! The flags of each command as argh parses them. Defaults come from the table in `flags`, so that there is one copy of
 //! them; the parser hands them over like given values. Pure.
 
+use std::time::Duration;
+
 use argh::FromArgs;
 
 use crate::cli::address::{ListenAddress, PrometheusUrl};
 use crate::cli::values::{
-    HashFunc, LogFormat, LogLevel, PrometheusDuration, float, int, reload_method, tls_version, uint,
+    HashFunc, LogFormat, LogLevel, PrometheusDuration, Secret, float, int, positive, reload_method, tls_version, uint,
 };
 use crate::time::{GoDuration, TimeOrDuration, parse_query_time};
 
@@ -26,7 +28,7 @@ pub struct SidecarFlags {
     pub tracing_config_file: String,
     /// not supported yet
     #[argh(option)]
-    pub tracing_config: String,
+    pub tracing_config: Secret,
     /// without effect
     #[argh(switch)]
     pub enable_auto_gomemlimit: bool,
@@ -88,7 +90,7 @@ pub struct SidecarFlags {
     pub prometheus_http_client_file: String,
     /// not supported yet
     #[argh(option)]
-    pub prometheus_http_client: String,
+    pub prometheus_http_client: Secret,
     /// data folder of Prometheus
     #[argh(option)]
     pub tsdb_path: String,
@@ -119,14 +121,14 @@ pub struct SidecarFlags {
     pub request_logging_config_file: String,
     /// not supported yet
     #[argh(option)]
-    pub request_logging_config: String,
+    pub request_logging_config: Secret,
 
     /// file of the object storage configuration
     #[argh(option)]
     pub objstore_config_file: String,
     /// the object storage configuration itself
     #[argh(option)]
-    pub objstore_config: String,
+    pub objstore_config: Secret,
     /// upload compacted blocks too
     #[argh(switch)]
     pub shipper_upload_compacted: bool,
@@ -169,8 +171,8 @@ pub struct InfoFlags {
     #[argh(switch)]
     pub json: bool,
     /// longest wait
-    #[argh(option)]
-    pub timeout: GoDuration,
+    #[argh(option, from_str_fn(positive))]
+    pub timeout: Duration,
 }
 
 /// The flags of `series`.
@@ -201,6 +203,6 @@ pub struct SeriesFlags {
     #[argh(switch)]
     pub json: bool,
     /// longest wait
-    #[argh(option)]
-    pub timeout: GoDuration,
+    #[argh(option, from_str_fn(positive))]
+    pub timeout: Duration,
 }

@@ -109,7 +109,7 @@ impl Config {
             },
             hash_func: flags.hash_func,
             min_time: flags.min_time,
-            bucket: bucket(&flags.objstore_config_file, &flags.objstore_config, env)?,
+            bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The texts of `--help`, `--help-long` and `--version`, made from the table of flags. Pure.
+//! The texts of `--help`, `--help-long` and `--version`, made from the table of flags.
 
 use crate::cli::flags::{COMMANDS, Command, Flag, GLOBAL, Value};
 

@@ -201,6 +201,7 @@ mod tests {
     use crate::cli::flags::COMMANDS;
     use crate::cli::values::{HashFunc, LogLevel};
     use crate::time::TimeOrDuration;
+    use std::time::Duration;
 
     fn run(args: &str) -> Invocation {
         let args: Vec<String> = args.split(' ').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
@@ -269,13 +270,13 @@ mod tests {
         assert_eq!((flags.shipper_upload_compacted, flags.shipper_skip_corrupted_blocks), (false, true));
         assert_eq!(flags.min_time, TimeOrDuration::Relative(-86_400_000));
         assert_eq!(flags.shipper_upload_concurrency, -3);
-        assert_eq!(flags.objstore_config, "type:=x");
+        assert_eq!(flags.objstore_config.0, "type:=x");
         assert_eq!(flags.http_address.to_string(), ":0");
     }
 
     #[test]
     fn the_read_commands() {
-        let want = InfoFlags { store: "h:1".into(), json: true, timeout: GoDuration(10_000_000_000) };
+        let want = InfoFlags { store: "h:1".into(), json: true, timeout: Duration::from_secs(10) };
         assert_eq!(run("info --store h:1 --json"), Invocation::Info(want));
         let want = SeriesFlags {
             store: "h:1".into(),
@@ -286,7 +287,7 @@ mod tests {
             without_replica_labels: vec!["r".into()],
             samples: false,
             json: false,
-            timeout: GoDuration(1_000_000_000),
+            timeout: Duration::from_secs(1),
         };
         let args = "series --store=h:1 --match=a --match=b --start=-1h --end=1.5 --skip-chunks \
                     --without-replica-label=r --timeout=1s --log.level=debug";
@@ -296,6 +297,7 @@ mod tests {
             ("series --store=x:1", 1, "pillion: error: required flag --match not provided\n"),
             ("info --store=x:1 --log.level=x", 2, "enum value must be"),
             ("series --store=x:1 --match=a --start=soon", 2, "--start: not a valid duration string: \"soon\""),
+            ("info --store=x:1 --timeout=0s", 2, "--timeout: must be greater than 0, got 0s"),
             ("info --store=x:1 --tsdb.path=x", 1, "unknown long flag '--tsdb.path'"),
         ] {
             let (got, _, stderr) = ended(args);
@@ -400,6 +402,8 @@ mod tests {
             let (code, _, stderr) = ended(args);
             assert!(code > 0 && !stderr.contains("hunter2"), "{args}: {stderr}");
         }
+        let flags = sidecar("sidecar --objstore.config=hunter2 --prometheus.url=http://me:hunter2@x");
+        assert!(!format!("{flags:?}").contains("hunter2"), "{flags:?}");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The values of flags as types, each read from its text with the error a person gets. Pure.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cli::flags;
-use crate::time::parse_prometheus_duration;
+use crate::time::{GoDuration, parse_prometheus_duration};
 
 /// The error of a word that is not among `words`.
 fn enum_error(words: &[&str], got: &str) -> String {
@@ -74,6 +75,24 @@ impl FromStr for HashFunc {
     }
 }
 
+/// Text that may hold a secret and that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Secret(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "<hidden>" })
+    }
+}
+
 /// A duration of Prometheus's form, as `--http-grace-period` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrometheusDuration(pub Duration);
@@ -85,6 +104,12 @@ impl FromStr for PrometheusDuration {
         parse_prometheus_duration(text)
             .map(|ms| PrometheusDuration(Duration::from_millis(u64::try_from(ms).unwrap_or(0))))
     }
+}
+
+/// For argh: a duration above zero.
+pub fn positive(text: &str) -> Result<Duration, String> {
+    let value: GoDuration = text.parse()?;
+    value.positive().ok_or_else(|| format!("must be greater than 0, got {value}"))
 }
 
 /// For argh: a version of TLS.
@@ -128,6 +153,9 @@ mod tests {
             ("sha256".parse::<HashFunc>().err(), "enum value must be one of SHA256,, got 'sha256'"),
             (tls_version("2").err(), "enum value must be one of 1.0,1.1,1.2,1.3, got '2'"),
             (reload_method("x").err(), "enum value must be one of http,signal, got 'x'"),
+            (positive("0s").err(), "must be greater than 0, got 0s"),
+            (positive("-1h").err(), "must be greater than 0, got -1h0m0s"),
+            (positive("1").err(), "time: missing unit in duration \"1\""),
             (int("1.5").err(), "not a whole number between -9223372036854775808 and 9223372036854775807: \"1.5\""),
             (uint("-1").err(), "not a whole number between 0 and 18446744073709551615: \"-1\""),
             (float("x").err(), "not a number: \"x\""),
