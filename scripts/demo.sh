@@ -14,6 +14,7 @@ demo=$PWD/.demo
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf '\ndemo: %s\n' "$*" >&2; exit 1; }
 
+# The servers get sessions of their own (setsid), so that Ctrl-C reaches this script only and each is told once.
 pids=()
 finish() {
   status=$?
@@ -122,7 +123,7 @@ scrape_configs:
     static_configs:
       - targets: ["127.0.0.1:$prometheus_port"]
 YAML
-"$prometheus/prometheus" --config.file="$demo/prometheus.yml" --storage.tsdb.path="$demo/data" \
+setsid "$prometheus/prometheus" --config.file="$demo/prometheus.yml" --storage.tsdb.path="$demo/data" \
   --storage.tsdb.min-block-duration=2h --storage.tsdb.max-block-duration=2h --storage.tsdb.retention.time=30d \
   --web.listen-address="127.0.0.1:$prometheus_port" > "$demo/prometheus.log" 2>&1 &
 pids+=($!)
@@ -136,7 +137,7 @@ type: FILESYSTEM
 config:
   directory: $demo/bucket
 YAML
-"$PILLION" sidecar --prometheus.url="http://127.0.0.1:$prometheus_port" --tsdb.path="$demo/data" \
+setsid "$PILLION" sidecar --prometheus.url="http://127.0.0.1:$prometheus_port" --tsdb.path="$demo/data" \
   --http-address="127.0.0.1:$http_port" --grpc-address="$store" --objstore.config-file="$demo/bucket.yml" \
   --http-grace-period=2s --grpc-grace-period=2s > "$demo/pillion.log" 2>&1 &
 pids+=($!)

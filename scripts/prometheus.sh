@@ -17,6 +17,9 @@ dir=$(cd "$dir" && pwd)
 
 say() { echo "prometheus.sh: $*" >&2; }
 
+# What a killed run left behind; a younger folder may belong to a run that goes on.
+find "$dir" -maxdepth 1 -name '.unpack-*' -mmin +60 -exec rm -rf {} +
+
 # The first archive in apt's sources whose path ends in /debian; security archives have another path.
 debian_mirror() {
   if [ -n "${PILLION_DEBIAN_MIRROR:-}" ]; then
@@ -43,8 +46,10 @@ fetch() (
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" > "$work/sources.list"
   # apt's own state and cache stay untouched: everything it writes goes into the work folder. The sandbox user could not
   # write there when this runs as root.
+  # The hooks of the machine's own configuration are about the machine's own cache.
+  printf '#clear APT::Update::Post-Invoke%s;\n' "" -Success > "$work/apt.conf"
   options=(
-    -qq
+    -qq -c "$work/apt.conf"
     -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=-
     -o Dir::State="$work" -o Dir::State::lists="$work/lists" -o Dir::State::status=/var/lib/dpkg/status
     -o Dir::Cache="$work/cache"

@@ -72,9 +72,7 @@ pub fn run(config: Config) -> Result<()> {
 fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes: &Probes) -> Result<Arc<Client>> {
     // Listening begins when Prometheus is known, but a port that is taken should be known now.
     let address = config.grpc_address.to_string();
-    drop(
-        listen::bind_address(&address, "--grpc-address").context(|| format!("listen gRPC on address {address}"))?,
-    );
+    drop(listen::bind_address(&address, "--grpc-address").context(|| format!("listen gRPC on address {address}"))?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
     let client = Arc::new(Client::new(target(config), config.get_config_timeout)?);
     let check = match &config.bucket {

@@ -152,7 +152,9 @@ impl Heartbeat {
             }
         };
         let Some(flags) = flags else {
-            log::warn!("failed to check Prometheus flags, due to potentially older Prometheus. No extra validation is done.");
+            log::warn!(
+                "failed to check Prometheus flags, due to potentially older Prometheus. No extra validation is done."
+            );
             return Ok(());
         };
         for remark in checks::judge(&flags, expected)? {

@@ -26,7 +26,10 @@ pub fn system_tls() -> Result<TlsConfig> {
     let Some((path, pem)) = bundle else {
         return Err(Error::new(
             Kind::Permanent,
-            format!("no certificate authorities found in {}; install the package ca-certificates", CA_BUNDLES.join(", ")),
+            format!(
+                "no certificate authorities found in {}; install the package ca-certificates",
+                CA_BUNDLES.join(", ")
+            ),
         ));
     };
     // An entry that cannot be parsed is left out, as OpenSSL and Go do with the system's bundle.
@@ -37,7 +40,10 @@ pub fn system_tls() -> Result<TlsConfig> {
         })
         .collect();
     if certs.is_empty() {
-        return Err(Error::new(Kind::Permanent, format!("{path} holds no certificate; install the package ca-certificates")));
+        return Err(Error::new(
+            Kind::Permanent,
+            format!("{path} holds no certificate; install the package ca-certificates"),
+        ));
     }
     Ok(TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(certs))).build())
 }

@@ -143,7 +143,8 @@ fn a_port_in_use_is_named_with_the_flag_to_change() {
     for flag in ["--http-address", "--grpc-address"] {
         let other = if flag == "--http-address" { "--grpc-address" } else { "--http-address" };
         let args = [format!("{flag}={addr}"), format!("{other}={}", free_address())];
-        let out = std::process::Command::new(env!("CARGO_BIN_EXE_pillion")).arg("sidecar").args(&args).output().unwrap();
+        let out =
+            std::process::Command::new(env!("CARGO_BIN_EXE_pillion")).arg("sidecar").args(&args).output().unwrap();
         let log = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(1), "{log}");
         assert!(log.contains("address already in use") && log.contains(flag), "{log}");

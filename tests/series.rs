@@ -142,8 +142,12 @@ fn labels_without_chunks() {
     rig.prometheus.set(|state| state.series = r#"[{"job":"x","region":"local"},{"job":"a","replica":"b"}]"#.into());
     let ask = |without: &[&str]| {
         let without = without.iter().map(ToString::to_string).collect();
-        let request =
-            SeriesRequest { skip_chunks: true, limit: 7, without_replica_labels: without, ..request(&[("job", "=", "x")]) };
+        let request = SeriesRequest {
+            skip_chunks: true,
+            limit: 7,
+            without_replica_labels: without,
+            ..request(&[("job", "=", "x")])
+        };
         rig.store.series(&request).ok().labels()
     };
     assert_eq!(ask(&[]), ["job=a region=eu-west replica=a", "job=x region=eu-west replica=a"]);
@@ -168,11 +172,19 @@ fn a_lying_or_broken_prometheus_is_an_error_with_its_reason() {
         bytes
     };
     let two = [good.clone(), good[..good.len() - 3].to_vec()].concat();
-    check(Read_::Raw("text/html", b"<html>".to_vec()), CODE_INTERNAL, "not supported remote read content type: text/html");
+    check(
+        Read_::Raw("text/html", b"<html>".to_vec()),
+        CODE_INTERNAL,
+        "not supported remote read content type: text/html",
+    );
     check(Read_::Raw("application/x-protobuf", vec![]), CODE_INTERNAL, "sampled remote read");
     check(Read_::Raw(STREAMED, two), CODE_INTERNAL, "stream ended inside a frame");
     check(Read_::Raw(STREAMED, flipped), CODE_INTERNAL, "checksum mismatch");
-    check(Read_::Raw(STREAMED, [&good[..], &[0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0]].concat()), CODE_INTERNAL, "exceeded the limit");
+    check(
+        Read_::Raw(STREAMED, [&good[..], &[0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0]].concat()),
+        CODE_INTERNAL,
+        "exceeded the limit",
+    );
     check(Read_::Raw(STREAMED, frame(b"\x0a\x7f")), CODE_INTERNAL, "field is longer than its message");
     check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 4, b"x")])]), CODE_INTERNAL, "XOR2 (4)");
     check(Read_::Status(503, "busy"), CODE_UNAVAILABLE, "request failed with code 503 Service Unavailable; msg busy");
@@ -191,7 +203,10 @@ fn a_lying_or_broken_prometheus_is_an_error_with_its_reason() {
 fn a_client_that_goes_away_ends_the_read_from_prometheus() {
     let rig = rig();
     // While Prometheus is silent, while it floods, and at the client's deadline.
-    for read in [Read_::Stall(vec![series(&[("a", "b")], &[])]), Read_::Endless(series(&[("a", "b")], &[(1, 2, 1, &[7; 9000])]))] {
+    for read in [
+        Read_::Stall(vec![series(&[("a", "b")], &[])]),
+        Read_::Endless(series(&[("a", "b")], &[(1, 2, 1, &[7; 9000])])),
+    ] {
         rig.prometheus.set(|state| state.read = read.clone());
         let stream = rig.store.stream(&request(&[("job", "=", "x")]), options());
         rig.prometheus.reads.recv_timeout(PATIENCE).unwrap();
@@ -205,7 +220,9 @@ fn a_client_that_goes_away_ends_the_read_from_prometheus() {
     assert_eq!(answer.code(), 4, "{:?}", answer.status);
     rig.prometheus.hang_ups.recv_timeout(PATIENCE).expect("the read outlived the deadline");
     let handled = |code: &str| {
-        format!("grpc_server_handled_total{{grpc_code=\"{code}\",grpc_method=\"Series\",grpc_service=\"thanos.Store\",grpc_type=\"server_stream\"}}")
+        format!(
+            "grpc_server_handled_total{{grpc_code=\"{code}\",grpc_method=\"Series\",grpc_service=\"thanos.Store\",grpc_type=\"server_stream\"}}"
+        )
     };
     rig.sidecar.wait_metric(&handled("Canceled"), |n| n == 2.0);
     rig.sidecar.wait_metric(&handled("DeadlineExceeded"), |n| n == 1.0);
@@ -259,7 +276,9 @@ fn info_tells_labels_and_times() {
 fn health_follows_prometheus() {
     let rig = rig();
     assert_eq!(rig.store.check("").unwrap().status.value(), 1);
-    assert!(matches!(rig.store.check("thanos.Store"), Err(grpcio::Error::RpcFailure(status)) if status.message() == "unknown service"));
+    assert!(
+        matches!(rig.store.check("thanos.Store"), Err(grpcio::Error::RpcFailure(status)) if status.message() == "unknown service")
+    );
     let mut watch = rig.store.watch();
     let mut next = || block_on(watch.next()).unwrap().unwrap().status.value();
     assert_eq!(next(), 1);
@@ -308,7 +327,10 @@ fn label_names_and_values() {
     assert_eq!(values("empty", &[]).unwrap(), [""; 0]);
     assert_eq!(values("a/../b", &[]).unwrap(), ["a", "z"]);
     assert_eq!(values("", &[]).unwrap_err(), (CODE_INVALID_ARGUMENT, "label name parameter cannot be empty".into()));
-    assert_eq!(values("bad", &[]).unwrap_err(), (CODE_INVALID_ARGUMENT, "expected 2xx response, got 400. Body: no".into()));
+    assert_eq!(
+        values("bad", &[]).unwrap_err(),
+        (CODE_INVALID_ARGUMENT, "expected 2xx response, got 400. Body: no".into())
+    );
     assert_eq!(values("other", &[]).unwrap_err().0, 5);
     rig.prometheus.set(|state| state.series = "[]".into());
     assert_eq!(values("region", &[("job", "=", "x")]).unwrap(), [""; 0]);

@@ -214,7 +214,20 @@ fn value_text(sample: &Sample) -> String {
         _ if sample.is_stale() => "stale".to_owned(),
         v if v == f64::INFINITY => "+Inf".to_owned(),
         v if v == f64::NEG_INFINITY => "-Inf".to_owned(),
+        v if v != 0.0 && (v.abs() < 1e-6 || v.abs() >= 1e21) => exponent_text(v),
         v => v.to_string(),
+    }
+}
+
+/// `1e+21`: a sign and at least two digits, as Prometheus's API writes very large and very small numbers.
+fn exponent_text(value: f64) -> String {
+    let text = format!("{value:e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => match exponent.strip_prefix('-') {
+            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+            None => format!("{digits}e+{exponent:0>2}"),
+        },
+        None => text,
     }
 }
 
@@ -325,7 +338,7 @@ mod tests {
             r#"{"chunks":1,"first":[1700000000,"NaN"],"labels":{"__name__":"up"},"last":[1700000062,"stale"],"#,
             r#""not_decoded":{"float histogram":{"chunks":2,"samples":7}},"samples":12,"stale":1,"#,
             r#""values":[[1700000000,"NaN"],[1700000015.5,"-0"],[1700000031,"+Inf"],"#,
-            r#"[1700000046.5,"1000000000000000000000"],[1700000062,"stale"]]}"#,
+            r#"[1700000046.5,"1e+21"],[1700000062,"stale"]]}"#,
             "\n"
         );
         assert_eq!(series_json(&view, FULL), expected);
@@ -348,6 +361,18 @@ mod tests {
         check(&[("__name__", "a.b"), ("c", "d")], r#"{"a.b", c="d"}"#);
         check(&[("c", "\u{1b}[2J\u{9b}\t'`")], "{c=\"\\u001b[2J\\u009b\\t'`\"}");
         check(&[], "{}");
+    }
+
+    #[test]
+    fn numbers_are_written_as_prometheus_writes_them() {
+        let check = |value: f64, expected: &str| assert_eq!(value_text(&Sample { time_ms: 0, value }), expected);
+        check(-1e-7, "-1e-07");
+        check(1.5e-6, "0.0000015");
+        check(-2.5e300, "-2.5e+300");
+        check(1e20, "100000000000000000000");
+        check(5e-324, "5e-324");
+        check(0.0, "0");
+        check(f64::NAN, "NaN");
     }
 
     #[test]

@@ -54,7 +54,12 @@ impl Drop for Call {
 }
 
 /// Runs a call's work and ends the call with what came of it; a panic becomes INTERNAL and harms nothing else.
-pub fn run(call: Call, bridge: &Bridge, deadline_exceeded: impl Fn() -> bool, work: impl FnOnce(&Bridge) -> Result<()>) {
+pub fn run(
+    call: Call,
+    bridge: &Bridge,
+    deadline_exceeded: impl Fn() -> bool,
+    work: impl FnOnce(&Bridge) -> Result<()>,
+) {
     let metrics = call.metrics.clone();
     let method = call.name.2;
     let outcome = catch_unwind(AssertUnwindSafe(|| if bridge.is_gone() { Ok(()) } else { work(bridge) }));

@@ -60,13 +60,7 @@ impl Services {
                 let services = on_series.clone();
                 on_series.submit(&ctx, SERIES, sink, move |bridge| {
                     let _pending = pending;
-                    series::series(
-                        &request,
-                        &services.state.read(),
-                        &services.client,
-                        &services.store_metrics,
-                        bridge,
-                    )
+                    series::series(&request, &services.state.read(), &services.client, &services.store_metrics, bridge)
                 });
             })
             .add_server_streaming_handler(&methods::LABEL_NAMES, move |ctx, request, sink| {
@@ -96,7 +90,10 @@ impl Services {
                 } else {
                     Err(RpcStatus::with_message(RpcStatusCode::UNKNOWN, "Not ready".into()))
                 };
-                call.end(answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK), u64::from(answer.is_ok()));
+                call.end(
+                    answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
+                    u64::from(answer.is_ok()),
+                );
                 answer_now(&ctx, sink, answer);
             })
             .build()

@@ -41,7 +41,10 @@ pub fn json<T: DeserializeOwned + Default>(body: &[u8]) -> Result<Answer<T>> {
         .map_err(|err| Error::new(Kind::Corrupt, err.to_string()))
         .context(|| "decode Prometheus's answer as JSON")?;
     if envelope.status != "success" {
-        return Err(Error::new(Kind::Permanent, format!("Prometheus answered {:?}: {}", envelope.status, envelope.error)));
+        return Err(Error::new(
+            Kind::Permanent,
+            format!("Prometheus answered {:?}: {}", envelope.status, envelope.error),
+        ));
     }
     Ok(Answer { data: envelope.data.unwrap_or_default(), warnings: envelope.warnings.unwrap_or_default() })
 }
@@ -111,7 +114,9 @@ pub fn lowest_timestamp(page: &mut impl BufRead) -> Result<i64> {
         if n_read == 0 {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("Prometheus's /metrics has no {LOWEST_TIMESTAMP}; is this the /metrics page of a Prometheus server with a TSDB?"),
+                format!(
+                    "Prometheus's /metrics has no {LOWEST_TIMESTAMP}; is this the /metrics page of a Prometheus server with a TSDB?"
+                ),
             ));
         }
         let Some(rest) = line.strip_prefix(LOWEST_TIMESTAMP.as_bytes()) else { continue };
@@ -144,15 +149,19 @@ mod tests {
 
     #[test]
     fn envelopes() {
-        let check = |body: &str, expected: Result<(&[&str], &[&str]), &str>| {
-            match (json::<Vec<String>>(body.as_bytes()), expected) {
-                (Ok(answer), Ok((data, warnings))) => assert_eq!((answer.data.as_slice(), answer.warnings.as_slice()), (
+        let check = |body: &str, expected: Result<(&[&str], &[&str]), &str>| match (
+            json::<Vec<String>>(body.as_bytes()),
+            expected,
+        ) {
+            (Ok(answer), Ok((data, warnings))) => assert_eq!(
+                (answer.data.as_slice(), answer.warnings.as_slice()),
+                (
                     data.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice(),
                     warnings.iter().map(ToString::to_string).collect::<Vec<_>>().as_slice()
-                )),
-                (Err(err), Err(text)) => assert!(err.to_string().contains(text), "{err}"),
-                (got, expected) => panic!("{body}: {got:?}, expected {expected:?}"),
-            }
+                )
+            ),
+            (Err(err), Err(text)) => assert!(err.to_string().contains(text), "{err}"),
+            (got, expected) => panic!("{body}: {got:?}, expected {expected:?}"),
         };
         check(r#"{"status":"success","data":["a"],"warnings":["w"]}"#, Ok((&["a"], &["w"])));
         check(r#"{"status":"success","data":null}"#, Ok((&[], &[])));
@@ -166,10 +175,16 @@ mod tests {
     #[test]
     fn external_labels_are_found_and_the_rest_is_ignored() {
         let check = |config: &str, expected: &str| assert_eq!(external_labels(config).unwrap().to_string(), expected);
-        check("global:\n  scrape_interval: 15s\n  external_labels:\n    b: \"1\"\n    a: x\nscrape_configs:\n- job_name: [", r#"{a="x", b="1"}"#);
+        check(
+            "global:\n  scrape_interval: 15s\n  external_labels:\n    b: \"1\"\n    a: x\nscrape_configs:\n- job_name: [",
+            r#"{a="x", b="1"}"#,
+        );
         check("global:\n  external_labels: {}\n", "{}");
         check("global:\n  external_labels:\n", "{}");
-        check("global:\n  scrape_protocols:\n  - Future9\n  external_labels:\n    n: 1\n    t: true\n", r#"{n="1", t="true"}"#);
+        check(
+            "global:\n  scrape_protocols:\n  - Future9\n  external_labels:\n    n: 1\n    t: true\n",
+            r#"{n="1", t="true"}"#,
+        );
         check("scrape_configs: []\n", "{}");
         check("", "{}");
         check("global: {external_labels: {z: y}}\n", r#"{z="y"}"#);

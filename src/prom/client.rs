@@ -151,8 +151,8 @@ impl Call<'_> {
     /// `Errors:` by HTTP status: 400 `BadRequest`, 404 `NotFound`, 503 and a broken connection `Retry`, else `Permanent`.
     pub fn json<T: DeserializeOwned + Default>(&self, path: &str, params: &[(&str, String)]) -> Result<Answer<T>> {
         let url = self.target.url(path, &request::query_string(params));
-        let (status, _, body) = get(&self.agent, self.target, &url)
-            .context(|| format!("perform GET request against {path}"))?;
+        let (status, _, body) =
+            get(&self.agent, self.target, &url).context(|| format!("perform GET request against {path}"))?;
         if !(200..300).contains(&status) {
             let kind = match status {
                 400 => Kind::BadRequest,
@@ -179,8 +179,10 @@ impl Call<'_> {
         if let Some(authorization) = &self.target.authorization {
             request = request.header("Authorization", authorization);
         }
-        let response =
-            request.send(body).map_err(http::transport).context(|| format!("send request: Post {:?}", redacted(&url)))?;
+        let response = request
+            .send(body)
+            .map_err(http::transport)
+            .context(|| format!("send request: Post {:?}", redacted(&url)))?;
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             let kind = match head.status.as_u16() {

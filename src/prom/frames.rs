@@ -46,9 +46,8 @@ impl<R: Read> FrameReader<R> {
         };
         // The buffer grows with what arrives, not with what the length claims.
         self.payload.clear();
-        let n_read = Read::take(&mut self.source, len as u64)
-            .read_to_end(&mut self.payload)
-            .map_err(|err| broken(&err))?;
+        let n_read =
+            Read::take(&mut self.source, len as u64).read_to_end(&mut self.payload).map_err(|err| broken(&err))?;
         if n_read < len {
             return Err(Error::new(Kind::Corrupt, format!("stream ended inside a frame: {n_read} of {len} bytes")));
         }

@@ -165,9 +165,7 @@ pub fn read_body(mint_ms: i64, maxt_ms: i64, matchers: &[Matcher]) -> Vec<u8> {
     };
     let request = remote::ReadRequest {
         queries: vec![query],
-        accepted_response_types: vec![EnumOrUnknown::new(
-            remote::read_request::ResponseType::STREAMED_XOR_CHUNKS,
-        )],
+        accepted_response_types: vec![EnumOrUnknown::new(remote::read_request::ResponseType::STREAMED_XOR_CHUNKS)],
         ..Default::default()
     };
     let plain = request.write_to_bytes().expect("writing a message to memory cannot fail");

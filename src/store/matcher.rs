@@ -51,10 +51,11 @@ impl Compiled {
         let pattern = match kind {
             MatchType::Equal | MatchType::NotEqual => None,
             // Prometheus's dialect: the whole value must match, and `.` matches a newline too.
-            MatchType::Regex | MatchType::NotRegex => Some(
-                Regex::new(&format!("^(?s:{})$", proto.value))
-                    .map_err(|err| Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {err}", proto.name)))?,
-            ),
+            MatchType::Regex | MatchType::NotRegex => {
+                Some(Regex::new(&format!("^(?s:{})$", proto.value)).map_err(|err| {
+                    Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {err}", proto.name))
+                })?)
+            }
         };
         Ok(Compiled { matcher: Matcher { kind, name: proto.name.clone(), value: proto.value.clone() }, pattern })
     }

@@ -92,8 +92,7 @@ struct Asked {
 
 impl Asked {
     fn params(&self, with_limit: bool) -> Vec<(&'static str, String)> {
-        let mut params =
-            vec![("start", request::seconds(self.start_ms)), ("end", request::seconds(self.end_ms))];
+        let mut params = vec![("start", request::seconds(self.start_ms)), ("end", request::seconds(self.end_ms))];
         if !self.matchers.is_empty() {
             params.push(("match[]", request::selector(&self.matchers)));
         }

@@ -159,4 +159,3 @@ fn encode(labels: &Labels, out: &mut Vec<u8>) {
 pub fn gone() -> Error {
     Error::new(Kind::Stopped, "the client went away")
 }
-

@@ -74,15 +74,21 @@ mod tests {
     #[test]
     fn by_and_without_choose_complementary_labels() {
         // `by node,pod` and `without container` choose the same labels.
-        let by: Vec<_> = (0..5).map(|i| shard(i, 5, true, &["pod", "node"]).unwrap().holds(LABELS.into_iter())).collect();
-        let without: Vec<_> = (0..5).map(|i| shard(i, 5, false, &["container"]).unwrap().holds(LABELS.into_iter())).collect();
+        let by: Vec<_> =
+            (0..5).map(|i| shard(i, 5, true, &["pod", "node"]).unwrap().holds(LABELS.into_iter())).collect();
+        let without: Vec<_> =
+            (0..5).map(|i| shard(i, 5, false, &["container"]).unwrap().holds(LABELS.into_iter())).collect();
         assert_eq!(by, without);
     }
 
     #[test]
     fn the_hash_is_xxhash64_of_names_and_values() {
         // `by` with no labels hashes the empty string: 0xef46db3751d8e999 in total.
-        assert!(shard(i64::try_from(0xef46_db37_51d8_e999_u64 % 1000).unwrap(), 1000, true, &[]).unwrap().holds(LABELS.into_iter()));
+        assert!(
+            shard(i64::try_from(0xef46_db37_51d8_e999_u64 % 1000).unwrap(), 1000, true, &[])
+                .unwrap()
+                .holds(LABELS.into_iter())
+        );
         let expected = twox_hash::XxHash64::oneshot(0, b"pod\xffa\xff") % 1000;
         assert!(shard(i64::try_from(expected).unwrap(), 1000, true, &["pod"]).unwrap().holds(LABELS.into_iter()));
     }

@@ -25,7 +25,10 @@ pub struct Transcoder {
 enum LabelAt {
     External(usize),
     /// Start and end of name and value within the series' bytes.
-    Local { name: (usize, usize), value: (usize, usize) },
+    Local {
+        name: (usize, usize),
+        value: (usize, usize),
+    },
 }
 
 #[derive(Clone, Copy)]
@@ -141,7 +144,8 @@ impl Transcoder {
                     let chunk = chunk(field.bytes()?)?;
                     let encoding = chunk.encoding;
                     let hash = XxHash64::oneshot(0, chunk.data);
-                    let chunk_len = wire::number_len(encoding) + wire::bytes_len(chunk.data.len()) + wire::number_len(hash);
+                    let chunk_len =
+                        wire::number_len(encoding) + wire::bytes_len(chunk.data.len()) + wire::number_len(hash);
                     let aggr_len = wire::number_len(chunk.min_time)
                         + wire::number_len(chunk.max_time)
                         + wire::header_len(chunk_len)

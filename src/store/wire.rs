@@ -52,7 +52,8 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|n| *n > 0).ok_or_else(|| corrupt("field number is out of range"))?;
+        let number =
+            u32::try_from(tag >> 3).ok().filter(|n| *n > 0).ok_or_else(|| corrupt("field number is out of range"))?;
         let field = match tag & 7 {
             0 => Field::Varint(self.varint()?),
             1 => self.fixed(8)?,

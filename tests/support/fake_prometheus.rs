@@ -190,7 +190,8 @@ fn page(path: &str, state: &State) -> (u16, &'static str, String) {
     };
     match path {
         "/metrics" => {
-            let line = state.lowest_timestamp.as_ref().map(|v| format!("prometheus_tsdb_lowest_timestamp_seconds {v}\n"));
+            let line =
+                state.lowest_timestamp.as_ref().map(|v| format!("prometheus_tsdb_lowest_timestamp_seconds {v}\n"));
             (200, "text/plain", format!("# some page\n{}", line.unwrap_or_default()))
         }
         "/api/v1/status/buildinfo" => json(format!("{{\"version\":{:?}}}", state.version)),
