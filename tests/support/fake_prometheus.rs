@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -52,7 +52,8 @@ pub struct FakePrometheus {
     /// One message when a read's connection was found closed by the client.
     pub hang_ups: Receiver<()>,
     down: Arc<AtomicBool>,
-    connections: Arc<Mutex<Vec<TcpStream>>>,
+    /// Weak, so that the end of a serving thread really closes its socket.
+    connections: Arc<Mutex<Vec<Weak<TcpStream>>>>,
 }
 
 pub const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
@@ -77,7 +78,7 @@ impl FakePrometheus {
         let (read, reads) = unbounded();
         let (hang_up, hang_ups) = unbounded();
         let down = Arc::new(AtomicBool::new(false));
-        let connections: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let connections: Arc<Mutex<Vec<Weak<TcpStream>>>> = Arc::default();
         let told = Told { request, read, hang_up };
         {
             let (state, down, connections) = (state.clone(), down.clone(), connections.clone());
@@ -87,10 +88,11 @@ impl FakePrometheus {
                     if down.load(Ordering::SeqCst) {
                         continue;
                     }
-                    connections.lock().unwrap().push(stream.try_clone().unwrap());
+                    let stream = Arc::new(stream);
+                    connections.lock().unwrap().push(Arc::downgrade(&stream));
                     let (state, told, down) = (state.clone(), told.clone(), down.clone());
                     spawn(move || {
-                        let _ = serve(stream, &state, &told, &down);
+                        let _ = serve(&stream, &state, &told, &down);
                     });
                 }
             });
@@ -109,7 +111,7 @@ impl FakePrometheus {
     /// Closes every connection, now and later, until `up`.
     pub fn go_down(&self) {
         self.down.store(true, Ordering::SeqCst);
-        for connection in self.connections.lock().unwrap().drain(..) {
+        for connection in self.connections.lock().unwrap().drain(..).filter_map(|connection| connection.upgrade()) {
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
@@ -131,8 +133,8 @@ fn spawn(body: impl FnOnce() + Send + 'static) {
     std::thread::spawn(body);
 }
 
-fn serve(mut stream: TcpStream, state: &Mutex<State>, told: &Told, down: &AtomicBool) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
+fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &AtomicBool) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     loop {
         let mut first = String::new();
         if reader.read_line(&mut first)? == 0 || down.load(Ordering::SeqCst) {
@@ -211,15 +213,15 @@ fn page(path: &str, state: &State) -> (u16, &'static str, String) {
     }
 }
 
-fn answer(stream: &mut TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
+fn answer(stream: &mut &TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
     let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)
 }
 
-fn answer_read(stream: &mut TcpStream, read: &Read_, told: &Told) -> std::io::Result<()> {
+fn answer_read(stream: &mut &TcpStream, read: &Read_, told: &Told) -> std::io::Result<()> {
     let chunked_head = format!("HTTP/1.1 200 OK\r\nContent-Type: {STREAMED}\r\nTransfer-Encoding: chunked\r\n\r\n");
-    let chunk = |stream: &mut TcpStream, bytes: &[u8]| {
+    let chunk = |stream: &mut &TcpStream, bytes: &[u8]| {
         stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
         stream.write_all(bytes)?;
         stream.write_all(b"\r\n")
@@ -246,7 +248,7 @@ fn answer_read(stream: &mut TcpStream, read: &Read_, told: &Told) -> std::io::Re
         Read_::Reset(bytes) => {
             stream.write_all(chunked_head.as_bytes())?;
             chunk(stream, bytes)?;
-            rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
+            rustix::net::sockopt::set_socket_linger(*stream, Some(Duration::ZERO))?;
             Ok(())
         }
         Read_::Endless(payload) => {
