@@ -186,7 +186,7 @@ pub(crate) mod tests {
     impl Writer {
         fn write(&mut self, value: u64, n_bits: u32) {
             for idx in (0..n_bits).rev() {
-                if self.n_bits % 8 == 0 {
+                if self.n_bits.is_multiple_of(8) {
                     self.bytes.push(0);
                 }
                 let bit = u8::try_from(value >> idx & 1).unwrap();
@@ -401,7 +401,7 @@ pub(crate) mod tests {
         out.uvarint(0);
         out.write(0, 64);
         out.uvarint(1);
-        out.write(0b11_11111_111111, 13);
+        out.write(0b1_1111_1111_1111, 13);
         out.write(0, 64);
         let err = decoded(&out.bytes).unwrap_err();
         assert!(err.to_string().contains("do not fit"), "{err}");
