@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
         Invocation::Sidecar(flags) => sidecar(*flags),
         Invocation::Info(flags) => {
-            let args = InfoArgs { store: flags.store, json: flags.json, timeout: flags.timeout.or_zero() };
+            let args = InfoArgs { store: flags.store, json: flags.json, timeout: flags.timeout };
             report(client::info(&args, &mut std::io::stdout().lock()))
         }
         Invocation::Series(flags) => {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
                 without_replica_labels: flags.without_replica_labels,
                 samples: flags.samples,
                 json: flags.json,
-                timeout: flags.timeout.or_zero(),
+                timeout: flags.timeout,
             };
             report(client::series(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
         }

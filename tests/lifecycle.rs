@@ -170,8 +170,16 @@ fn a_hanging_prometheus_does_not_hold_up_the_stop() {
     // It accepts and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("--prometheus.url=http://{}", silent.local_addr().unwrap());
-    let sidecar = Sidecar::start(&[&url, "--prometheus.get_config_timeout=1h"].map(|s| s));
-    let _connection = silent.accept().unwrap();
+    let sidecar = Sidecar::start(&[&url, "--prometheus.get_config_timeout=1h"]);
+    silent.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let _connection = loop {
+        match silent.accept() {
+            Ok(connection) => break connection,
+            Err(_) => assert!(Instant::now() < deadline, "no connection:\n{}", sidecar.log()),
+        }
+        sidecar::pause();
+    };
     let begun = Instant::now();
     assert_eq!(sidecar.stop().code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());

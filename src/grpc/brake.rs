@@ -16,10 +16,10 @@ const ADMIT_EVERY: Duration = Duration::from_millis(500);
 const ADMIT_WAIT_MAX: Duration = Duration::from_secs(8);
 /// Resets of all connections that were admitted from one suspect address.
 const SUSPECT_RESETS: Rate = Rate { burst: 40.0, per_second: 20.0 };
-/// Resets of all connections together; beyond, those that used more than half of their own budget are closed.
-const ALL_RESETS: Rate = Rate { burst: 1000.0, per_second: 250.0 };
-/// Addresses remembered; the one whose suspicion ends first makes room.
-const SUSPECTS_MAX: usize = 4096;
+/// Resets of all other connections from one address, so that many connections within their own budgets cannot add up.
+const ADDRESS_RESETS: Rate = Rate { burst: 1000.0, per_second: 100.0 };
+/// Addresses remembered of each kind.
+const ADDRESSES_MAX: usize = 4096;
 
 /// What becomes of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +43,14 @@ struct Suspect {
 #[derive(Debug)]
 pub struct Brake {
     suspects: HashMap<IpAddr, Suspect>,
-    all_resets: Bucket,
+    /// The budgets of addresses that are not suspect, or were not when their connections were admitted.
+    resets: HashMap<IpAddr, Bucket>,
 }
 
 impl Brake {
     /// No address is suspect.
-    pub fn new(now: Instant) -> Self {
-        Brake { suspects: HashMap::new(), all_resets: Bucket::new(ALL_RESETS, now) }
+    pub fn new() -> Self {
+        Brake { suspects: HashMap::new(), resets: HashMap::new() }
     }
 
     /// Decides about a new connection from `address`.
@@ -71,10 +72,10 @@ impl Brake {
     /// Remembers that a connection from `address` was closed for abuse.
     pub fn punish(&mut self, now: Instant, address: IpAddr) {
         let address = network(address);
-        if !self.suspects.contains_key(&address) && self.suspects.len() >= SUSPECTS_MAX {
+        if !self.suspects.contains_key(&address) && self.suspects.len() >= ADDRESSES_MAX {
             self.suspects.retain(|_, suspect| now < suspect.until);
             let first = self.suspects.iter().min_by_key(|(_, suspect)| suspect.until).map(|(address, _)| *address);
-            if let Some(first) = first.filter(|_| self.suspects.len() >= SUSPECTS_MAX) {
+            if let Some(first) = first.filter(|_| self.suspects.len() >= ADDRESSES_MAX) {
                 self.suspects.remove(&first);
             }
         }
@@ -83,17 +84,18 @@ impl Brake {
         suspect.until = now + SUSPECT_FOR;
     }
 
-    /// Accounts for resets of a connection; false when the connection is to be closed. `was_suspect`: as admitted;
-    /// `is_low`: it has used more than half of its own budget.
-    pub fn resets(&mut self, now: Instant, address: IpAddr, n: u32, was_suspect: bool, is_low: bool) -> bool {
-        let n = f64::from(n);
-        let all = self.all_resets.take(now, n);
+    /// Accounts for `n` resets of a connection; false when the connection is to be closed. `was_suspect`: as admitted.
+    pub fn resets(&mut self, now: Instant, address: IpAddr, n: u32, was_suspect: bool) -> bool {
         let address = network(address);
-        let shared = match self.suspects.get_mut(&address).filter(|_| was_suspect) {
-            Some(suspect) => suspect.resets.take(now, n),
-            None => true,
-        };
-        shared && (all || !is_low)
+        if let Some(suspect) = self.suspects.get_mut(&address).filter(|_| was_suspect) {
+            return suspect.resets.take(now, n.into());
+        }
+        if !self.resets.contains_key(&address) && self.resets.len() >= ADDRESSES_MAX {
+            self.resets.retain(|_, bucket| !bucket.is_full(now));
+            let any = self.resets.keys().next().copied().filter(|_| self.resets.len() >= ADDRESSES_MAX);
+            any.map(|address| self.resets.remove(&address));
+        }
+        self.resets.entry(address).or_insert_with(|| Bucket::new(ADDRESS_RESETS, now)).take(now, n.into())
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
     #[test]
     fn a_suspect_waits_and_others_do_not() {
         let start = Instant::now();
-        let mut brake = Brake::new(start);
+        let mut brake = Brake::new();
         assert_eq!(brake.admit(start, ip("10.0.0.1")), Admission::Now);
         brake.punish(start, ip("10.0.0.1"));
         brake.punish(start, ip("2001:db8::1"));
@@ -136,34 +138,40 @@ mod tests {
     #[test]
     fn connections_of_a_suspect_share_a_budget_and_earlier_ones_keep_theirs() {
         let start = Instant::now();
-        let mut brake = Brake::new(start);
+        let mut brake = Brake::new();
         let address = ip("10.0.0.1");
-        assert!(brake.resets(start, address, 100, false, false));
+        assert!(brake.resets(start, address, 100, false));
         brake.punish(start, address);
-        assert!(brake.resets(start, address, 20, true, false) && brake.resets(start, address, 20, true, false));
-        assert!(!brake.resets(start, address, 1, true, false));
-        assert!(brake.resets(start, address, 100, false, true));
+        assert!(brake.resets(start, address, 20, true) && brake.resets(start, address, 20, true));
+        assert!(!brake.resets(start, address, 1, true));
+        assert!(brake.resets(start, address, 100, false));
     }
 
     #[test]
-    fn the_common_budget_spares_modest_connections() {
+    fn many_modest_connections_of_one_address_do_not_add_up() {
         let start = Instant::now();
-        let mut brake = Brake::new(start);
-        for n in 0..10 {
-            assert!(brake.resets(start, ip(&format!("10.0.0.{n}")), 100, false, true));
-        }
-        assert!(!brake.resets(start, ip("10.0.1.1"), 1, false, true));
-        assert!(brake.resets(start, ip("10.0.1.2"), 1, false, false));
+        let mut brake = Brake::new();
+        let refused_in = |brake: &mut Brake, second: u64, n_connections: u32, address: &str| {
+            let now = start + Duration::from_secs(second);
+            (0..n_connections).filter(|_| !brake.resets(now, ip(address), 19, false)).count()
+        };
+        // Each of the connections stays within its own 20 resets per second.
+        let refused: Vec<_> = (0..20).map(|second| refused_in(&mut brake, second, 60, "10.0.0.1")).collect();
+        assert!(refused[5..].iter().all(|n| *n > 40), "{refused:?}");
+        let refused: Vec<_> = (0..20).map(|second| refused_in(&mut brake, second, 5, "10.0.0.2")).collect();
+        assert_eq!(refused, [0; 20]);
     }
 
     #[test]
     fn the_memory_is_bounded() {
         let start = Instant::now();
-        let mut brake = Brake::new(start);
+        let mut brake = Brake::new();
         for n in 0..10_000_u32 {
-            brake.punish(start + Duration::from_millis(n.into()), IpAddr::V4(n.into()));
+            let now = start + Duration::from_millis(n.into());
+            brake.punish(now, IpAddr::V4(n.into()));
+            brake.resets(now, IpAddr::V4(n.into()), 1000, false);
         }
-        assert_eq!(brake.suspects.len(), SUSPECTS_MAX);
+        assert_eq!((brake.suspects.len(), brake.resets.len() <= ADDRESSES_MAX), (ADDRESSES_MAX, true));
         assert_ne!(brake.admit(start + Duration::from_secs(10), IpAddr::V4(9_999.into())), Admission::Now);
     }
 }

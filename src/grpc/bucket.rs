@@ -42,9 +42,9 @@ impl Bucket {
         self.tokens = (self.tokens + tokens).min(self.rate.burst);
     }
 
-    /// Whether less than half of the burst is left, as of the last [`Bucket::take`].
-    pub fn is_low(&self) -> bool {
-        self.tokens < self.rate.burst / 2.0
+    /// Whether nothing was taken lately.
+    pub fn is_full(&mut self, now: Instant) -> bool {
+        self.take(now, 0.0) && self.tokens >= self.rate.burst
     }
 }
 
@@ -60,6 +60,7 @@ mod tests {
         assert_eq!([1, 2, 3, 4].map(|_| bucket.take(start, 1.0)), [true, true, true, false]);
         let later = start + Duration::from_millis(500);
         assert_eq!([1, 2].map(|_| bucket.take(later, 1.0)), [true, false]);
+        assert!(!bucket.is_full(later) && bucket.is_full(later + Duration::from_secs(2)));
         bucket.give(100.0);
         assert!(bucket.take(start, 3.0) && !bucket.take(start, 0.5), "a clock that steps back gives nothing");
     }

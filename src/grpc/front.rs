@@ -4,6 +4,7 @@
 //!
 //! One thread with poll(2) for the listener and all clients without a preface, two threads per connection afterwards.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -28,6 +29,11 @@ const HALF_OPEN_MAX: usize = 64;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 /// Connections accepted in a row before the others get their turn.
 const ACCEPTS_MAX: usize = 64;
+/// A connection refused after abuse is left open, unread, for this long: a client that comes back as soon as it is closed
+/// is slowed down at no cost.
+const TAR_PIT: Duration = Duration::from_secs(1);
+/// Connections in the tar pit; the oldest makes room.
+const TAR_PIT_MAX: usize = 32;
 /// A silent peer is probed after this time, this often, and given up after this many probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 3);
 /// A peer that acknowledges nothing, or takes nothing, for this long is gone. `Units:` ms. `Differs:` 20 s in grpc-go.
@@ -81,11 +87,14 @@ impl Front {
     /// `hand_over` gets the core's end of a socket pair (connected, non-blocking) and the client's address; it runs on
     /// this thread and must not block. `Blocks:` until the stop.
     pub fn run(self, stop: &Stop, hand_over: impl Fn(OwnedFd, SocketAddr) -> Result<()>) -> Result<()> {
-        let mut door = Door { front: self, waiting: Vec::new(), accept_from: None };
+        let mut door = Door { front: self, waiting: Vec::new(), tar_pit: VecDeque::new(), accept_from: None };
         while !stop.is_stopped() {
             let ready = door.wait(stop)?;
             let now = Instant::now();
             door.serve(now, &ready.waiting, &hand_over);
+            while door.tar_pit.front().is_some_and(|(until, _)| now >= *until) {
+                door.tar_pit.pop_front();
+            }
             if ready.listener {
                 door.accept(now);
             }
@@ -109,6 +118,8 @@ struct Waiting {
 struct Door {
     front: Front,
     waiting: Vec<Waiting>,
+    /// Until when, and what.
+    tar_pit: VecDeque<(Instant, TcpStream)>,
     /// No accepting before this time.
     accept_from: Option<Instant>,
 }
@@ -130,7 +141,8 @@ impl Door {
         let now = Instant::now();
         let paused_until = self.accept_from.filter(|from| now < *from);
         let wakes = self.waiting.iter().map(|client| client.next_time(now));
-        let wake = wakes.chain(paused_until).min();
+        let freed = self.tar_pit.front().map(|(until, _)| *until);
+        let wake = wakes.chain(paused_until).chain(freed).min();
         let mut polled = Vec::with_capacity(self.waiting.len() + 2);
         for client in &self.waiting {
             // A client that is held back is still noticed when it goes away.
@@ -205,6 +217,10 @@ impl Door {
             Admission::Now => (now, false),
             Admission::Suspect(begins) => (begins, true),
             Admission::Refused => {
+                if self.tar_pit.len() >= TAR_PIT_MAX {
+                    self.tar_pit.pop_front();
+                }
+                self.tar_pit.push_back((now + TAR_PIT, stream));
                 return connections.turned_away("abuse", peer, "too many connections after abuse from this address");
             }
         };

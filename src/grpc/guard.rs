@@ -167,11 +167,6 @@ impl Guard {
         std::mem::take(&mut self.n_resets)
     }
 
-    /// Whether this connection has used more than half of its own budget of resets.
-    pub fn resets_are_low(&self) -> bool {
-        self.resets.is_low()
-    }
-
     /// Whether a frame of ours could be sent to the client without falling into another one.
     pub fn server_at_boundary(&self) -> bool {
         self.server.at_boundary()

@@ -52,7 +52,7 @@ impl Connections {
     pub(super) fn new(metrics: FrontMetrics) -> Self {
         Connections(Arc::new(Inner {
             table: Mutex::default(),
-            brake: Mutex::new(Brake::new(Instant::now())),
+            brake: Mutex::new(Brake::new()),
             warned: Mutex::default(),
             metrics,
         }))
@@ -285,13 +285,13 @@ impl Relay {
     /// Asks the guard, and for resets the budgets that span connections.
     fn judge(&self, connections: &Connections, ask: impl FnOnce(&mut Guard, Instant) -> Verdict) -> Verdict {
         let now = Instant::now();
-        let (verdict, n_resets, is_low) = {
+        let (verdict, n_resets) = {
             let mut guard = lock(&self.guard);
-            (ask(&mut guard, now), guard.take_resets(), guard.resets_are_low())
+            (ask(&mut guard, now), guard.take_resets())
         };
         if verdict == Verdict::Pass
             && n_resets > 0
-            && !connections.brake().resets(now, self.peer.ip(), n_resets, self.suspect, is_low)
+            && !connections.brake().resets(now, self.peer.ip(), n_resets, self.suspect)
         {
             return Verdict::Close { reason: "abuse", text: "the client's connections reset streams too fast" };
         }

@@ -34,13 +34,13 @@ impl Sidecar {
 
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let (http, grpc) = (free_address(), free_address());
+        let defaults = ["--prometheus.get_config_interval=200ms", "--prometheus.get_config_timeout=5s"];
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
         command
             .arg("sidecar")
             .arg(format!("--http-address={http}"))
             .arg(format!("--grpc-address={grpc}"))
-            .arg("--prometheus.get_config_interval=200ms")
-            .arg("--prometheus.get_config_timeout=5s")
+            .args(defaults.iter().filter(|flag| !args.iter().any(|arg| arg.split('=').next() == flag.split('=').next())))
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
