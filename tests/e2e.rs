@@ -98,10 +98,10 @@ fn history((start, end): (i64, i64)) -> String {
             writeln!(text, "{series} {} {time}.{}", value(idx), idx % 4 * 250).unwrap();
         }
     };
-    // One is a prefix of the next, and the external labels sort between: the order of the answer differs from that of
-    // the index.
+    // The first is a prefix of the second, and `b` sorts before the external labels, which the first has there: the order
+    // of the answer differs from that of the index.
     add(r#"e2e_gauge{a="1"}"#, 15, &|idx| format!("{}.5", idx * idx % 977));
-    add(r#"e2e_gauge{a="1",zone="x"}"#, 15, &|idx| format!("-{}e-7", idx));
+    add(r#"e2e_gauge{a="1",b="x"}"#, 15, &|idx| format!("-{}e-7", idx));
     add(r#"e2e_gauge{a="2"}"#, 300, &|_| "1e300".into());
     add(r#"e2e_total{b="\"quoted\" \\ back",c="späte ✓"}"#, 30, &|idx| (idx * 100).to_string());
     add(r#"e2e_special{kind="numbers"}"#, 60, &|idx| {

@@ -4,6 +4,7 @@
 
 pub mod output;
 pub mod selector;
+pub mod spark;
 pub mod view;
 pub mod xor;
 

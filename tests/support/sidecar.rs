@@ -40,7 +40,9 @@ impl Sidecar {
             .arg("sidecar")
             .arg(format!("--http-address={http}"))
             .arg(format!("--grpc-address={grpc}"))
-            .args(defaults.iter().filter(|flag| !args.iter().any(|arg| arg.split('=').next() == flag.split('=').next())))
+            .args(
+                defaults.iter().filter(|flag| !args.iter().any(|arg| arg.split('=').next() == flag.split('=').next())),
+            )
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
