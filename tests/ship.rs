@@ -1,5 +1,7 @@
 //! What a user sees of the shipper, over a folder bucket: which blocks arrive, in which form, and what is recorded.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 #[path = "support/bucket.rs"]
 mod bucket;
 #[path = "support/tsdb.rs"]
@@ -16,7 +18,7 @@ use pillion::files::{Disk, Op};
 use pillion::labels::Labels;
 use pillion::metrics::{BucketMetrics, Metrics, ShipMetrics};
 use pillion::objstore::dir::DirBucket;
-use pillion::objstore::{Bucket, Metered};
+use pillion::objstore::{Bucket, Metered, Prefixed};
 use pillion::ship::{ShipConfig, Shipper, TickReport};
 use pillion::state::{PromState, Published};
 use pillion::supervisor::{Stop, Stopper, spawn_thread, stop_pair};
@@ -112,9 +114,8 @@ impl Rig {
 fn the_folder_bucket_is_a_bucket() {
     let dir = tempfile::tempdir().unwrap();
     bucket::suite(&DirBucket::open(dir.path(), Disk::real()).unwrap());
-    let prefixed =
-        pillion::objstore::Prefixed::wrap(Arc::new(DirBucket::open(dir.path(), Disk::real()).unwrap()), "/p/");
-    bucket::suite(&*prefixed);
+    let folder: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path(), Disk::real()).unwrap());
+    bucket::suite(&*Prefixed::wrap(folder, "/p/q/").unwrap());
 }
 
 #[test]
@@ -443,6 +444,20 @@ fn chunks_go_before_the_index_and_meta_json_last() {
     check_left_behind("chunks/000002", "upload chunks", &["chunks/000001"]);
     check_left_behind("index", "upload index", &["chunks/000001", "chunks/000002"]);
     check_left_behind("meta.json", "upload meta file", &["chunks/000001", "chunks/000002", "index"]);
+}
+
+#[test]
+fn a_file_that_did_not_arrive_whole_gets_no_meta_json() {
+    for name in ["chunks/000002", "index"] {
+        let mut rig = Rig::new();
+        rig.tsdb.add(&Block::new(1));
+        rig.bucket.shorten(name);
+        let err = rig.tick().error.unwrap().to_string();
+        assert!(err.contains("changed while it was uploaded"), "{err}");
+        assert!(rig.in_bucket().is_empty());
+        rig.bucket.heal();
+        assert_eq!(rig.clean_tick(), 1);
+    }
 }
 
 #[test]

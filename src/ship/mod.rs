@@ -255,10 +255,10 @@ impl Shipper {
 
     /// Why a block cannot be shipped, if it is known or cheaply seen to be corrupted; asks nothing of the bucket.
     fn found_corrupt(&self, found: &Found, meta: &Meta) -> Option<(Error, Option<Fingerprint>)> {
-        if let Some(Aside { reason, fingerprint: Some(fingerprint) }) = self.aside.get(&found.ulid) {
-            if *fingerprint == scan::fingerprint(&self.config.disk, &found.dir) {
-                return Some((Error::new(Kind::Corrupt, reason.clone()), Some(fingerprint.clone())));
-            }
+        if let Some(Aside { reason, fingerprint: Some(fingerprint) }) = self.aside.get(&found.ulid)
+            && *fingerprint == scan::fingerprint(&self.config.disk, &found.dir)
+        {
+            return Some((Error::new(Kind::Corrupt, reason.clone()), Some(fingerprint.clone())));
         }
         match scan::examine(&self.config.disk, &found.dir, meta) {
             Err(err) if err.kind() == Kind::Corrupt && found.dir.exists() => Some((err, None)),
