@@ -4,6 +4,8 @@
 //! which nothing is done any more, not even cleaning up; and as two kinds of power cut, which also take with them what
 //! was not synced: the content of files, and in one kind the new names in folders too.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 #[path = "support/tsdb.rs"]
 mod tsdb;
 
@@ -84,6 +86,11 @@ impl Fault {
         if !path.exists() {
             self.unsynced_names.insert(path.to_owned());
         }
+    }
+
+    /// The next process: nothing fails any more, and what is not synced still is not.
+    fn restart(&mut self) {
+        (self.at, self.is_final, self.failed) = (0, false, None);
     }
 
     /// Takes away what was not synced.
@@ -260,6 +267,25 @@ fn check(mode: Mode, at: usize) -> bool {
     true
 }
 
+/// Dies at step `at`, starts again, ships everything, and then the power is cut; false when there were fewer steps.
+fn check_second_cut(at: usize) -> bool {
+    let world = World::new();
+    let fault = Arc::new(Mutex::new(Fault { at, is_final: true, ..Fault::default() }));
+    let watcher = Arc::clone(&fault);
+    let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step));
+    world.start(&disk).tick(&world.stop);
+    let failed = fault.lock().unwrap().failed.clone();
+    let place = format!("second cut after step {at}: {failed:?}");
+    fault.lock().unwrap().restart();
+    let report = world.start(&disk).tick(&world.stop);
+    assert!(clean(&report), "{place}: {report:?}");
+    fault.lock().unwrap().cut_power(true);
+    // What the ledger lists is in the bucket, and all of it is listed.
+    world.check_always(&place);
+    assert_eq!(world.tsdb.ledger(), ledger_text(&[1, 2, 3, 4], &[2, 3]), "{place}");
+    failed.is_some()
+}
+
 /// Fails every step; how many there were.
 fn check_all(mode: Mode) -> usize {
     let n_steps = (1..).take_while(|at| check(mode, *at)).count();
@@ -285,4 +311,10 @@ fn a_power_cut_at_any_step_loses_no_synced_block() {
 #[test]
 fn a_power_cut_that_takes_new_names_too_loses_no_synced_block() {
     check_all(Mode::PowerCutContentAndNames);
+}
+
+#[test]
+fn a_power_cut_after_a_death_and_a_restart_loses_nothing_that_is_listed() {
+    let n_steps = (1..).take_while(|at| check_second_cut(*at)).count();
+    assert!(n_steps > 100, "only {n_steps} steps");
 }

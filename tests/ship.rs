@@ -1,5 +1,7 @@
 //! What a user sees of the shipper, over a folder bucket: which blocks arrive, in which form, and what is recorded.
 
+#![allow(clippy::unwrap_used)] // Helpers of tests are tests.
+
 #[path = "support/bucket.rs"]
 mod bucket;
 #[path = "support/tsdb.rs"]
@@ -12,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use bucket::Faulty;
 use pillion::error::Kind;
-use pillion::files::{Disk, Op};
+use pillion::files::{Disk, Op, Step};
 use pillion::labels::Labels;
 use pillion::metrics::{BucketMetrics, Metrics, ShipMetrics};
 use pillion::objstore::dir::DirBucket;
-use pillion::objstore::{Bucket, Metered};
+use pillion::objstore::{Bucket, Metered, Prefixed};
 use pillion::ship::{ShipConfig, Shipper, TickReport};
 use pillion::state::{PromState, Published};
 use pillion::supervisor::{Stop, Stopper, spawn_thread, stop_pair};
@@ -112,9 +114,8 @@ impl Rig {
 fn the_folder_bucket_is_a_bucket() {
     let dir = tempfile::tempdir().unwrap();
     bucket::suite(&DirBucket::open(dir.path(), Disk::real()).unwrap());
-    let prefixed =
-        pillion::objstore::Prefixed::wrap(Arc::new(DirBucket::open(dir.path(), Disk::real()).unwrap()), "/p/");
-    bucket::suite(&*prefixed);
+    let folder: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path(), Disk::real()).unwrap());
+    bucket::suite(&*Prefixed::wrap(folder, "/p/q/").unwrap());
 }
 
 #[test]
@@ -446,6 +447,20 @@ fn chunks_go_before_the_index_and_meta_json_last() {
 }
 
 #[test]
+fn a_file_that_did_not_arrive_whole_gets_no_meta_json() {
+    for name in ["chunks/000002", "index"] {
+        let mut rig = Rig::new();
+        rig.tsdb.add(&Block::new(1));
+        rig.bucket.shorten(name);
+        let err = rig.tick().error.unwrap().to_string();
+        assert!(err.contains("changed while it was uploaded"), "{err}");
+        assert!(rig.in_bucket().is_empty());
+        rig.bucket.heal();
+        assert_eq!(rig.clean_tick(), 1);
+    }
+}
+
+#[test]
 fn many_chunk_files_at_once_make_the_same_block() {
     let mut rig = Rig::with(|config| config.upload_concurrency = 4);
     rig.tsdb.add(&Block { chunk_bytes: (1..=20).map(|n| n * 100).collect(), ..Block::new(1) });
@@ -551,6 +566,71 @@ fn overlapping_compacted_blocks_ship_when_order_does_not_count() {
     rig.tsdb.add(&Block { level: 2, min_time_ms: 0, max_time_ms: 9 * BLOCK_MS, ..Block::new(2) });
     assert_eq!(rig.clean_tick(), 2);
     assert!(!rig.bucket.calls().iter().any(|call| call.starts_with("iter")));
+}
+
+#[test]
+fn where_hard_links_are_refused_blocks_stay_pending_and_the_reason_is_named() {
+    let mut rig = Rig::with(|config| {
+        config.disk = Disk::watched(|step| match step.op {
+            Op::Link => Err(std::io::Error::from_raw_os_error(1)),
+            _ => Ok(()),
+        });
+    });
+    rig.tsdb.add(&Block::new(1));
+    let report = rig.tick();
+    assert_eq!((report.n_failed, report.n_corrupted), (1, 0));
+    let text = report.error.unwrap().to_string();
+    let folder = rig.tsdb.path().join("thanos/upload");
+    assert!(text.contains(&format!("hard links from the data directory into {}", folder.display())), "{text}");
+    assert!(text.ends_with("operation not permitted"), "{text}");
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[], &[]));
+    assert!(rig.tsdb.staged().is_empty());
+    rig.config.disk = Disk::real();
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 1);
+}
+
+/// Removes block 1, as Prometheus does, just before the first operation on the disk for which `at` is true.
+fn rig_that_loses_the_block(at: impl Fn(&Step) -> bool + Send + Sync + 'static) -> Rig {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    rig.tsdb.add(&Block::new(2));
+    let dir = rig.tsdb.block_dir(1);
+    rig.config.disk = Disk::watched(move |step| {
+        if dir.exists() && at(step) {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        Ok(())
+    });
+    rig
+}
+
+#[test]
+fn a_block_that_prometheus_removes_once_it_is_staged_still_arrives() {
+    let mut rig = rig_that_loses_the_block(|step| step.op == Op::Create && step.path.ends_with("meta.json"));
+    assert_eq!(rig.clean_tick(), 2);
+    assert_eq!(rig.in_bucket(), [1, 2]);
+    assert_eq!(tree(&rig.object(1, "")), ["chunks/000001", "chunks/000002", "index", "meta.json"]);
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[2], &[]));
+}
+
+#[test]
+fn a_block_that_prometheus_removes_before_it_is_staged_is_no_failure() {
+    let first_link = |step: &Step| step.op == Op::Link;
+    let in_scan = |step: &Step| step.op == Op::Open && step.path.ends_with("meta.json");
+    let in_examination = |step: &Step| step.op == Op::Stat && step.path.ends_with("index");
+    for mut rig in [
+        rig_that_loses_the_block(first_link),
+        rig_that_loses_the_block(in_scan),
+        rig_that_loses_the_block(in_examination),
+    ] {
+        assert_eq!(rig.clean_tick(), 1);
+        assert_eq!(rig.in_bucket(), [2]);
+        assert_eq!(rig.tsdb.ledger(), ledger_text(&[2], &[]));
+        assert!(rig.tsdb.staged().is_empty());
+        assert_eq!(rig.uploads(), (1, 0));
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The FILESYSTEM bucket: a folder in which an object appears whole or not at all, also across a power cut.
 //!
 //! An object is written into [`TEMP_DIR`] inside the bucket, synced, and renamed to its name; then the folder that
-//! holds it is synced, as is every folder that had to be created for it. A crash can leave temporary files, which can
+//! holds it is synced, and all folders above it up to the bucket: one that is there already may be there only in
+//! memory, if its creator died before the sync. A crash can leave temporary files, which can
 //! never be listed as objects; they are swept when the bucket is opened. Another daemon may use the same folder: a
 //! temporary file is locked while it is written, and a locked one is not swept.
 
@@ -78,7 +79,9 @@ impl DirBucket {
         let temp = temp_dir.join(format!("{}-{temp_idx}", std::process::id()));
         let stored = self.write_temp(&temp, fill).and_then(|value| {
             stop.check()?;
-            self.disk.create_dirs_synced(files::parent(&path))?;
+            for dir in self.folders(&path).collect::<Vec<_>>().into_iter().rev() {
+                self.disk.create_dir(dir, 0o777)?;
+            }
             self.disk.rename(&temp, &path)?;
             Ok(value)
         });
@@ -86,8 +89,17 @@ impl DirBucket {
             let _ = self.disk.remove_file(&temp);
         }
         let value = stored?;
-        self.disk.sync_dir(files::parent(&path))?;
+        self.sync_folders(&path)?;
         Ok(value)
+    }
+
+    /// The folders above an object, its own first, the bucket last.
+    fn folders<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+        path.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.root))
+    }
+
+    fn sync_folders(&self, path: &Path) -> Result<()> {
+        self.folders(path).try_for_each(|dir| self.disk.sync_dir(dir))
     }
 
     fn write_temp<T>(&self, temp: &Path, fill: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
@@ -121,10 +133,17 @@ impl Bucket for DirBucket {
 
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
         stop.check()?;
-        match self.disk.stat_link(&self.path(object)?) {
-            Err(err) if err.kind() == Kind::NotFound => Ok(false),
-            found => Ok(found?.is_file()),
+        let path = self.path(object)?;
+        let is_there = match self.disk.stat_link(&path) {
+            Err(err) if err.kind() == Kind::NotFound => false,
+            found => found?.is_file(),
+        };
+        // Whoever is told that an object is there records that for good; so it must not vanish with the next power
+        // cut, as it could if its writer died between naming it and syncing the folder.
+        if is_there {
+            self.sync_folders(&path)?;
         }
+        Ok(is_there)
     }
 
     fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
@@ -208,7 +227,16 @@ mod tests {
         let (_stopper, stop) = stop_pair().unwrap();
         let bucket = DirBucket::open(dir.path(), Disk::real()).unwrap();
         let mut seen = Vec::new();
-        bucket.iter("", &mut |name| Ok(seen.push(name.to_owned())), &stop).unwrap();
+        bucket
+            .iter(
+                "",
+                &mut |name| {
+                    seen.push(name.to_owned());
+                    Ok(())
+                },
+                &stop,
+            )
+            .unwrap();
         assert!(seen.is_empty(), "{seen:?}");
         assert!(!temp_dir.join("1-0").exists() && temp_dir.join("2-0").exists());
         assert!(bucket.exists(&format!("{TEMP_DIR}/2-0"), &stop).is_err());
@@ -216,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_synced_before_its_name_and_every_new_folder_into_its_parent() {
+    fn content_is_synced_before_its_name_and_then_every_folder_up_to_the_bucket() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("b");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -241,10 +269,11 @@ mod tests {
                 (Op::Create, temp.clone()),
                 (Op::Write, temp.clone()),
                 (Op::SyncFile, temp.clone()),
+                (Op::CreateDir, root.clone()),
                 (Op::CreateDir, root.join("x")),
-                (Op::SyncDir, root.clone()),
                 (Op::Rename, temp),
                 (Op::SyncDir, root.join("x")),
+                (Op::SyncDir, root.clone()),
             ]
         );
     }

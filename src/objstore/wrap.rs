@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Bucket;
-use crate::error::{Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::metrics::BucketMetrics;
 use crate::supervisor::Stop;
 
@@ -18,11 +18,15 @@ pub struct Prefixed {
 impl Prefixed {
     /// `inner` below `prefix`, slashes at its ends removed; a prefix of nothing but slashes is none, and then `inner`
     /// is returned as it is.
-    pub fn wrap(inner: Arc<dyn Bucket>, prefix: &str) -> Arc<dyn Bucket> {
-        match prefix.trim_matches('/') {
-            "" => inner,
-            trimmed => Arc::new(Prefixed { inner, prefix: format!("{trimmed}/") }),
+    ///
+    /// `Errors:` when no object could have a name with this prefix.
+    pub fn wrap(inner: Arc<dyn Bucket>, prefix: &str) -> Result<Arc<dyn Bucket>> {
+        let trimmed = prefix.trim_matches('/');
+        if trimmed.is_empty() {
+            return Ok(inner);
         }
+        super::check_name(trimmed).context(|| "prefix of the bucket")?;
+        Ok(Arc::new(Prefixed { inner, prefix: format!("{trimmed}/") }))
     }
 
     fn full(&self, object: &str) -> Result<String> {
@@ -99,7 +103,6 @@ impl Metered {
         result
     }
 
-    #[allow(clippy::cast_precision_loss)]
     fn uploaded(&self, bytes: u64) {
         self.metrics.transferred_bytes.with_label_values(&["upload"]).observe(bytes as f64);
         if let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -117,7 +120,6 @@ impl Bucket for Metered {
         self.observe("exists", false, || self.inner.exists(object, stop))
     }
 
-    #[allow(clippy::cast_precision_loss)]
     fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
         let bytes = self.observe("get", true, || self.inner.get(object, stop))?;
         self.metrics.fetched_bytes.with_label_values(&["get"]).inc_by(bytes.len() as u64);
@@ -159,20 +161,30 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_stopper, stop) = stop_pair().unwrap();
         let inner: Arc<dyn Bucket> = Arc::new(DirBucket::open(dir.path(), Disk::real()).unwrap());
-        let bucket = Prefixed::wrap(Arc::clone(&inner), "//a/b/");
+        let bucket = Prefixed::wrap(Arc::clone(&inner), "//a/b/").unwrap();
         bucket.upload_bytes("x/y", b"1", &stop).unwrap();
         assert!(inner.exists("a/b/x/y", &stop).unwrap());
         assert_eq!(bucket.get("x/y", &stop).unwrap(), b"1");
         let mut seen = Vec::new();
         for dir in ["", "x", "x/"] {
-            bucket.iter(dir, &mut |name| Ok(seen.push(name.to_owned())), &stop).unwrap();
+            bucket
+                .iter(
+                    dir,
+                    &mut |name| {
+                        seen.push(name.to_owned());
+                        Ok(())
+                    },
+                    &stop,
+                )
+                .unwrap();
         }
         assert_eq!(seen, ["x/", "x/y", "x/y"]);
         bucket.exists("", &stop).unwrap_err();
         bucket.delete("x/y", &stop).unwrap();
         assert!(!inner.exists("a/b/x/y", &stop).unwrap());
 
-        let unprefixed = Prefixed::wrap(Arc::clone(&inner), "//");
+        assert!(Prefixed::wrap(Arc::clone(&inner), "/../x/").is_err());
+        let unprefixed = Prefixed::wrap(Arc::clone(&inner), "//").unwrap();
         unprefixed.upload_bytes("z", b"1", &stop).unwrap();
         assert!(inner.exists("z", &stop).unwrap());
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::json::{self, Json, Object};
 use super::ulid::Ulid;
 use crate::error::{Context, Error, Kind, Result};
-use crate::files::Disk;
+use crate::files::{self, Disk};
 use crate::limits;
 
 /// The member that names listed blocks which are not in the bucket; absent when there are none.
@@ -67,6 +67,10 @@ impl Ledger {
             Ok((listed, bytes)) => {
                 self.listed = listed;
                 self.on_disk = Some(bytes);
+            }
+            // A data directory that is away for a moment is no reason to forget what was shipped.
+            Err(err) if err.kind() == Kind::NotFound && !files::parent(&self.path).is_dir() => {
+                log::error!(err = err.to_string(); "failed to read meta file, as its directory is missing");
             }
             Err(err) if err.kind() == Kind::NotFound => {
                 log::info!("no meta file found, creating empty meta data to write later");
@@ -263,6 +267,33 @@ mod tests {
         full.store(0, Ordering::SeqCst);
         assert!(ledger.save().unwrap());
         assert_eq!(Ledger::open(&path, Disk::real()).listed().len(), 1);
+    }
+
+    #[test]
+    fn a_data_directory_that_comes_back_has_lost_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, away) = (dir.path().join("data"), dir.path().join("away"));
+        std::fs::create_dir(&data).unwrap();
+        let path = data.join("thanos.shipper.json");
+        let mut ledger = Ledger::open(&path, Disk::real());
+        let listed = vec![Listed { ulid: ulid(1), shipped: true }];
+        ledger.set(listed.clone());
+        ledger.save().unwrap();
+        std::fs::rename(&data, &away).unwrap();
+        ledger.reload();
+        assert!(!ledger.save().unwrap());
+        std::fs::rename(&away, &data).unwrap();
+        ledger.reload();
+        assert_eq!(ledger.listed(), listed);
+        // The same with an empty folder in its place, as of a disk that is not mounted.
+        std::fs::rename(&data, &away).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        ledger.reload();
+        ledger.save().unwrap();
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::rename(&away, &data).unwrap();
+        ledger.reload();
+        assert_eq!(ledger.listed(), listed);
     }
 
     #[test]

@@ -4,23 +4,23 @@
 //! change. Anything that may pass (a bucket that does not answer, a full disk) holds the order instead, for a younger
 //! block that arrives before an older one makes the compactor halt.
 
+mod form;
 pub mod json;
 pub mod ledger;
 pub mod meta;
 pub mod plan;
+mod remote;
 pub mod scan;
 pub mod spool;
 pub mod ulid;
 pub mod upload;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, AtFlags, CWD};
-
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::files::Disk;
 use crate::labels::Labels;
 use crate::limits;
@@ -28,6 +28,8 @@ use crate::metrics::ShipMetrics;
 use crate::objstore::Bucket;
 use crate::state::{PromState, Published};
 use crate::supervisor::Stop;
+pub use scan::check_data_dir;
+
 use ledger::{Ledger, Listed};
 use meta::Meta;
 use plan::{Action, BucketBlock, Found, Planned};
@@ -255,10 +257,10 @@ impl Shipper {
 
     /// Why a block cannot be shipped, if it is known or cheaply seen to be corrupted; asks nothing of the bucket.
     fn found_corrupt(&self, found: &Found, meta: &Meta) -> Option<(Error, Option<Fingerprint>)> {
-        if let Some(Aside { reason, fingerprint: Some(fingerprint) }) = self.aside.get(&found.ulid) {
-            if *fingerprint == scan::fingerprint(&self.config.disk, &found.dir) {
-                return Some((Error::new(Kind::Corrupt, reason.clone()), Some(fingerprint.clone())));
-            }
+        if let Some(Aside { reason, fingerprint: Some(fingerprint) }) = self.aside.get(&found.ulid)
+            && *fingerprint == scan::fingerprint(&self.config.disk, &found.dir)
+        {
+            return Some((Error::new(Kind::Corrupt, reason.clone()), Some(fingerprint.clone())));
         }
         match scan::examine(&self.config.disk, &found.dir, meta) {
             Err(err) if err.kind() == Kind::Corrupt && found.dir.exists() => Some((err, None)),
@@ -279,7 +281,7 @@ impl Shipper {
         let ulid = found.ulid;
         let fingerprint = Some(scan::fingerprint(&self.config.disk, &found.dir));
         let object = format!("{ulid}/meta.json");
-        let there = self.bucket.exists(&object, stop).map_err(|err| not_corrupt(err).context("check exists"))?;
+        let there = self.bucket.exists(&object, stop).map_err(|err| remote::fault(err).context("check exists"))?;
         let shipped = if there { Ok(Shipped::AlreadyThere) } else { self.ship(found, meta, labels, in_bucket, stop) };
         let listed = match shipped {
             Ok(Shipped::Uploaded) => {
@@ -342,7 +344,7 @@ impl Shipper {
         if meta.level > 1 && !self.config.allow_out_of_order_uploads {
             let others = match in_bucket {
                 Some(others) => others,
-                None => in_bucket.insert(self.blocks_in_bucket(ulid, stop)?),
+                None => in_bucket.insert(remote::blocks(&*self.bucket, ulid, stop)?),
             };
             if let Some(other) = plan::overlap(&as_shipped, others) {
                 return Ok(Shipped::Overlaps(other.ulid));
@@ -369,33 +371,6 @@ impl Shipper {
             others.push(as_shipped);
         }
         result
-    }
-
-    /// All whole blocks of the bucket. A folder without meta.json is a block that somebody is uploading, or gave up
-    /// on; it cannot overlap anything.
-    fn blocks_in_bucket(&self, ulid: Ulid, stop: &Stop) -> Result<Vec<BucketBlock>> {
-        log::info!(id = ulid.as_str(); "gathering all existing blocks from the remote bucket for check");
-        let mut blocks = Vec::new();
-        let mut read = |name: &str| {
-            let Some(block) = name.strip_suffix('/').and_then(Ulid::parse) else { return Ok(()) };
-            match self.bucket.get(&format!("{block}/meta.json"), stop) {
-                Err(err) if err.kind() == Kind::NotFound => Ok(()),
-                Err(err) => Err(err.context(format!("meta.json bkt get for {block}"))),
-                Ok(bytes) => match meta::parse(&bytes) {
-                    Ok(meta) => {
-                        blocks.push(BucketBlock::from(&meta));
-                        Ok(())
-                    }
-                    Err(err) => {
-                        log::warn!(block = block.as_str(), err = err.to_string();
-                            "block in the bucket is left out of the overlap check");
-                        Ok(())
-                    }
-                },
-            }
-        };
-        self.bucket.iter("", &mut read, stop).map_err(|err| not_corrupt(err).context("get all block meta."))?;
-        Ok(blocks)
     }
 
     /// Sets a block aside, and logs that once for each reason.
@@ -432,59 +407,5 @@ impl Shipper {
         if let Err(err) = self.ledger.save() {
             log::warn!(err = err.to_string(); "updating meta file failed");
         }
-    }
-}
-
-/// An error of the bucket, of which no block can be at fault.
-fn not_corrupt(err: Error) -> Error {
-    if err.kind() == Kind::Corrupt { err.with_kind(Kind::Retry) } else { err }
-}
-
-/// Checks at start what uploads need of `--tsdb.path`.
-///
-/// `Errors:` when it is missing, not a folder, or not writable, with what to change. A missing `wal` is only logged,
-/// as Thanos does: the directory may be shared in a moment.
-pub fn check_data_dir(path: &Path) -> Result<()> {
-    let shown = path.display();
-    let hint = "set --tsdb.path to the directory that Prometheus has as --storage.tsdb.path";
-    let permanent = |text: String| Error::new(Kind::Permanent, text);
-    let is_dir = match std::fs::metadata(path) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
-            return Err(permanent(format!("opening tsdb directory: {shown} does not exist; {hint}")));
-        }
-        found => found.context(|| format!("opening tsdb directory: {shown}; {hint}"))?.is_dir(),
-    };
-    if !is_dir {
-        return Err(permanent(format!("opening tsdb directory: {shown} is not a directory; {hint}")));
-    }
-    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    if let Err(err) = rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS) {
-        return Err(permanent(format!(
-            "opening tsdb directory: {shown} is not writable ({}); run as the user that owns it, or give this one write \
-             access: uploads stage blocks in its thanos/upload and keep thanos.shipper.json",
-            std::io::Error::from(err)
-        )));
-    }
-    if let Err(err) = Disk::real().stat(&path.join("wal")) {
-        let text = "WAL dir is not accessible. Is this dir a TSDB directory? If yes it is shared with TSDB?";
-        log::error!(err = format!("{text}: {err}"); "WAL dir is not accessible");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_data_directory_that_cannot_work_is_refused_with_what_to_change() {
-        let dir = tempfile::tempdir().unwrap();
-        check_data_dir(dir.path()).unwrap();
-        let missing = check_data_dir(&dir.path().join("data")).unwrap_err().to_string();
-        assert!(missing.contains("data does not exist; set --tsdb.path to"), "{missing}");
-        let file = dir.path().join("file");
-        std::fs::write(&file, b"").unwrap();
-        let no_dir = check_data_dir(&file).unwrap_err().to_string();
-        assert!(no_dir.contains("file is not a directory; set --tsdb.path to"), "{no_dir}");
     }
 }

@@ -1,7 +1,10 @@
-//! Looks at the data directory: which blocks there are, and whether their files are all there.
+//! Looks at the data directory: whether it can be worked in, which blocks there are, and whether their files are all
+//! there.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD};
 
 use super::meta::{self, Meta};
 use super::plan::Found;
@@ -109,6 +112,38 @@ pub fn fingerprint(disk: &Disk, dir: &Path) -> Fingerprint {
     files
 }
 
+/// Checks at start what uploads need of `--tsdb.path`.
+///
+/// `Errors:` when it is missing, not a folder, or not writable, with what to change. A missing `wal` is only logged,
+/// as Thanos does: the directory may be shared in a moment.
+pub fn check_data_dir(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let hint = "set --tsdb.path to the directory that Prometheus has as --storage.tsdb.path";
+    let permanent = |text: String| Error::new(Kind::Permanent, text);
+    let is_dir = match std::fs::metadata(path) {
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => {
+            return Err(permanent(format!("opening tsdb directory: {shown} does not exist; {hint}")));
+        }
+        found => found.context(|| format!("opening tsdb directory: {shown}; {hint}"))?.is_dir(),
+    };
+    if !is_dir {
+        return Err(permanent(format!("opening tsdb directory: {shown} is not a directory; {hint}")));
+    }
+    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(err) = rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS) {
+        return Err(permanent(format!(
+            "opening tsdb directory: {shown} is not writable ({}); run as the user that owns it, or give this one write \
+             access: uploads stage blocks in its thanos/upload and keep thanos.shipper.json",
+            std::io::Error::from(err)
+        )));
+    }
+    if let Err(err) = Disk::real().stat(&path.join("wal")) {
+        let text = "WAL dir is not accessible. Is this dir a TSDB directory? If yes it is shared with TSDB?";
+        log::error!(err = format!("{text}: {err}"); "WAL dir is not accessible");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,5 +226,17 @@ mod tests {
         assert_eq!(fingerprint(&Disk::real(), &dir), before);
         std::fs::write(dir.join("chunks/000001"), b"longer chunk").unwrap();
         assert_ne!(fingerprint(&Disk::real(), &dir), before);
+    }
+
+    #[test]
+    fn a_data_directory_that_cannot_work_is_refused_with_what_to_change() {
+        let dir = tempfile::tempdir().unwrap();
+        check_data_dir(dir.path()).unwrap();
+        let missing = check_data_dir(&dir.path().join("data")).unwrap_err().to_string();
+        assert!(missing.contains("data does not exist; set --tsdb.path to"), "{missing}");
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let no_dir = check_data_dir(&file).unwrap_err().to_string();
+        assert!(no_dir.contains("file is not a directory; set --tsdb.path to"), "{no_dir}");
     }
 }

@@ -21,6 +21,8 @@ pub struct Faulty {
 struct State {
     calls: Vec<String>,
     fault: Option<(String, Kind)>,
+    /// Files of which a byte is lost on the way, without an error.
+    shortened: Option<String>,
 }
 
 impl Faulty {
@@ -34,9 +36,16 @@ impl Faulty {
         self.state.lock().unwrap().fault = Some((text.to_owned(), kind));
     }
 
+    /// From now on a file whose object name contains `text` arrives short by a byte, and the bucket says so only in
+    /// the size that it returns.
+    pub fn shorten(&self, text: &str) {
+        self.state.lock().unwrap().shortened = Some(text.to_owned());
+    }
+
     /// From now on nothing fails.
     pub fn heal(&self) {
-        self.state.lock().unwrap().fault = None;
+        let mut state = self.state.lock().unwrap();
+        (state.fault, state.shortened) = (None, None);
     }
 
     /// The calls since the last time this was asked, such as `exists 01J…/meta.json`.
@@ -75,6 +84,12 @@ impl Bucket for Faulty {
 
     fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
         self.ask("upload", object)?;
+        if self.state.lock().unwrap().shortened.as_ref().is_some_and(|text| object.contains(text)) {
+            let bytes = std::fs::read(file)?;
+            let short = bytes.split_last().map(|(_, short)| short).unwrap_or_default();
+            self.inner.upload_bytes(object, short, stop)?;
+            return Ok(short.len() as u64);
+        }
         self.inner.upload(object, file, stop)
     }
 
@@ -95,7 +110,16 @@ pub fn suite(bucket: &dyn Bucket) {
     let dir = tempfile::tempdir().unwrap();
     let listing = |of: &str| {
         let mut names = Vec::new();
-        bucket.iter(of, &mut |name| Ok(names.push(name.to_owned())), &stop).unwrap();
+        bucket
+            .iter(
+                of,
+                &mut |name| {
+                    names.push(name.to_owned());
+                    Ok(())
+                },
+                &stop,
+            )
+            .unwrap();
         names
     };
 
