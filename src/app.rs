@@ -1,1 +1,232 @@
-//! To come.
+//! The one place where the parts meet: builds each once, top to bottom, and sees them to their end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use crossbeam_channel::{Receiver, bounded, select};
+
+use crate::admin::{self, Admin};
+use crate::cli::bucket::Provider;
+use crate::cli::config::Config;
+use crate::cli::values::HashFunc;
+use crate::error::{Context, Error, Kind, Result};
+use crate::files::Disk;
+use crate::grpc::front::Front;
+use crate::grpc::health::Health;
+use crate::grpc::pool::Pool;
+use crate::grpc::server::Server;
+use crate::grpc::services::Services;
+use crate::heartbeat::Heartbeat;
+use crate::metrics::{FrontMetrics, Metrics};
+use crate::objstore::dir::DirBucket;
+use crate::objstore::{Bucket, Metered, Prefixed};
+use crate::prom::checks::Expected;
+use crate::prom::client::{Client, Target};
+use crate::ship::{self, ShipConfig, Shipper};
+use crate::state::{Probes, PromState, Published};
+use crate::supervisor::{Event, Stop, Supervisor, is_ending, spawn_signals};
+use crate::{limits, listen};
+
+/// Runs the sidecar until a signal or the failure of a part.
+///
+/// `Errors:` what kept it from starting, what ended it, or which parts did not end in time.
+pub fn run(config: Config) -> Result<()> {
+    let metrics = Metrics::new();
+    let probes = Probes::new(metrics.status.clone());
+    let mut supervisor = Supervisor::new()?;
+    spawn_signals(supervisor.sender())?;
+
+    // HTTP ends last, so that the stop can be watched: it has a stop of its own.
+    let mut http = Supervisor::new()?;
+    let admin = Admin::bind(&config.http_address.to_string())?;
+    log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
+    probes.healthy();
+    let routes = admin::routes(metrics.clone(), probes.clone());
+    http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
+
+    let started = start(&config, &mut supervisor, &metrics, &probes);
+    let outcome = started.and_then(|client| {
+        log::info!("starting sidecar");
+        let outcome = wait(&supervisor, http.events());
+        probes.stopping(&outcome.as_ref().map_or_else(ToString::to_string, |()| "stopping".into()));
+        // The order matters only in that nothing waits for anything else: all parts end at once and together.
+        supervisor.begin_stop();
+        client.interrupt();
+        outcome
+    });
+    let grace = config.grpc_grace_period;
+    let running = supervisor.join(Instant::now() + grace + limits::STOP_DEADLINE);
+    let still_serving = http.join(Instant::now() + limits::STOP_DEADLINE);
+    outcome?;
+    let names: Vec<_> = running.into_iter().chain(still_serving).collect();
+    if !names.is_empty() {
+        let text = format!("stopped without waiting any longer for: {}", names.join(", "));
+        return Err(Error::new(Kind::Stopped, text));
+    }
+    log::info!("exiting");
+    Ok(())
+}
+
+/// Builds and starts every part but HTTP.
+fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes: &Probes) -> Result<Arc<Client>> {
+    // Listening begins when Prometheus is known, but a port that is taken should be known now.
+    let address = config.grpc_address.to_string();
+    drop(listen::bind_address(&address, "--grpc-address").context(|| format!("listen gRPC on address {address}"))?);
+    let state = Published::new(PromState::unknown(config.min_time.at(0)));
+    let client = Arc::new(Client::new(target(config), config.get_config_timeout)?);
+    let check = match &config.bucket {
+        None => {
+            log::info!("no supported bucket was configured, uploads will be disabled");
+            None
+        }
+        Some(_) => {
+            let shipper = shipper(config, &state, metrics)?;
+            supervisor.spawn("ship", move |stop| shipper.run(stop))?;
+            Some(Expected {
+                ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
+                ignore_unequal_block_size: config.shipper.ignore_unequal_block_size,
+            })
+        }
+    };
+    let (gate, opened) = bounded(1);
+    let heartbeat = Heartbeat {
+        client: Arc::clone(&client),
+        interval: config.get_config_interval,
+        timeout: config.get_config_timeout,
+        min_time: config.min_time,
+        check,
+        state: state.clone(),
+        probes: probes.clone(),
+        metrics: metrics.heartbeat.clone(),
+        gate,
+    };
+    supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
+    let health = Health::new(probes.clone());
+    let services = Services {
+        client: Arc::clone(&client),
+        state,
+        probes: probes.clone(),
+        health: health.clone(),
+        pool: Pool::new(limits::CALL_THREADS, limits::CALL_QUEUE),
+        grpc_metrics: metrics.grpc.clone(),
+        store_metrics: metrics.store.clone(),
+    };
+    let serving = Serving {
+        address,
+        age_max: config.max_connection_age,
+        grace: config.grpc_grace_period,
+        services,
+        health,
+        probes: probes.clone(),
+        metrics: metrics.grpc.front.clone(),
+    };
+    supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
+    Ok(client)
+}
+
+/// Where Prometheus is, as the client wants it.
+fn target(config: &Config) -> Target {
+    let url = &config.prometheus_url;
+    Target {
+        origin: url.origin(),
+        authorization: url.user.as_ref().map(|user| {
+            let plain = format!("{}:{}", user.username, user.password.as_deref().unwrap_or_default());
+            format!("Basic {}", BASE64_STANDARD.encode(plain))
+        }),
+        path: url.path.trim_end_matches('/').to_owned(),
+        query: url.query.clone().unwrap_or_default(),
+    }
+}
+
+/// The shipper with its bucket.
+fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> Result<Shipper> {
+    ship::check_data_dir(&config.tsdb_path)?;
+    let disk = Disk::default();
+    let (bucket, prefix): (Arc<dyn Bucket>, &str) = match &config.bucket {
+        Some(bucket) => match &bucket.provider {
+            Provider::Filesystem { directory } => {
+                log::info!("loading bucket configuration");
+                (Arc::new(DirBucket::open(directory, disk.clone())?), &bucket.prefix)
+            }
+        },
+        None => return Err(Error::new(Kind::Permanent, "no bucket is configured")),
+    };
+    let bucket_metrics = metrics.bucket(bucket.name());
+    let bucket = Metered::wrap(Prefixed::wrap(bucket, prefix), bucket_metrics);
+    let ship = ShipConfig {
+        data_dir: config.tsdb_path.clone(),
+        meta_file_name: config.shipper.meta_file_name.clone(),
+        upload_compacted: config.shipper.upload_compacted,
+        allow_out_of_order_uploads: config.shipper.allow_out_of_order_uploads,
+        upload_concurrency: config.shipper.upload_concurrency,
+        sha256: config.hash_func == HashFunc::Sha256,
+        ready_timeout: config.ready_timeout,
+        disk,
+    };
+    Ok(Shipper::new(ship, bucket, state.clone(), metrics.shipper()))
+}
+
+/// The gRPC part: waits at the gate, then listens, serves and drains.
+struct Serving {
+    address: String,
+    age_max: Option<Duration>,
+    grace: Duration,
+    services: Services,
+    health: Health,
+    probes: Probes,
+    metrics: FrontMetrics,
+}
+
+impl Serving {
+    fn run(self, stop: &Stop, gate: &Receiver<()>) -> Result<()> {
+        select! {
+            recv(gate) -> opened => if opened.is_err() {
+                // The heartbeat ended before Prometheus was known; it has said why.
+                stop.wait_forever();
+                return Ok(());
+            },
+            recv(stop.channel()) -> _ => return Ok(()),
+        }
+        let server = Server::start(self.services.build(), self.age_max)?;
+        let front = Front::bind(&self.address, self.metrics)?;
+        let connections = front.connections();
+        log::info!(address = self.address; "listening for serving gRPC");
+        self.probes.serving();
+        front.run(stop, |connection, _| {
+            server.hand_over(connection);
+            Ok(())
+        })?;
+        self.health.end();
+        if !server.drain(self.grace)? {
+            log::info!("grace period exceeded enforcing shutdown");
+        }
+        connections.close_all();
+        Ok(())
+    }
+}
+
+/// Waits for the end: a signal, or a part that ended.
+fn wait(supervisor: &Supervisor, http: &Receiver<Event>) -> Result<()> {
+    loop {
+        let event = select! {
+            recv(supervisor.events()) -> event => event,
+            recv(http) -> event => event,
+        };
+        // The supervisors hold a sender each, so the channels stay connected.
+        match event.map_err(|err| Error::new(Kind::Permanent, err.to_string()))? {
+            Event::Signal(signal) if is_ending(signal) => {
+                let name = if signal == signal_hook::consts::SIGTERM { "terminated" } else { "interrupt" };
+                log::info!(signal = name; "caught signal. Exiting.");
+                return Ok(());
+            }
+            Event::Signal(_) => {
+                log::info!(signal = "hangup"; "caught signal. Reloading.");
+            }
+            Event::Ended(name, Ok(())) => {
+                return Err(Error::new(Kind::Permanent, format!("{name} ended by itself")));
+            }
+            Event::Ended(_, Err(err)) => return Err(err),
+        }
+    }
+}

@@ -1,1 +1,91 @@
-//! To come.
+//! The HTTP client's settings, the same for everything that is asked over HTTP: blocking, with time-outs, the system's
+//! certificate authorities, no surprise proxies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::limits;
+
+/// Where Debian and most others keep the certificate authorities; Red Hat's and SUSE's names follow.
+const CA_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// TLS settings that trust the system's certificate authorities, a company's own among them.
+///
+/// `Errors:` `Permanent` when no bundle can be read; it says which package brings one.
+pub fn system_tls() -> Result<TlsConfig> {
+    let bundle = CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok().map(|pem| (path, pem)));
+    let Some((path, pem)) = bundle else {
+        return Err(Error::new(
+            Kind::Permanent,
+            format!(
+                "no certificate authorities found in {}; install the package ca-certificates",
+                CA_BUNDLES.join(", ")
+            ),
+        ));
+    };
+    // An entry that cannot be parsed is left out, as OpenSSL and Go do with the system's bundle.
+    let certs: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(cert)) => Some(cert),
+            _ => None,
+        })
+        .collect();
+    if certs.is_empty() {
+        return Err(Error::new(
+            Kind::Permanent,
+            format!("{path} holds no certificate; install the package ca-certificates"),
+        ));
+    }
+    Ok(TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(certs))).build())
+}
+
+/// An agent for one peer. Status codes are answers, not errors; `timeout` bounds a whole exchange, none means that
+/// something else ends it.
+pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>) -> Agent {
+    let mut config = Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(user_agent)
+        .proxy(None)
+        .timeout_connect(Some(limits::CONNECT_TIMEOUT))
+        .timeout_resolve(Some(limits::CONNECT_TIMEOUT))
+        .timeout_global(timeout);
+    if let Some(tls) = tls {
+        config = config.tls_config(tls.clone());
+    }
+    config.build().new_agent()
+}
+
+/// A transport error as this daemon sees it: nearly always worth another try.
+pub fn transport(err: ureq::Error) -> Error {
+    let kind = match &err {
+        ureq::Error::BadUri(_) | ureq::Error::TlsRequired | ureq::Error::Rustls(_) => Kind::Permanent,
+        // Certificate errors arrive as this.
+        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => Kind::Permanent,
+        _ => Kind::Retry,
+    };
+    Error::new(kind, err.to_string())
+}
+
+/// At most `limit` bytes of a body; more is an error. `what` names the body.
+pub fn read_body(body: ureq::Body, limit: u64, what: &str) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    body.into_reader()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|err| Error::new(Kind::Retry, err.to_string()))
+        .context(|| format!("read {what}"))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(Kind::Limit, format!("{what} is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}

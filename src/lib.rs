@@ -17,6 +17,7 @@ pub mod cli;
 pub mod log_format;
 pub mod metrics;
 pub mod time;
+pub mod yaml;
 
 pub mod admin;
 pub mod grpc;

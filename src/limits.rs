@@ -7,7 +7,9 @@ use std::time::Duration;
 pub const CALL_THREADS: usize = 16;
 /// Calls that may wait for a thread; a queued call is a request and a sink, a few KiB. A querier sends bursts.
 pub const CALL_QUEUE: usize = 256;
-/// Stack of a call thread, a relay thread and other small threads, in bytes. No recursion happens on them.
+/// Stack of a call thread, in bytes: patterns are compiled and JSON is decoded on it.
+pub const CALL_STACK_BYTES: usize = 1024 * 1024;
+/// Stack of a relay thread and other small threads, in bytes. No recursion happens on them.
 pub const SMALL_STACK_BYTES: usize = 256 * 1024;
 /// Bytes of messages queued between a call thread and gRPC; more is back-pressure on the read from Prometheus.
 pub const BRIDGE_BYTES: usize = 1024 * 1024;
@@ -41,6 +43,8 @@ pub const GRPC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const GRPC_STREAMS_MAX: u32 = 256;
 /// Ping interval below which the core would strike a client. Thanos queriers ping every 10 s.
 pub const GRPC_PING_INTERVAL_MIN: Duration = Duration::from_secs(9);
+/// Calls the core may hold ready to be picked up.
+pub const GRPC_REQUEST_SLOTS: usize = 64;
 /// Threads of the gRPC core that run completion queues.
 pub const GRPC_CQ_THREADS: usize = 1;
 

@@ -1,3 +1,71 @@
 //! Arguments → app → exit code.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use pillion::cli::{Config, Invocation, SidecarFlags};
+use pillion::client::{self, InfoArgs, SeriesArgs};
+use pillion::error::Result;
+use pillion::time::unix_ms;
+use pillion::{app, cli, log_format};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next().unwrap_or_else(|| "pillion".into());
+    let args: Vec<String> = args.collect();
+    match cli::parse(&program, &args) {
+        Invocation::Exit { code, stdout, stderr } => {
+            // Nobody is left to tell when these cannot be written.
+            let _ = std::io::stdout().write_all(stdout.as_bytes());
+            let _ = std::io::stderr().write_all(stderr.as_bytes());
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
+        Invocation::Sidecar(flags) => sidecar(*flags),
+        Invocation::Info(flags) => {
+            let args = InfoArgs { store: flags.store, json: flags.json, timeout: flags.timeout };
+            report(client::info(&args, &mut std::io::stdout().lock()))
+        }
+        Invocation::Series(flags) => {
+            let now_ms = unix_ms(SystemTime::now());
+            let args = SeriesArgs {
+                store: flags.store,
+                matchers: flags.matchers,
+                start_ms: flags.start.map_or(i64::MIN, |time| time.at(now_ms)),
+                end_ms: flags.end.map_or(i64::MAX, |time| time.at(now_ms)),
+                skip_chunks: flags.skip_chunks,
+                without_replica_labels: flags.without_replica_labels,
+                samples: flags.samples,
+                json: flags.json,
+                timeout: flags.timeout,
+            };
+            report(client::series(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
+        }
+    }
+}
+
+/// Runs the sidecar; whatever ends it early is one line in its log.
+fn sidecar(flags: SidecarFlags) -> ExitCode {
+    if let Err(err) = log_format::init(flags.log_level, flags.log_format, &flags.debug_name) {
+        return report(Err(err));
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    match Config::from_flags(flags, &env).and_then(app::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            log::error!(err = err.to_string(); "sidecar command failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The end of a client command.
+fn report(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            let _ = writeln!(std::io::stderr(), "pillion: error: {err}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -69,6 +69,8 @@ struct ProbesInner {
 struct ProbeState {
     healthy: bool,
     ready: bool,
+    /// Whether gRPC listens: before that nothing can be ready.
+    serving: bool,
     /// Set when the daemon stops; nothing becomes ready after that.
     stopping: bool,
 }
@@ -76,7 +78,7 @@ struct ProbeState {
 impl Probes {
     /// Neither healthy nor ready.
     pub fn new(metrics: StatusMetrics) -> Self {
-        let state = Mutex::new(ProbeState { healthy: false, ready: false, stopping: false });
+        let state = Mutex::new(ProbeState { healthy: false, ready: false, serving: false, stopping: false });
         Probes(Arc::new(ProbesInner { state, listeners: Mutex::new(Vec::new()), metrics }))
     }
 
@@ -97,11 +99,17 @@ impl Probes {
         log::info!(status = "healthy"; "changing probe status");
     }
 
-    /// Prometheus answered and gRPC listens.
+    /// gRPC listens, which it does only once Prometheus is known.
+    pub fn serving(&self) {
+        self.lock().serving = true;
+        self.ready();
+    }
+
+    /// Prometheus answered. Nothing is ready while gRPC does not listen.
     pub fn ready(&self) {
         let changed = {
             let mut state = self.lock();
-            let changed = !state.ready && !state.stopping;
+            let changed = !state.ready && state.serving && !state.stopping;
             state.ready |= changed;
             changed
         };
@@ -167,6 +175,8 @@ mod tests {
             count.fetch_add(1, Ordering::SeqCst);
         });
         probes.ready();
+        assert!(!probes.is_ready(), "ready although gRPC does not listen");
+        probes.serving();
         probes.ready();
         probes.not_ready("gone");
         probes.stopping("stop");

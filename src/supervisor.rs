@@ -55,6 +55,12 @@ impl Stop {
         self.channel.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 
+    /// Waits until the stop begins.
+    pub fn wait_forever(&self) {
+        // Nothing is ever sent, so this ends with the sender.
+        let _ = self.channel.recv();
+    }
+
     /// `Err(Stopped)` once the stop has begun: for loops that should give up between two steps.
     pub fn check(&self) -> Result<()> {
         if self.is_stopped() { Err(Error::new(Kind::Stopped, "stopping")) } else { Ok(()) }
@@ -129,7 +135,7 @@ impl Supervisor {
         self.stopper.stop();
     }
 
-    /// Waits for every part until `deadline`; the names of those still running when it passes.
+    /// Begins the stop and waits for every part until `deadline` or a second signal; the names of those that still run.
     pub fn join(mut self, deadline: Instant) -> Vec<&'static str> {
         self.begin_stop();
         while self.parts.iter().any(|(_, handle)| !handle.is_finished()) {
@@ -137,8 +143,14 @@ impl Supervisor {
             if left.is_zero() {
                 break;
             }
-            // An ended part has sent its event just before its thread ends, so a short wait after each one is enough.
-            let _ = self.events.recv_timeout(left.min(Duration::from_millis(20)));
+            // A part sends its event just before its thread ends, so a short wait bounds the gap between the two.
+            match self.events.recv_timeout(left.min(Duration::from_millis(20))) {
+                Ok(Event::Signal(signal)) if is_ending(signal) => break,
+                Ok(Event::Ended(name, Err(err))) if err.kind() != Kind::Stopped => {
+                    log::error!(part = name, err = err.to_string(); "part failed while stopping");
+                }
+                _ => {}
+            }
         }
         let mut running = Vec::new();
         for (name, handle) in self.parts.drain(..) {
@@ -150,6 +162,11 @@ impl Supervisor {
         }
         running
     }
+}
+
+/// Whether a signal asks the daemon to end.
+pub fn is_ending(signal: i32) -> bool {
+    matches!(signal, signal_hook::consts::SIGTERM | signal_hook::consts::SIGINT)
 }
 
 /// Spawns a named thread; with `stack_bytes` a small one. For parts use [`Supervisor::spawn`].

@@ -8,12 +8,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct ProcessStat {
     /// User and system time since start.
     pub cpu_seconds: f64,
+    /// Open file descriptors.
     pub open_fds: i64,
     /// Soft limit of open files.
     pub max_fds: i64,
+    /// Address space.
     pub virtual_bytes: i64,
+    /// Memory that is really there.
     pub resident_bytes: i64,
+    /// Since the Unix epoch.
     pub start_time_seconds: f64,
+    /// Threads, the gRPC library's included.
     pub threads: i64,
 }
 

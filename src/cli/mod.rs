@@ -1,1 +1,16 @@
-//! To come.
+//! The command line: one table of flags, the parser it drives, and the configuration that is made from it once.
+
+pub mod address;
+pub mod args;
+pub mod bucket;
+pub mod config;
+pub mod content;
+pub mod flags;
+pub mod help;
+pub mod parse;
+pub mod token;
+pub mod values;
+
+pub use args::{InfoFlags, SeriesFlags, SidecarFlags};
+pub use config::Config;
+pub use parse::{Invocation, parse};

@@ -1,1 +1,11 @@
-//! To come.
+//! The StoreAPI's work: what a request means, how a remote-read stream becomes StoreAPI messages, in which order.
+
+pub mod batch;
+pub mod matcher;
+pub mod names;
+pub mod order;
+pub mod query;
+pub mod series;
+pub mod shard;
+pub mod transcode;
+pub mod wire;

@@ -1,0 +1,66 @@
+# Everything a person or a machine does with this tree. `make` alone lists it.
+#
+# Every cargo command is --release and uses one target folder ($CARGO_TARGET_DIR is respected): gRPC's C core takes many
+# minutes to build, and so it is built once.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PILLION_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pillion
+# Real Prometheus releases for the demo and the end-to-end tests: one folder per release.
+PILLION_PROMETHEUS ?= $(PILLION_CACHE)/prometheus
+export PILLION_CACHE PILLION_PROMETHEUS
+
+CARGO_FLAGS := --release --locked
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help setup prometheus build demo clean-demo test e2e check fmt clippy doc audit dist
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what a bare Debian 12 lacks for building; says first what
+	@scripts/setup.sh
+
+prometheus: ## Unpack real Prometheus releases (2.42, 2.53, 3.5) into the cache folder
+	@scripts/prometheus.sh "$(PILLION_PROMETHEUS)" bookworm trixie sid || \
+	  { echo "make: going on with the Prometheus releases that are there" >&2; \
+	    compgen -G "$(PILLION_PROMETHEUS)/*/prometheus" > /dev/null || \
+	      { echo "make: there is none, and the end-to-end tests need at least one" >&2; exit 1; }; }
+
+build: setup ## Build the release binary
+	cargo build $(CARGO_FLAGS)
+
+demo: ## A real Prometheus with a day of data, Pillion beside it; ONESHOT=1 ends by itself
+	@scripts/demo.sh
+
+clean-demo: ## Remove what the demo wrote
+	rm -rf .demo
+
+test: setup prometheus ## All tests, the end-to-end ones on every Prometheus release that is there
+	cargo test $(CARGO_FLAGS)
+
+e2e: setup prometheus ## The end-to-end tests only
+	cargo test $(CARGO_FLAGS) --test e2e
+
+check: fmt clippy doc test ## What CI runs: format, lints, docs, tests, licences and banned crates (offline)
+
+fmt:
+	cargo fmt --check
+
+clippy: setup
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+doc: setup
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps
+
+audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
+	@cargo deny --version > /dev/null 2>&1 || \
+	  { echo "make: cargo-deny is missing; install it with: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --locked check advisories
+
+dist: build ## The stripped binary in dist/
+	mkdir -p dist
+	install -m 755 "$(TARGET)/release/pillion" dist/pillion
+	@ls -l dist/pillion

@@ -1,0 +1,245 @@
+//! The sidecar's configuration: made once from the flags, checked as a whole, never changed. Reads the files that flags
+//! name.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use crate::cli::address::{ListenAddress, PrometheusUrl};
+use crate::cli::args::SidecarFlags;
+use crate::cli::bucket::BucketConfig;
+use crate::cli::content::{self, Content};
+use crate::cli::values::{HashFunc, LogFormat, LogLevel};
+use crate::error::{Error, Kind, Result};
+use crate::time::{GoDuration, TimeOrDuration};
+
+/// Everything the sidecar was told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Least severe level that is logged.
+    pub log_level: LogLevel,
+    /// Format of the log.
+    pub log_format: LogFormat,
+    /// Name in every line of the log; empty for none.
+    pub debug_name: String,
+    /// Where HTTP is served.
+    pub http_address: ListenAddress,
+    /// Grace of open HTTP requests at the stop.
+    pub http_grace_period: Duration,
+    /// Where gRPC is served.
+    pub grpc_address: ListenAddress,
+    /// Grace of open gRPC calls at the stop.
+    pub grpc_grace_period: Duration,
+    /// Age at which a gRPC connection is asked to end; `None` for never.
+    pub max_connection_age: Option<Duration>,
+    /// Where Prometheus is.
+    pub prometheus_url: PrometheusUrl,
+    /// Longest wait for external labels at start, when blocks are uploaded.
+    pub ready_timeout: Duration,
+    /// How often Prometheus is asked; never zero.
+    pub get_config_interval: Duration,
+    /// Time-out of one round of questions; never zero.
+    pub get_config_timeout: Duration,
+    /// Prometheus's data folder, as given.
+    pub tsdb_path: PathBuf,
+    /// How blocks are uploaded.
+    pub shipper: ShipperOptions,
+    /// Hash function over the files of a block.
+    pub hash_func: HashFunc,
+    /// Start of the time range that is served.
+    pub min_time: TimeOrDuration,
+    /// Where blocks are uploaded to; `None` uploads nothing.
+    pub bucket: Option<BucketConfig>,
+}
+
+/// The flags of `--shipper.*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShipperOptions {
+    /// Upload compacted blocks too.
+    pub upload_compacted: bool,
+    /// Go on although Prometheus's shortest and longest block differ.
+    pub ignore_unequal_block_size: bool,
+    /// Go on to the next block when one could not be uploaded.
+    pub allow_out_of_order_uploads: bool,
+    /// Pass over blocks that cannot be read.
+    pub skip_corrupted_blocks: bool,
+    /// Name of the list of uploaded blocks, a plain file name.
+    pub meta_file_name: String,
+    /// Files of a block that are uploaded at once, at least 1.
+    pub upload_concurrency: usize,
+}
+
+impl Config {
+    /// Checks the flags and loads what they name. `env` gives environment variables.
+    ///
+    /// `Errors:` each says which flag to change; none holds a secret.
+    pub fn from_flags(flags: SidecarFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
+        let ratio = flags.auto_gomemlimit_ratio;
+        if !(ratio > 0.0 && ratio <= 1.0) {
+            return Err(wrong("--auto-gomemlimit.ratio must be greater than 0 and less than or equal to 1.")
+                .context("failed to configure Go runtime memory limits"));
+        }
+        let positive = |flag: &str, value: GoDuration| {
+            let text = || wrong(format!("--{flag} must be greater than 0, got {value}"));
+            value.positive().ok_or_else(text)
+        };
+        if flags.tsdb_path.is_empty() {
+            return Err(wrong("--tsdb.path must not be empty"));
+        }
+        Ok(Config {
+            log_level: flags.log_level,
+            log_format: flags.log_format,
+            debug_name: flags.debug_name,
+            http_address: flags.http_address,
+            http_grace_period: flags.http_grace_period.0,
+            grpc_address: flags.grpc_address,
+            grpc_grace_period: flags.grpc_grace_period.or_zero(),
+            max_connection_age: flags.grpc_server_max_connection_age.positive(),
+            prometheus_url: flags.prometheus_url,
+            ready_timeout: flags.prometheus_ready_timeout.or_zero(),
+            get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
+            get_config_timeout: positive("prometheus.get_config_timeout", flags.prometheus_get_config_timeout)?,
+            tsdb_path: PathBuf::from(flags.tsdb_path),
+            shipper: ShipperOptions {
+                upload_compacted: flags.shipper_upload_compacted,
+                ignore_unequal_block_size: flags.shipper_ignore_unequal_block_size,
+                allow_out_of_order_uploads: flags.shipper_allow_out_of_order_uploads,
+                skip_corrupted_blocks: flags.shipper_skip_corrupted_blocks,
+                meta_file_name: file_name(flags.shipper_meta_file_name)?,
+                upload_concurrency: usize::try_from(flags.shipper_upload_concurrency).unwrap_or(1).max(1),
+            },
+            hash_func: flags.hash_func,
+            min_time: flags.min_time,
+            bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
+        })
+    }
+}
+
+fn wrong(text: impl Into<String>) -> Error {
+    Error::new(Kind::Permanent, text)
+}
+
+/// The name if it is the name of a file and not a way out of its folder.
+fn file_name(name: String) -> Result<String> {
+    let mut parts = Path::new(&name).components();
+    let is_plain =
+        matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name.as_str());
+    if is_plain && !name.contains(char::is_control) {
+        return Ok(name);
+    }
+    Err(wrong(format!("--shipper.meta-file-name must be the name of a file, without a folder, got {name:?}")))
+}
+
+fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<BucketConfig>> {
+    const CONTEXT: &str = "getting object store config";
+    let Some(loaded) = content::load("objstore.config", file, content).map_err(|err| err.context(CONTEXT))? else {
+        return Ok(None);
+    };
+    let text = content::substitute(&loaded.text, env).map_err(|err| err.context(CONTEXT))?;
+    BucketConfig::parse(&Content { text, ..loaded }).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bucket::Provider;
+    use crate::cli::parse::{Invocation, parse};
+
+    fn config(args: &[&str]) -> Result<Config> {
+        let args: Vec<String> = std::iter::once("sidecar").chain(args.iter().copied()).map(str::to_owned).collect();
+        let Invocation::Sidecar(flags) = parse("pillion", &args) else { panic!("{args:?} are not flags") };
+        let env = |name: &str| (name == "FOLDER").then(|| "/data".to_owned());
+        Config::from_flags(*flags, &env)
+    }
+
+    #[test]
+    fn defaults() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.http_address.to_string(), "0.0.0.0:10902");
+        assert_eq!(config.grpc_address.port(), 10901);
+        assert_eq!(
+            (config.http_grace_period, config.grpc_grace_period),
+            (Duration::from_secs(120), Duration::from_secs(120))
+        );
+        assert_eq!(config.max_connection_age, Some(Duration::from_secs(3600)));
+        assert_eq!(config.prometheus_url.to_string(), "http://localhost:9090");
+        assert_eq!(config.ready_timeout, Duration::from_secs(600));
+        assert_eq!(
+            (config.get_config_interval, config.get_config_timeout),
+            (Duration::from_secs(30), Duration::from_secs(30))
+        );
+        assert_eq!(config.tsdb_path, Path::new("./data"));
+        assert_eq!(config.min_time.at(0), crate::time::YEAR_ZERO_MS);
+        assert_eq!((config.bucket, config.shipper.upload_concurrency), (None, 1));
+        assert_eq!(config.shipper.meta_file_name, "thanos.shipper.json");
+    }
+
+    #[test]
+    fn zero_and_less() {
+        let config = config(&[
+            "--grpc-grace-period=-5s",
+            "--http-grace-period=0",
+            "--grpc-server-max-connection-age=0s",
+            "--prometheus.ready_timeout=-1s",
+            "--shipper.upload-concurrency=-1",
+        ])
+        .unwrap();
+        assert_eq!((config.grpc_grace_period, config.http_grace_period), (Duration::ZERO, Duration::ZERO));
+        assert_eq!((config.max_connection_age, config.ready_timeout), (None, Duration::ZERO));
+        assert_eq!(config.shipper.upload_concurrency, 1);
+        let concurrent = super::tests::config(&["--shipper.upload-concurrency=4"]).unwrap();
+        assert_eq!(concurrent.shipper.upload_concurrency, 4);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (arg, want) in [
+            ("--prometheus.get_config_interval=0s", "--prometheus.get_config_interval must be greater than 0, got 0s"),
+            (
+                "--prometheus.get_config_interval=-1m",
+                "--prometheus.get_config_interval must be greater than 0, got -1m0s",
+            ),
+            ("--prometheus.get_config_timeout=0", "--prometheus.get_config_timeout must be greater than 0, got 0s"),
+            ("--shipper.meta-file-name=", "--shipper.meta-file-name must be the name of a file"),
+            ("--shipper.meta-file-name=..", "--shipper.meta-file-name must be the name of a file"),
+            ("--shipper.meta-file-name=.", "--shipper.meta-file-name must be the name of a file"),
+            ("--shipper.meta-file-name=a/b", "--shipper.meta-file-name must be the name of a file"),
+            ("--shipper.meta-file-name=a/", "--shipper.meta-file-name must be the name of a file"),
+            ("--shipper.meta-file-name=/a", "--shipper.meta-file-name must be the name of a file"),
+            ("--tsdb.path=", "--tsdb.path must not be empty"),
+            (
+                "--auto-gomemlimit.ratio=0",
+                "failed to configure Go runtime memory limits: --auto-gomemlimit.ratio must be greater than 0 and less \
+                 than or equal to 1.",
+            ),
+            ("--auto-gomemlimit.ratio=1.1", "failed to configure Go runtime memory limits"),
+            ("--auto-gomemlimit.ratio=NaN", "failed to configure Go runtime memory limits"),
+            (
+                "--objstore.config-file=/nonexistent",
+                "getting object store config: loading file /nonexistent for objstore.config-file",
+            ),
+            (
+                "--objstore.config={type: FILESYSTEM, config: {directory: $(NOWHERE)}}",
+                "getting object store config: found reference to unset environment variable \"NOWHERE\"",
+            ),
+            (
+                "--objstore.config={type: S3}",
+                "parsing config YAML of --objstore.config: bucket with type S3 is not supported yet",
+            ),
+        ] {
+            let err = config(&[arg]).expect_err(arg).to_string();
+            assert!(err.starts_with(want), "{arg}: {err}");
+        }
+        let err = config(&["--objstore.config=a", "--objstore.config-file=b"]).unwrap_err().to_string();
+        assert_eq!(err, "getting object store config: both objstore.config-file and objstore.config flags set.");
+    }
+
+    #[test]
+    fn a_bucket_with_a_variable() {
+        let config =
+            config(&["--objstore.config={type: FILESYSTEM, config: {directory: $(FOLDER)/x}, prefix: p/}"]).unwrap();
+        let provider = Provider::Filesystem { directory: "/data/x".into() };
+        assert_eq!(config.bucket, Some(BucketConfig { prefix: "p".into(), provider }));
+        let empty = super::tests::config(&["--objstore.config="]).unwrap();
+        assert_eq!(empty.bucket, None);
+    }
+}

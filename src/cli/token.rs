@@ -1,0 +1,363 @@
+//! Splits the command line into flags with their values, by the rules of the parser that Thanos uses: what is a flag
+//! depends on the commands seen so far, a switch takes no value, `@file` stands for the file's lines, and `--` ends the
+//! flags. Reads only files that are named with `@`.
+//!
+//! `Source:` kingpin v2.4.0.
+
+use std::collections::VecDeque;
+
+use crate::cli::flags::{COMMANDS, Command, Flag, GLOBAL};
+
+/// A flag with the value it was given; of a switch `true` or `false`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The flag's row of the table.
+    pub flag: &'static Flag,
+    /// The value's text.
+    pub value: String,
+}
+
+/// A flag that asks for text instead of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// `-h`, `--help` or the `help` command.
+    Help,
+    /// `--help-long`.
+    HelpLong,
+    /// `--version`.
+    Version,
+}
+
+/// The command line, split.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    /// The command, if there is one.
+    pub command: Option<&'static Command>,
+    /// Flags in the order given.
+    pub given: Vec<Given>,
+    /// What was asked for before anything was wrong.
+    pub asked: Vec<Ask>,
+    /// What is wrong with the structure of the command line, if anything.
+    pub error: Option<String>,
+}
+
+/// Most arguments that `@file` may grow to; a file that names itself would grow for ever.
+const ARGS_MAX: usize = 100_000;
+
+enum Token {
+    /// `--name`, and the value if it came with `=`.
+    Long(String, Option<String>),
+    /// `-x`
+    Short(String),
+    Word(String),
+}
+
+/// Splits the arguments, the program's name not among them.
+pub fn split(args: &[String]) -> Tokens {
+    let mut lexer = Lexer { rest: args.iter().cloned().collect(), words_only: false, expanded: 0 };
+    let mut tokens = Tokens::default();
+    let mut help_command = false;
+    tokens.error = loop {
+        match lexer.next() {
+            Err(err) => break Some(err),
+            Ok(None) => break None,
+            Ok(Some(Token::Short(text))) if text.starts_with("-h") => {
+                tokens.asked.push(Ask::Help);
+                // Letters after the h are short flags of their own, and there are no others.
+                if let Some(other) = text.chars().nth(2) {
+                    break Some(format!("unknown short flag '-{other}'"));
+                }
+            }
+            Ok(Some(Token::Short(text))) => {
+                break Some(format!("unknown short flag '{}'", text.chars().take(2).collect::<String>()));
+            }
+            Ok(Some(Token::Long(name, value))) => {
+                if let Err(err) = long_flag(&mut tokens, &mut lexer, &name, value) {
+                    break Some(err);
+                }
+            }
+            Ok(Some(Token::Word(word))) => match tokens.command {
+                None if word == "help" && !help_command => {
+                    help_command = true;
+                    tokens.asked.push(Ask::Help);
+                }
+                None => match COMMANDS.iter().find(|command| command.name == word) {
+                    Some(command) => tokens.command = Some(command),
+                    None => break Some(format!("expected command but got {word:?}")),
+                },
+                Some(_) => break Some(format!("unexpected {word}")),
+            },
+        }
+    };
+    tokens
+}
+
+fn long_flag(tokens: &mut Tokens, lexer: &mut Lexer, name: &str, value: Option<String>) -> Result<(), String> {
+    let ask = match name {
+        "help" => Some(Ask::Help),
+        "help-long" => Some(Ask::HelpLong),
+        "version" => Some(Ask::Version),
+        _ => None,
+    };
+    if let Some(ask) = ask {
+        tokens.asked.push(ask);
+        return value.map_or(Ok(()), |value| Err(unexpected(tokens.command, &value)));
+    }
+    let known = |name: &str| {
+        let own = tokens.command.map_or(&[] as &[Flag], |command| command.flags);
+        GLOBAL.iter().chain(own).find(|flag| flag.name == name)
+    };
+    let found = known(name).map(|flag| (flag, "true"));
+    let found = found.or_else(|| known(name.strip_prefix("no-")?).filter(|flag| flag.is_bool()).map(|f| (f, "false")));
+    let Some((flag, switched)) = found else {
+        return Err(format!("unknown long flag '--{name}'{}", hint(tokens.command, name)));
+    };
+    if flag.is_bool() {
+        tokens.given.push(Given { flag, value: switched.to_owned() });
+        return value.map_or(Ok(()), |value| Err(unexpected(tokens.command, &value)));
+    }
+    let missing = || format!("expected argument for flag '--{name}'");
+    let value = match value {
+        Some(value) => value,
+        None => match lexer.next()? {
+            Some(Token::Word(word)) => word,
+            Some(Token::Long(..) | Token::Short(_)) => {
+                return Err(format!("{} (a value that begins with a dash must be given as --{name}=…)", missing()));
+            }
+            None => return Err(missing()),
+        },
+    };
+    tokens.given.push(Given { flag, value });
+    Ok(())
+}
+
+/// The error of a value that stands where none is taken; it reads as if it stood by itself.
+fn unexpected(command: Option<&Command>, value: &str) -> String {
+    match command {
+        Some(_) => format!("unexpected {value} (a switch takes no value, write --flag or --no-flag)"),
+        None => format!("expected command but got {value:?} (a switch takes no value, write --flag or --no-flag)"),
+    }
+}
+
+/// What may have been meant by an unknown flag; empty when nothing is near.
+fn hint(command: Option<&Command>, name: &str) -> String {
+    let elsewhere = COMMANDS.iter().find(|command| command.flags.iter().any(|flag| flag.name == name));
+    if let (None, Some(other)) = (command, elsewhere) {
+        return format!(" (a flag of the {0} command, it must stand after the word {0})", other.name);
+    }
+    let flags = match command {
+        Some(command) => command.flags,
+        None => COMMANDS.first().map_or(&[] as &[Flag], |command| command.flags),
+    };
+    let names = GLOBAL.iter().chain(flags).flat_map(|flag| {
+        let negated = flag.is_bool().then(|| format!("no-{}", flag.name));
+        [Some(flag.name.to_owned()), negated].into_iter().flatten()
+    });
+    let asks = ["help", "help-long", "version"].map(str::to_owned);
+    let nearest = names.chain(asks).map(|known| (distance(name, &known), known)).min();
+    match nearest {
+        Some((steps, known)) if steps <= 1 + name.len() / 6 => format!(" (did you mean --{known}?)"),
+        _ => String::new(),
+    }
+}
+
+/// Edits that turn one name into the other; the separators `.`, `_` and `-` count as the same, and a swap counts two.
+fn distance(a: &str, b: &str) -> usize {
+    let plain = |text: &str| text.to_ascii_lowercase().replace(['.', '_'], "-").into_bytes();
+    let (a, b) = (plain(a), plain(b));
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (idx, x) in a.iter().enumerate() {
+        let mut next = Vec::with_capacity(row.len());
+        next.push(idx + 1);
+        for (pair, y) in row.windows(2).zip(&b) {
+            let left = next.last().copied().unwrap_or(idx);
+            let (diagonal, up) = (pair[0], pair[1]);
+            next.push((diagonal + usize::from(x != y)).min(up + 1).min(left + 1));
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+struct Lexer {
+    rest: VecDeque<String>,
+    words_only: bool,
+    expanded: usize,
+}
+
+impl Lexer {
+    fn next(&mut self) -> Result<Option<Token>, String> {
+        while let Some(arg) = self.rest.pop_front() {
+            if self.words_only {
+                return Ok(Some(Token::Word(arg)));
+            }
+            if arg == "--" {
+                self.words_only = true;
+            } else if let Some(long) = arg.strip_prefix("--") {
+                return Ok(Some(match long.split_once('=') {
+                    Some((name, value)) => Token::Long(name.to_owned(), Some(value.to_owned())),
+                    None => Token::Long(long.to_owned(), None),
+                }));
+            } else if arg.starts_with('-') {
+                return Ok(Some(Token::Short(arg)));
+            } else if let Some(path) = arg.strip_prefix('@') {
+                self.expand(path)?;
+            } else {
+                return Ok(Some(Token::Word(arg)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Puts the file's lines in front of what is left; blank lines and those that begin with `#` do not count.
+    fn expand(&mut self, path: &str) -> Result<(), String> {
+        let text = std::fs::read_to_string(path).map_err(|err| format!("reading arguments from file {path}: {err}"))?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).collect();
+        self.expanded += lines.len() + 1;
+        if self.expanded > ARGS_MAX {
+            return Err(format!("reading arguments from file {path}: more than {ARGS_MAX} arguments"));
+        }
+        for line in lines.into_iter().rev() {
+            self.rest.push_front(line.to_owned());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the arguments are split into, as `command name=value …`, or the error.
+    fn show(args: &str) -> String {
+        let args: Vec<String> = args.split(' ').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
+        let tokens = split(&args);
+        let given: Vec<String> =
+            tokens.given.iter().map(|given| format!("{}={}", given.flag.name, given.value)).collect();
+        match tokens.error {
+            Some(err) => err,
+            None => format!("{}: {}", tokens.command.map_or("none", |command| command.name), given.join(" ")),
+        }
+    }
+
+    #[test]
+    fn flags_with_values() {
+        for (args, want) in [
+            ("sidecar", "sidecar: "),
+            ("", "none: "),
+            ("sidecar --tsdb.path=/x", "sidecar: tsdb.path=/x"),
+            ("sidecar --tsdb.path /x", "sidecar: tsdb.path=/x"),
+            ("sidecar --tsdb.path=", "sidecar: tsdb.path="),
+            ("sidecar --tsdb.path=a=b", "sidecar: tsdb.path=a=b"),
+            ("sidecar --tsdb.path=--x", "sidecar: tsdb.path=--x"),
+            ("sidecar --tsdb.path=@x", "sidecar: tsdb.path=@x"),
+            ("sidecar --tsdb.path=help", "sidecar: tsdb.path=help"),
+            ("--log.level=debug sidecar", "sidecar: log.level=debug"),
+            ("sidecar --log.level debug --debug.name x", "sidecar: log.level=debug debug.name=x"),
+            ("sidecar --shipper.upload-compacted", "sidecar: shipper.upload-compacted=true"),
+            ("sidecar --no-shipper.upload-compacted", "sidecar: shipper.upload-compacted=false"),
+            ("--no-enable-auto-gomemlimit sidecar", "sidecar: enable-auto-gomemlimit=false"),
+            ("sidecar --reloader.rule-dir=a --reloader.rule-dir b", "sidecar: reloader.rule-dir=a reloader.rule-dir=b"),
+            ("-- sidecar", "sidecar: "),
+            ("series --store=x --match={a=\"b\"} --start=-1h", "series: store=x match={a=\"b\"} start=-1h"),
+        ] {
+            assert_eq!(show(args), want, "{args}");
+        }
+    }
+
+    #[test]
+    fn structural_errors() {
+        for (args, want) in [
+            ("sidecar --foo", "unknown long flag '--foo'"),
+            ("sidecar --foo=secret", "unknown long flag '--foo'"),
+            ("sidecar --no-tsdb.path", "unknown long flag '--no-tsdb.path' (did you mean --tsdb.path?)"),
+            ("sidecar --tsdb-path=/x", "unknown long flag '--tsdb-path' (did you mean --tsdb.path?)"),
+            ("sidecar --tsbd.path=/x", "unknown long flag '--tsbd.path' (did you mean --tsdb.path?)"),
+            (
+                "sidecar --objstore.config_file=x",
+                "unknown long flag '--objstore.config_file' (did you mean --objstore.config-file?)",
+            ),
+            (
+                "sidecar --no-shipper.upload_compacted",
+                "unknown long flag '--no-shipper.upload_compacted' (did you mean --no-shipper.upload-compacted?)",
+            ),
+            ("sidecar --versoin", "unknown long flag '--versoin' (did you mean --version?)"),
+            (
+                "--tsdb.path=/x sidecar",
+                "unknown long flag '--tsdb.path' (a flag of the sidecar command, it must stand after the word sidecar)",
+            ),
+            ("sidecar -tsdb.path=/x", "unknown short flag '-t'"),
+            ("sidecar -", "unknown short flag '-'"),
+            ("sidecar -hx", "unknown short flag '-x'"),
+            ("sidecar --tsdb.path", "expected argument for flag '--tsdb.path'"),
+            ("sidecar --tsdb.path --", "expected argument for flag '--tsdb.path'"),
+            (
+                "sidecar --tsdb.path --log.level=info",
+                "expected argument for flag '--tsdb.path' (a value that begins with a dash must be given as --tsdb.path=…)",
+            ),
+            (
+                "sidecar --min-time -1d",
+                "expected argument for flag '--min-time' (a value that begins with a dash must be given as --min-time=…)",
+            ),
+            (
+                "sidecar --shipper.upload-compacted=true",
+                "unexpected true (a switch takes no value, write --flag or --no-flag)",
+            ),
+            (
+                "sidecar --no-shipper.upload-compacted=true",
+                "unexpected true (a switch takes no value, write --flag or --no-flag)",
+            ),
+            ("sidecar --shipper.upload-compacted true", "unexpected true"),
+            (
+                "--enable-auto-gomemlimit=true sidecar",
+                "expected command but got \"true\" (a switch takes no value, write --flag or --no-flag)",
+            ),
+            ("sidecar --version=1", "unexpected 1 (a switch takes no value, write --flag or --no-flag)"),
+            ("sidecar more", "unexpected more"),
+            ("sidecar sidecar", "unexpected sidecar"),
+            ("sidecar -- --log.level=info", "unexpected --log.level=info"),
+            ("query", "expected command but got \"query\""),
+            (
+                "sidecar @/nonexistent/args",
+                "reading arguments from file /nonexistent/args: No such file or directory (os error 2)",
+            ),
+        ] {
+            assert_eq!(show(args), want, "{args}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_is_noted_up_to_the_first_error() {
+        for (args, want) in [
+            ("--version", &[Ask::Version] as &[Ask]),
+            ("sidecar -h --help-long", &[Ask::Help, Ask::HelpLong]),
+            ("help sidecar", &[Ask::Help]),
+            ("--foo --version", &[]),
+            ("--version --foo", &[Ask::Version]),
+        ] {
+            let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+            assert_eq!(split(&args).asked, want, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_stands_for_its_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("args");
+        std::fs::write(&path, "# comment\nsidecar\n\n  \n--tsdb.path\n/with space\n--log.level=debug\n").unwrap();
+        let tokens = split(&[format!("@{}", path.display()), "--debug.name=x".to_owned()]);
+        let given: Vec<(&str, &str)> =
+            tokens.given.iter().map(|given| (given.flag.name, given.value.as_str())).collect();
+        assert_eq!(tokens.error, None);
+        assert_eq!(given, [("tsdb.path", "/with space"), ("log.level", "debug"), ("debug.name", "x")]);
+    }
+
+    #[test]
+    fn a_file_that_names_itself_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("args");
+        std::fs::write(&path, format!("@{}\n", path.display())).unwrap();
+        let err = split(&[format!("@{}", path.display())]).error.unwrap();
+        assert!(err.contains("more than 100000 arguments"), "{err}");
+    }
+}

@@ -1,0 +1,180 @@
+//! From a call's thread to gRPC's completion queue: a queue bounded in bytes, and a future that drains it.
+//!
+//! The thread blocks when the client is slower than it is; the future notices a client that went away even while nothing
+//! is being sent, wakes the thread and runs its hook. Small messages cost no hand-over of threads each.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::Sink;
+use grpcio::{GrpcSlice, RpcStatus, RpcStatusCode, ServerStreamingSink, WriteFlags};
+
+use crate::error::Result;
+use crate::limits;
+use crate::store::series::{Outlet, gone};
+
+type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// The thread's end. Clones share the queue.
+#[derive(Clone)]
+pub struct Bridge(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when bytes left the queue and when the client is gone.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<GrpcSlice>,
+    queued_bytes: usize,
+    end: Option<RpcStatus>,
+    gone: bool,
+    waker: Option<Waker>,
+    hook: Option<Hook>,
+    n_sent: u64,
+}
+
+impl Bridge {
+    /// An empty bridge.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Bridge(Arc::new(Shared { state: Mutex::new(State::default()), room: Condvar::new() }))
+    }
+
+    /// Ends the call with `status` once everything queued is sent. Harmless when the call has ended.
+    pub fn finish(&self, status: RpcStatus) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.end = Some(status);
+        }
+        wake(state);
+    }
+
+    /// Puts `message` in place of whatever is still queued, without ever blocking: for states, of which only the newest
+    /// matters.
+    pub fn replace(&self, message: Vec<u8>) {
+        let mut state = self.lock();
+        if state.gone {
+            return;
+        }
+        state.queue.clear();
+        state.queued_bytes = message.len();
+        state.queue.push_back(GrpcSlice::from(message));
+        wake(state);
+    }
+
+    /// Whether the client went away.
+    pub fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
+    /// How many messages were queued so far.
+    pub fn n_sent(&self) -> u64 {
+        self.lock().n_sent
+    }
+
+    /// The future that moves messages into `sink`; to be spawned on the completion queue.
+    pub async fn drain(self, mut sink: ServerStreamingSink<GrpcSlice>) {
+        match std::future::poll_fn(|cx| self.poll_drain(cx, &mut sink)).await {
+            None => {}
+            // Nobody is left to tell when these fail.
+            Some(status) if status.code() == RpcStatusCode::OK => {
+                let _ = std::future::poll_fn(|cx| Pin::new(&mut sink).poll_close(cx)).await;
+            }
+            Some(status) => {
+                let _ = sink.fail(status).await;
+            }
+        }
+        self.client_gone();
+    }
+
+    /// Ready with the final status when everything is sent, or with nothing when the client is gone.
+    fn poll_drain(&self, cx: &mut Context<'_>, sink: &mut ServerStreamingSink<GrpcSlice>) -> Poll<Option<RpcStatus>> {
+        loop {
+            // Registers for the client's departure too.
+            match Pin::new(&mut *sink).poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+            let (message, more) = {
+                let mut state = self.lock();
+                let Some(message) = state.queue.pop_front() else {
+                    if let Some(status) = state.end.take() {
+                        return Poll::Ready(Some(status));
+                    }
+                    state.waker = Some(cx.waker().clone());
+                    return Poll::Pending;
+                };
+                state.queued_bytes -= message.len();
+                self.0.room.notify_one();
+                (message, !state.queue.is_empty())
+            };
+            // With more to come the core may gather messages before it writes.
+            let flags = WriteFlags::default().buffer_hint(more);
+            if Pin::new(&mut *sink).start_send((message, flags)).is_err() {
+                return Poll::Ready(None);
+            }
+        }
+    }
+
+    /// The call is over for the client: wakes a blocked sender and runs the hook.
+    fn client_gone(&self) {
+        let hook = {
+            let mut state = self.lock();
+            state.gone = true;
+            state.queue.clear();
+            state.queued_bytes = 0;
+            state.hook.take()
+        };
+        self.0.room.notify_all();
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outlet for Bridge {
+    fn send(&self, message: Vec<u8>) -> Result<()> {
+        let mut state = self.lock();
+        while state.queued_bytes >= limits::BRIDGE_BYTES && !state.gone {
+            state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.gone {
+            return Err(gone());
+        }
+        state.queued_bytes += message.len();
+        state.n_sent += 1;
+        // Taken over without a copy when its capacity is its length.
+        state.queue.push_back(GrpcSlice::from(message));
+        wake(state);
+        Ok(())
+    }
+
+    fn on_gone(&self, hook: Hook) {
+        let mut state = self.lock();
+        if state.gone {
+            drop(state);
+            hook();
+        } else {
+            state.hook = Some(hook);
+        }
+    }
+}
+
+/// Wakes the draining future, outside the lock.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

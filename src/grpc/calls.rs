@@ -1,0 +1,98 @@
+//! What every call has in common: its metrics, its status, the net under its panics.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use grpcio::{RpcStatus, RpcStatusCode};
+
+use crate::error::{Error, Kind, Result};
+use crate::grpc::bridge::Bridge;
+use crate::metrics::{GRPC_CODES, GrpcMetrics};
+use crate::supervisor::panic_text;
+
+/// Type, service and method, as the metrics name them.
+pub type Name = (&'static str, &'static str, &'static str);
+
+/// A call that began. Its end is recorded once, as `Canceled` when it is dropped without one.
+pub struct Call {
+    metrics: GrpcMetrics,
+    name: Name,
+    begun: Instant,
+    ended: bool,
+}
+
+impl Call {
+    /// Counts the start of a call and its request.
+    pub fn begin(metrics: &GrpcMetrics, name: Name) -> Self {
+        let labels = [name.0, name.1, name.2];
+        metrics.started.with_label_values(&labels).inc();
+        metrics.msg_received.with_label_values(&labels).inc();
+        Call { metrics: metrics.clone(), name, begun: Instant::now(), ended: false }
+    }
+
+    /// Counts the end.
+    pub fn end(mut self, code: RpcStatusCode, n_sent: u64) {
+        self.record(code, n_sent);
+    }
+
+    fn record(&mut self, code: RpcStatusCode, n_sent: u64) {
+        self.ended = true;
+        let labels = [self.name.0, self.name.1, self.name.2];
+        let code = usize::try_from(i32::from(code)).ok().and_then(|code| GRPC_CODES.get(code)).unwrap_or(&"Unknown");
+        self.metrics.msg_sent.with_label_values(&labels).inc_by(n_sent);
+        self.metrics.handled.with_label_values(&[labels[0], labels[1], labels[2], code]).inc();
+        self.metrics.handling_seconds.with_label_values(&labels).observe(self.begun.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.record(RpcStatusCode::CANCELLED, 0);
+        }
+    }
+}
+
+/// Runs a call's work and ends the call with what came of it; a panic becomes INTERNAL and harms nothing else.
+pub fn run(
+    call: Call,
+    bridge: &Bridge,
+    deadline_exceeded: impl Fn() -> bool,
+    work: impl FnOnce(&Bridge) -> Result<()>,
+) {
+    let metrics = call.metrics.clone();
+    let method = call.name.2;
+    let outcome = catch_unwind(AssertUnwindSafe(|| if bridge.is_gone() { Ok(()) } else { work(bridge) }));
+    let status = match outcome {
+        _ if bridge.is_gone() && deadline_exceeded() => {
+            RpcStatus::with_message(RpcStatusCode::DEADLINE_EXCEEDED, "deadline exceeded".into())
+        }
+        _ if bridge.is_gone() => RpcStatus::with_message(RpcStatusCode::CANCELLED, "the client went away".into()),
+        Ok(Ok(())) => RpcStatus::ok(),
+        Ok(Err(err)) => {
+            log::debug!(method = method, err = err.to_string(); "call failed");
+            status(&err)
+        }
+        Err(panic) => {
+            let text = panic_text(&*panic);
+            metrics.panics_recovered.inc();
+            log::error!(method = method, panic = text; "recovered from panic");
+            RpcStatus::with_message(RpcStatusCode::INTERNAL, format!("internal error: {text}"))
+        }
+    };
+    call.end(status.code(), bridge.n_sent());
+    bridge.finish(status);
+}
+
+/// The status that says what an error was.
+pub fn status(err: &Error) -> RpcStatus {
+    let code = match err.kind() {
+        Kind::BadRequest => RpcStatusCode::INVALID_ARGUMENT,
+        Kind::Limit => RpcStatusCode::RESOURCE_EXHAUSTED,
+        Kind::NotFound => RpcStatusCode::NOT_FOUND,
+        Kind::Retry => RpcStatusCode::UNAVAILABLE,
+        Kind::Stopped => RpcStatusCode::CANCELLED,
+        Kind::Permanent | Kind::Corrupt => RpcStatusCode::INTERNAL,
+    };
+    RpcStatus::with_message(code, err.to_string())
+}

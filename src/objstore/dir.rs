@@ -1,0 +1,282 @@
+//! The FILESYSTEM bucket: a folder in which an object appears whole or not at all, also across a power cut.
+//!
+//! An object is written into [`TEMP_DIR`] inside the bucket, synced, and renamed to its name; then the folder that
+//! holds it is synced, as is every folder that had to be created for it. A crash can leave temporary files, which can
+//! never be listed as objects; they are swept when the bucket is opened. Another daemon may use the same folder: a
+//! temporary file is locked while it is written, and a locked one is not swept.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Bucket, check_dir_name, check_name};
+use crate::error::{Context, Error, Kind, Result};
+use crate::files::{self, Disk, Writer};
+use crate::limits;
+use crate::supervisor::Stop;
+
+/// Where objects are written before they have their name; no object may be called so.
+pub const TEMP_DIR: &str = ".pillion-tmp";
+
+/// Tells apart the temporary files of one process.
+static TEMP_IDX: AtomicU64 = AtomicU64::new(0);
+
+/// A folder used as a bucket.
+pub struct DirBucket {
+    root: PathBuf,
+    name: String,
+    disk: Disk,
+}
+
+impl DirBucket {
+    /// The bucket in `dir`, which is created with the first upload; sweeps what a crash left behind.
+    ///
+    /// `Errors:` when `dir` is something else than a folder.
+    pub fn open(dir: &Path, disk: Disk) -> Result<Self> {
+        let root = files::absolute(dir)?;
+        if root.exists() && !root.is_dir() {
+            return Err(Error::new(Kind::Permanent, format!("{} is not a folder", root.display())));
+        }
+        let bucket = DirBucket { name: format!("fs: {}", root.display()), root, disk };
+        if let Err(err) = bucket.sweep() {
+            log::warn!(bucket = bucket.name.as_str(), err = err.to_string(); "sweeping temporary files failed");
+        }
+        Ok(bucket)
+    }
+
+    fn sweep(&self) -> Result<()> {
+        let dir = self.root.join(TEMP_DIR);
+        let entries = match self.disk.list(&dir) {
+            Err(err) if err.kind() == Kind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            let path = dir.join(&entry.name);
+            let locked = std::fs::File::open(&path)
+                .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
+            if !locked {
+                self.disk.remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, object: &str) -> Result<PathBuf> {
+        check_name(object)?;
+        if object.split('/').next() == Some(TEMP_DIR) {
+            return Err(Error::new(Kind::BadRequest, format!("{object:?} is not an object name")));
+        }
+        Ok(self.root.join(object))
+    }
+
+    /// Writes an object with `fill` and gives it its name.
+    fn store<T>(&self, object: &str, stop: &Stop, fill: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        stop.check()?;
+        let path = self.path(object)?;
+        let temp_dir = self.root.join(TEMP_DIR);
+        self.disk.create_dirs_synced(&temp_dir)?;
+        let temp_idx = TEMP_IDX.fetch_add(1, Ordering::Relaxed);
+        let temp = temp_dir.join(format!("{}-{temp_idx}", std::process::id()));
+        let stored = self.write_temp(&temp, fill).and_then(|value| {
+            stop.check()?;
+            self.disk.create_dirs_synced(files::parent(&path))?;
+            self.disk.rename(&temp, &path)?;
+            Ok(value)
+        });
+        if stored.is_err() {
+            let _ = self.disk.remove_file(&temp);
+        }
+        let value = stored?;
+        self.disk.sync_dir(files::parent(&path))?;
+        Ok(value)
+    }
+
+    fn write_temp<T>(&self, temp: &Path, fill: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        let mut writer = self.disk.create_new(temp).or_else(|err| {
+            // The name of a file that a process of the same number left behind: nobody writes to it any more.
+            if self.disk.remove_file(temp).is_ok() { self.disk.create_new(temp) } else { Err(err) }
+        })?;
+        // Where locks are not to be had, another daemon that starts just now can sweep this file; the rename then
+        // fails and the next tick uploads again.
+        let _ = writer.lock();
+        let value = fill(&mut writer)?;
+        writer.sync()?;
+        Ok(value)
+    }
+
+    /// Whether a folder holds an object, at any depth.
+    fn holds_objects(&self, dir: &Path) -> Result<bool> {
+        for entry in self.disk.list(dir)? {
+            if entry.kind.is_file() || (entry.kind.is_dir() && self.holds_objects(&dir.join(&entry.name))?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Bucket for DirBucket {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
+        stop.check()?;
+        match self.disk.stat_link(&self.path(object)?) {
+            Err(err) if err.kind() == Kind::NotFound => Ok(false),
+            found => Ok(found?.is_file()),
+        }
+    }
+
+    fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
+        stop.check()?;
+        self.disk.read(&self.path(object)?, limits::META_BYTES_MAX)
+    }
+
+    fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
+        let dir = check_dir_name(dir)?;
+        let path = if dir.is_empty() { self.root.clone() } else { self.path(dir)? };
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let mut names = Vec::new();
+        match self.disk.list(&path) {
+            Err(err) if err.kind() == Kind::NotFound => {}
+            Err(err) => return Err(err),
+            Ok(entries) => {
+                for entry in entries {
+                    stop.check()?;
+                    if entry.kind.is_file() {
+                        names.push(format!("{prefix}{}", entry.name));
+                    } else if entry.kind.is_dir()
+                        && !(dir.is_empty() && entry.name == TEMP_DIR)
+                        && self.holds_objects(&path.join(&entry.name))?
+                    {
+                        names.push(format!("{prefix}{}/", entry.name));
+                    }
+                }
+            }
+        }
+        names.sort();
+        for name in names {
+            stop.check()?;
+            each(&name)?;
+        }
+        Ok(())
+    }
+
+    fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
+        let mut reader = self.disk.open(file)?;
+        self.store(object, stop, |writer| {
+            reader.for_each(|buffer| {
+                stop.check()?;
+                writer.write(buffer)
+            })
+        })
+        .context(|| format!("upload {object}"))
+    }
+
+    fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
+        self.store(object, stop, |writer| writer.write(bytes)).context(|| format!("upload {object}"))
+    }
+
+    fn delete(&self, object: &str, stop: &Stop) -> Result<()> {
+        stop.check()?;
+        let path = self.path(object)?;
+        self.disk.remove_file(&path)?;
+        // Folders that are empty now go too, as in a store that knows no folders; the first that is not ends the climb.
+        let mut dir = files::parent(&path);
+        while dir != self.root && self.disk.remove_dir(dir).is_ok() {
+            dir = files::parent(dir);
+        }
+        self.disk.sync_dir(dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Op;
+    use crate::supervisor::stop_pair;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn leftovers_are_swept_unless_somebody_writes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let temp_dir = dir.path().join(TEMP_DIR);
+        std::fs::create_dir(&temp_dir).unwrap();
+        std::fs::write(temp_dir.join("1-0"), b"left").unwrap();
+        let busy = Disk::real().create_new(&temp_dir.join("2-0")).unwrap();
+        assert!(busy.lock());
+        let (_stopper, stop) = stop_pair().unwrap();
+        let bucket = DirBucket::open(dir.path(), Disk::real()).unwrap();
+        let mut seen = Vec::new();
+        bucket.iter("", &mut |name| Ok(seen.push(name.to_owned())), &stop).unwrap();
+        assert!(seen.is_empty(), "{seen:?}");
+        assert!(!temp_dir.join("1-0").exists() && temp_dir.join("2-0").exists());
+        assert!(bucket.exists(&format!("{TEMP_DIR}/2-0"), &stop).is_err());
+        bucket.iter(TEMP_DIR, &mut |_| Ok(()), &stop).unwrap_err();
+    }
+
+    #[test]
+    fn content_is_synced_before_its_name_and_every_new_folder_into_its_parent() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("b");
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&seen);
+        let disk = Disk::watched(move |step| {
+            log.lock().unwrap().push((step.op, step.path.to_owned()));
+            Ok(())
+        });
+        let (_stopper, stop) = stop_pair().unwrap();
+        let bucket = DirBucket::open(&root, disk).unwrap();
+        seen.lock().unwrap().clear();
+        bucket.upload_bytes("x/y", b"1", &stop).unwrap();
+        let steps = seen.lock().unwrap();
+        let temp = steps.iter().find(|(op, _)| *op == Op::Create).unwrap().1.clone();
+        assert_eq!(
+            *steps,
+            [
+                (Op::CreateDir, root.clone()),
+                (Op::SyncDir, dir.path().to_owned()),
+                (Op::CreateDir, root.join(TEMP_DIR)),
+                (Op::SyncDir, root.clone()),
+                (Op::Create, temp.clone()),
+                (Op::Write, temp.clone()),
+                (Op::SyncFile, temp.clone()),
+                (Op::CreateDir, root.join("x")),
+                (Op::SyncDir, root.clone()),
+                (Op::Rename, temp),
+                (Op::SyncDir, root.join("x")),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_stop_ends_a_copy_between_buffers_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, root) = (dir.path().join("file"), dir.path().join("b"));
+        std::fs::write(&file, vec![7; 3 * limits::COPY_BUFFER_BYTES]).unwrap();
+        let (stopper, stop) = stop_pair().unwrap();
+        let n_writes = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&n_writes);
+        let disk = Disk::watched(move |step| {
+            if step.op == Op::Write {
+                count.fetch_add(1, Ordering::SeqCst);
+                stopper.stop();
+            }
+            Ok(())
+        });
+        let bucket = DirBucket::open(&root, disk).unwrap();
+        let err = bucket.upload("x/y", &file, &stop).unwrap_err();
+        assert_eq!((err.kind(), n_writes.load(Ordering::SeqCst)), (Kind::Stopped, 1));
+        assert!(!root.join("x").exists());
+        assert_eq!(std::fs::read_dir(root.join(TEMP_DIR)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_not_a_bucket() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"x").unwrap();
+        let err = DirBucket::open(&file, Disk::real()).err().unwrap();
+        assert!(err.to_string().ends_with("file is not a folder"), "{err}");
+    }
+}

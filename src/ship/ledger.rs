@@ -1,0 +1,284 @@
+//! `thanos.shipper.json`: the blocks that are done with, for us and for Prometheus.
+//!
+//! Prometheus may read this file too (`--storage.tsdb.delay-compact-file.path`): it compacts no block of level 1 that
+//! is not listed, and it compacts freely when the file is missing or unreadable. So the file exists before anything
+//! else happens, is only ever replaced by a rename, and also lists blocks that will not be shipped (empty ones and
+//! unreadable ones), or else local compaction would stop at the first of them for good.
+//!
+//! Listed blocks that are *not* in the bucket are named a second time in a member of our own, which readers of the
+//! file ignore. Without it a restart could not tell them from uploaded blocks, and a block that was repaired would
+//! never be shipped; asking the bucket instead would bring back blocks that the compactor has removed there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::json::{self, Json, Object};
+use super::ulid::Ulid;
+use crate::error::{Context, Error, Kind, Result};
+use crate::files::Disk;
+use crate::limits;
+
+/// The member that names listed blocks which are not in the bucket; absent when there are none.
+const UNSHIPPED: &str = "pillion_unshipped";
+
+/// A block that is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Which block.
+    pub ulid: Ulid,
+    /// Whether it is in the bucket, or was once; false for a block that is listed for Prometheus alone.
+    pub shipped: bool,
+}
+
+/// The ledger and the file that holds it.
+pub struct Ledger {
+    path: PathBuf,
+    disk: Disk,
+    /// Blocks in the order in which the file lists them.
+    listed: Vec<Listed>,
+    /// What the file is known to hold; `None` if it has to be written whatever it holds.
+    on_disk: Option<Vec<u8>>,
+}
+
+impl Ledger {
+    /// Reads the ledger, and creates it empty if it is missing or unreadable.
+    ///
+    /// `Errors:` none; a file that cannot be written now is written with the next [`Ledger::save`], and that is logged.
+    pub fn open(path: &Path, disk: Disk) -> Self {
+        let mut ledger = Ledger { path: path.to_owned(), disk, listed: Vec::new(), on_disk: None };
+        ledger.load();
+        if let Err(err) = ledger.save() {
+            log::warn!(err = err.to_string(); "updating meta file failed");
+        }
+        ledger
+    }
+
+    /// Reads the file again, for an operator may have edited or removed it. A missing file is an empty ledger; of one
+    /// that cannot be read or understood nothing is believed, and what was known before stays. While a save is owed,
+    /// the file is older than what is known, and is not read.
+    pub fn reload(&mut self) {
+        if self.on_disk.is_some() {
+            self.load();
+        }
+    }
+
+    fn load(&mut self) {
+        match read(&self.disk, &self.path) {
+            Ok((listed, bytes)) => {
+                self.listed = listed;
+                self.on_disk = Some(bytes);
+            }
+            Err(err) if err.kind() == Kind::NotFound => {
+                log::info!("no meta file found, creating empty meta data to write later");
+                self.listed.clear();
+                self.on_disk = None;
+            }
+            Err(err) => {
+                log::error!(err = err.to_string(); "failed to read meta file, creating empty meta data to write later");
+                self.on_disk = None;
+            }
+        }
+    }
+
+    /// What is known of a block.
+    pub fn entry(&self, ulid: Ulid) -> Option<Listed> {
+        self.listed.iter().find(|listed| listed.ulid == ulid).copied()
+    }
+
+    /// All listed blocks, in order.
+    pub fn listed(&self) -> &[Listed] {
+        &self.listed
+    }
+
+    /// Replaces the list; it reaches the disk with [`Ledger::save`].
+    pub fn set(&mut self, listed: Vec<Listed>) {
+        self.listed = listed;
+    }
+
+    /// Writes the file if that changes it; whether it did.
+    pub fn save(&mut self) -> Result<bool> {
+        let bytes = write(&self.listed);
+        if self.on_disk.as_ref() == Some(&bytes) {
+            return Ok(false);
+        }
+        // Not known until the write is through: it may fail after the rename.
+        self.on_disk = None;
+        self.disk.replace(&self.path, &bytes).context(|| "write meta file")?;
+        self.on_disk = Some(bytes);
+        Ok(true)
+    }
+}
+
+fn read(disk: &Disk, path: &Path) -> Result<(Vec<Listed>, Vec<u8>)> {
+    let bytes = disk.read(path, limits::META_BYTES_MAX).context(|| format!("failed to read {}", path.display()))?;
+    let listed = parse(path, &bytes)?;
+    Ok((listed, bytes))
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Listed>> {
+    let no_ledger = |err: Error| {
+        let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(256)).unwrap_or_default()).into_owned();
+        err.context(format!("failed to parse {} as JSON: {text:?}", path.display()))
+    };
+    let corrupt = |text: &str| Error::new(Kind::Corrupt, text);
+    let Json::Object(root) = json::parse(bytes).map_err(no_ledger)? else {
+        return Err(no_ledger(corrupt("not an object")));
+    };
+    match root.value("version") {
+        Some(Json::Number(version)) if version == "1" => {}
+        Some(Json::Number(version)) => return Err(corrupt(&format!("unexpected meta file version {version}"))),
+        _ => return Err(corrupt("unexpected meta file version 0")),
+    }
+    let names = |member: &str| match root.value(member) {
+        None | Some(Json::Null) => Ok(Vec::new()),
+        Some(Json::Array(items)) => items
+            .iter()
+            .map(|item| match item {
+                Json::Text(text) => Ulid::parse(text).ok_or_else(|| no_ledger(corrupt("not a ULID"))),
+                _ => Err(no_ledger(corrupt("not a text"))),
+            })
+            .collect(),
+        Some(_) => Err(no_ledger(corrupt("not a list"))),
+    };
+    let unshipped: BTreeSet<Ulid> = names(UNSHIPPED)?.into_iter().collect();
+    let listed = names("uploaded")?;
+    Ok(listed.into_iter().map(|ulid| Listed { ulid, shipped: !unshipped.contains(&ulid) }).collect())
+}
+
+/// The file as Thanos writes it; see [`UNSHIPPED`] for the one addition.
+fn write(listed: &[Listed]) -> Vec<u8> {
+    let names = |wanted: &dyn Fn(&Listed) -> bool| -> Vec<Json> {
+        listed.iter().filter(|listed| wanted(listed)).map(|listed| Json::text(listed.ulid.as_str())).collect()
+    };
+    let mut root = Object::default();
+    root.set("version", Json::number(1));
+    let all = names(&|_| true);
+    root.set("uploaded", if all.is_empty() { Json::Null } else { Json::Array(all) });
+    let unshipped = names(&|listed| !listed.shipped);
+    if !unshipped.is_empty() {
+        root.set(UNSHIPPED, Json::Array(unshipped));
+    }
+    json::write(&Json::Object(root)).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Op;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn ulid(n: u32) -> Ulid {
+        Ulid::parse(&format!("{n:026}")).unwrap()
+    }
+
+    #[test]
+    fn a_missing_ledger_is_created_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let ledger = Ledger::open(&path, Disk::real());
+        assert!(ledger.listed().is_empty());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\n\t\"version\": 1,\n\t\"uploaded\": null\n}\n");
+    }
+
+    #[test]
+    fn blocks_are_listed_in_thanoss_form_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let mut ledger = Ledger::open(&path, Disk::real());
+        ledger.set(vec![Listed { ulid: ulid(1), shipped: true }, Listed { ulid: ulid(2), shipped: true }]);
+        assert!(ledger.save().unwrap());
+        assert!(!ledger.save().unwrap());
+        let (one, two) = (ulid(1), ulid(2));
+        let expected = format!("{{\n\t\"version\": 1,\n\t\"uploaded\": [\n\t\t\"{one}\",\n\t\t\"{two}\"\n\t]\n}}\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
+
+        ledger.set(vec![Listed { ulid: ulid(1), shipped: true }, Listed { ulid: ulid(2), shipped: false }]);
+        assert!(ledger.save().unwrap());
+        let again = Ledger::open(&path, Disk::real());
+        assert_eq!(again.listed(), ledger.listed());
+        assert_eq!(again.entry(ulid(2)), Some(Listed { ulid: ulid(2), shipped: false }));
+        assert_eq!(again.entry(ulid(3)), None);
+    }
+
+    #[test]
+    fn an_unchanged_ledger_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let n_renames = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&n_renames);
+        let disk = Disk::watched(move |step| {
+            assert!(step.op != Op::RemoveFile, "{step:?}");
+            count.fetch_add(usize::from(step.op == Op::Rename), Ordering::SeqCst);
+            Ok(())
+        });
+        let mut ledger = Ledger::open(&path, disk.clone());
+        ledger.reload();
+        ledger.save().unwrap();
+        let mut ledger = Ledger::open(&path, disk);
+        ledger.set(vec![Listed { ulid: ulid(1), shipped: true }]);
+        ledger.save().unwrap();
+        ledger.save().unwrap();
+        assert_eq!(n_renames.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn garbage_is_replaced_and_said_in_thanoss_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let shown = path.display();
+        for (content, expected) in [
+            ("{", format!("failed to parse {shown} as JSON: \"{{\": unexpected end of JSON input")),
+            (r#"{"version":2}"#, "unexpected meta file version 2".to_owned()),
+            (r#"{"version":1,"uploaded":["x"]}"#, String::new()),
+            ("\0\0\0", String::new()),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let err = read(&Disk::real(), &path).unwrap_err();
+            assert!(expected.is_empty() || err.to_string() == expected, "{err}");
+            assert!(Ledger::open(&path, Disk::real()).listed().is_empty());
+            assert!(read(&Disk::real(), &path).is_ok());
+        }
+        std::fs::remove_file(&path).unwrap();
+        let err = read(&Disk::real(), &path).unwrap_err();
+        assert_eq!(err.to_string(), format!("failed to read {shown}: open {shown}: no such file or directory"));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let full = Arc::new(AtomicUsize::new(0));
+        let flag = Arc::clone(&full);
+        let disk = Disk::watched(move |step| match (step.op, flag.load(Ordering::SeqCst)) {
+            (Op::Write, 1) => Err(std::io::Error::from_raw_os_error(28)),
+            _ => Ok(()),
+        });
+        let mut ledger = Ledger::open(&path, disk);
+        full.store(1, Ordering::SeqCst);
+        ledger.set(vec![Listed { ulid: ulid(1), shipped: true }]);
+        ledger.save().unwrap_err();
+        ledger.reload();
+        assert_eq!(ledger.listed().len(), 1);
+        full.store(0, Ordering::SeqCst);
+        assert!(ledger.save().unwrap());
+        assert_eq!(Ledger::open(&path, Disk::real()).listed().len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_breaks_while_we_run_loses_nothing_and_one_that_is_removed_is_a_reset() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let mut ledger = Ledger::open(&path, Disk::real());
+        ledger.set(vec![Listed { ulid: ulid(1), shipped: true }]);
+        ledger.save().unwrap();
+        std::fs::write(&path, "").unwrap();
+        ledger.reload();
+        assert!(ledger.save().unwrap());
+        assert_eq!(ledger.listed().len(), 1);
+        std::fs::remove_file(&path).unwrap();
+        ledger.reload();
+        assert!(ledger.save().unwrap());
+        assert!(ledger.listed().is_empty());
+    }
+}

@@ -1,0 +1,551 @@
+//! meta.json: what Prometheus wrote, checked, and the same with the Thanos section, as Thanos writes it. Pure.
+//!
+//! Known members come first, in Thanos's order, and are left out where Thanos leaves them out. `Differs:` members that
+//! Thanos does not know are kept, at every level, after the known ones and in the order in which they stood; numbers
+//! keep their spelling (D-29).
+
+use std::collections::BTreeMap;
+
+use super::json::{self, Json, Object};
+use super::ulid::Ulid;
+use crate::error::{Context, Error, Kind, Result};
+use crate::labels::Labels;
+
+/// `upload_time` of a block that was not uploaded: Go's zero time.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// A block's meta.json.
+#[derive(Debug, Clone)]
+pub struct Meta {
+    root: Object,
+    /// The block's name.
+    pub ulid: Ulid,
+    /// Time of the first sample. `Units:` ms.
+    pub min_time_ms: i64,
+    /// Time after the last sample. `Units:` ms.
+    pub max_time_ms: i64,
+    /// Samples in the block; 0 for one that is empty.
+    pub n_samples: u64,
+    /// Chunks in the block.
+    pub n_chunks: u64,
+    /// How often it was compacted; 1 for a block that was cut from the head.
+    pub level: i64,
+    /// `thanos.labels`, empty values kept.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A file of the block, for `thanos.files`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockFile {
+    /// Its name inside the block, such as `chunks/000001`.
+    pub rel_path: String,
+    /// Its size; `None` for meta.json, which cannot state its own.
+    pub size_bytes: Option<u64>,
+    /// SHA-256 of its content in hexadecimal, if asked for.
+    pub sha256: Option<String>,
+}
+
+/// How a member is written.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// Always; when missing or null, as this.
+    Always(Form),
+    /// Only if it has content.
+    IfContent(Form),
+    /// Unless it is missing or null: a Go `any` with `omitempty`.
+    IfSet,
+}
+
+/// What a member holds.
+#[derive(Clone, Copy)]
+enum Form {
+    Number,
+    Text,
+    /// A text with this value when it is missing.
+    TextOr(&'static str),
+    /// Anything, passed on as it is.
+    Any,
+    /// A map: members sorted, null when missing.
+    Map,
+    /// An object of known members.
+    Struct(Shape),
+    /// An array of such objects.
+    Structs(Shape),
+}
+
+type Shape = &'static [(&'static str, Rule)];
+
+use Form::{Any, Map, Number, Struct, Structs, Text, TextOr};
+use Rule::{Always, IfContent, IfSet};
+
+/// `Source:` Thanos pkg/block/metadata/meta.go over Prometheus tsdb/block.go.
+const META: Shape = &[
+    ("ulid", Always(Text)),
+    ("minTime", Always(Number)),
+    ("maxTime", Always(Number)),
+    ("stats", Always(Struct(STATS))),
+    ("compaction", Always(Struct(COMPACTION))),
+    ("version", Always(Number)),
+    ("thanos", Always(Struct(THANOS))),
+];
+const STATS: Shape = &[
+    ("numSamples", IfContent(Number)),
+    ("numFloatSamples", IfContent(Number)),
+    ("numHistogramSamples", IfContent(Number)),
+    ("numSeries", IfContent(Number)),
+    ("numChunks", IfContent(Number)),
+    ("numTombstones", IfContent(Number)),
+];
+const COMPACTION: Shape = &[
+    ("level", Always(Number)),
+    ("sources", IfContent(Any)),
+    ("deletable", IfContent(Any)),
+    ("parents", IfContent(Structs(PARENT))),
+    ("failed", IfContent(Any)),
+    ("hints", IfContent(Any)),
+];
+const PARENT: Shape = &[("ulid", Always(Text)), ("minTime", Always(Number)), ("maxTime", Always(Number))];
+const THANOS: Shape = &[
+    ("version", IfContent(Number)),
+    ("labels", Always(Map)),
+    ("downsample", Always(Struct(&[("resolution", Always(Number))]))),
+    ("source", Always(Text)),
+    ("segment_files", IfContent(Any)),
+    ("files", IfContent(Structs(FILE))),
+    ("rewrites", IfContent(Any)),
+    ("index_stats", Always(Struct(&[("series_max_size", IfContent(Number)), ("chunk_max_size", IfContent(Number))]))),
+    ("extensions", IfSet),
+    ("upload_time", Always(TextOr(NEVER))),
+];
+const FILE: Shape = &[("rel_path", Always(Text)), ("size_bytes", IfContent(Number)), ("hash", IfSet)];
+
+/// Reads a meta.json.
+///
+/// `Errors:` `Corrupt`, when it is not JSON, not of version 1, or when a member that is needed is not what it must be.
+pub fn parse(bytes: &[u8]) -> Result<Meta> {
+    let Json::Object(root) = json::parse(bytes)? else { return Err(corrupt("meta.json is not an object")) };
+    let version = integer(&root, "version")?;
+    if version != 1 {
+        return Err(corrupt(format!("unexpected meta file version {version}")));
+    }
+    let nothing = Object::default();
+    let thanos = object(&root, "thanos")?.unwrap_or(&nothing);
+    match integer(thanos, "version")? {
+        0 | 1 => {}
+        other => return Err(corrupt(format!("unexpected meta file Thanos section version {other}"))),
+    }
+    let stats = object(&root, "stats")?.unwrap_or(&nothing);
+    let compaction = object(&root, "compaction")?.unwrap_or(&nothing);
+    let ulid = match root.value("ulid") {
+        Some(Json::Text(text)) => Ulid::parse(text).ok_or_else(|| corrupt(format!("ulid {text:?} is not a ULID")))?,
+        _ => return Err(corrupt("ulid is missing")),
+    };
+    let meta = Meta {
+        ulid,
+        min_time_ms: integer(&root, "minTime")?,
+        max_time_ms: integer(&root, "maxTime")?,
+        n_samples: count(stats, "numSamples")?,
+        n_chunks: count(stats, "numChunks")?,
+        level: integer(compaction, "level")?,
+        labels: labels(thanos)?,
+        root,
+    };
+    // Written once here, so that a member that cannot be written is found before anything is uploaded.
+    shaped(&meta.root, META)?;
+    Ok(meta)
+}
+
+impl Meta {
+    /// Sets the Thanos section of a block that this sidecar ships: labels, `external` winning over those that are
+    /// there, and where it comes from.
+    pub fn ship_as(&mut self, external: &Labels, segment_files: &[String]) {
+        self.labels.extend(external.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let labels = self.labels.iter().map(|(name, value)| (name.clone(), Json::text(value))).collect();
+        self.set("labels", Json::Object(Object(labels)));
+        self.set("source", Json::text("sidecar"));
+        self.set("segment_files", Json::Array(segment_files.iter().map(Json::text).collect()));
+    }
+
+    /// States what was uploaded and when. `upload_time` is RFC 3339 with what nanoseconds there are.
+    pub fn uploaded(&mut self, files: &[BlockFile], upload_time: &str) {
+        let mut files: Vec<&BlockFile> = files.iter().collect();
+        files.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
+        self.set("files", Json::Array(files.into_iter().map(file_json).collect()));
+        self.set("upload_time", Json::text(upload_time));
+    }
+
+    fn set(&mut self, member: &str, value: Json) {
+        let mut thanos = match self.root.take("thanos") {
+            Some(Json::Object(thanos)) => thanos,
+            _ => Object::default(),
+        };
+        thanos.set(member, value);
+        self.root.set("thanos", Json::Object(thanos));
+    }
+
+    /// The file as Thanos writes it.
+    pub fn write(&self) -> Result<Vec<u8>> {
+        Ok(json::write(&Json::Object(shaped(&self.root, META)?)).into_bytes())
+    }
+}
+
+fn file_json(file: &BlockFile) -> Json {
+    let mut object = Object::default();
+    object.set("rel_path", Json::text(&file.rel_path));
+    if let Some(size) = file.size_bytes {
+        object.set("size_bytes", Json::number(size));
+    }
+    if let Some(sha256) = &file.sha256 {
+        let hash = vec![("hashFunc".to_owned(), Json::text("SHA256")), ("value".to_owned(), Json::text(sha256))];
+        object.set("hash", Json::Object(Object(hash)));
+    }
+    Json::Object(object)
+}
+
+/// The members of `shape` in its order, then the others.
+fn shaped(object: &Object, shape: Shape) -> Result<Object> {
+    let mut members = Vec::with_capacity(object.0.len());
+    for (key, rule) in shape {
+        let value = object.value(key).unwrap_or(&Json::Null);
+        let kept = match rule {
+            IfSet => (*value != Json::Null).then(|| formed(value, Any)).transpose()?.map(|mut value| {
+                value.sort_members();
+                value
+            }),
+            IfContent(form) => (!value.is_empty()).then(|| formed(value, *form)).transpose()?,
+            Always(form) => Some(formed(value, *form)?),
+        };
+        members.extend(kept.map(|value| ((*key).to_owned(), value)));
+    }
+    let unknown = object.0.iter().filter(|(key, _)| !shape.iter().any(|(known, _)| known == key));
+    members.extend(unknown.cloned());
+    Ok(Object(members))
+}
+
+fn formed(value: &Json, form: Form) -> Result<Json> {
+    Ok(match (form, value) {
+        (Number, Json::Null) => Json::number(0),
+        (Text, Json::Null) => Json::text(""),
+        (TextOr(missing), Json::Null) => Json::text(missing),
+        (Struct(shape), Json::Null) => Json::Object(shaped(&Object::default(), shape)?),
+        (Struct(shape), Json::Object(object)) => Json::Object(shaped(object, shape)?),
+        (Structs(shape), Json::Array(items)) => {
+            Json::Array(items.iter().map(|item| formed(item, Struct(shape))).collect::<Result<_>>()?)
+        }
+        (Map, Json::Object(_)) => {
+            let mut map = value.clone();
+            map.sort_members();
+            map
+        }
+        (Map, Json::Null) | (Any, _) | (Number, Json::Number(_)) | (Text | TextOr(_), Json::Text(_)) => value.clone(),
+        _ => return Err(corrupt("a member is of the wrong type")),
+    })
+}
+
+fn object<'a>(parent: &'a Object, key: &str) -> Result<Option<&'a Object>> {
+    match parent.value(key) {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Object(object)) => Ok(Some(object)),
+        Some(_) => Err(corrupt(format!("{key} is not an object"))),
+    }
+}
+
+fn integer(parent: &Object, key: &str) -> Result<i64> {
+    match parent.value(key) {
+        None | Some(Json::Null) => Ok(0),
+        Some(Json::Number(number)) => {
+            number.parse().map_err(|_| corrupt(format!("{number} is no 64-bit integer"))).context(|| key)
+        }
+        Some(_) => Err(corrupt(format!("{key} is not a number"))),
+    }
+}
+
+fn count(parent: &Object, key: &str) -> Result<u64> {
+    u64::try_from(integer(parent, key)?).map_err(|_| corrupt(format!("{key} is negative")))
+}
+
+fn labels(thanos: &Object) -> Result<BTreeMap<String, String>> {
+    let pair = |(name, value): &(String, Json)| match value {
+        Json::Text(value) => Ok((name.clone(), value.clone())),
+        _ => Err(corrupt(format!("label {name} is not a text"))),
+    };
+    object(thanos, "labels")?.map_or(Ok(BTreeMap::new()), |labels| labels.0.iter().map(pair).collect())
+}
+
+fn corrupt(text: impl Into<String>) -> Error {
+    Error::new(Kind::Corrupt, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ULID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn check(input: &str, expected: &str) {
+        let written = parse(input.as_bytes()).and_then(|meta| meta.write());
+        match written {
+            Ok(bytes) => assert_eq!(String::from_utf8(bytes).unwrap(), expected, "{input}"),
+            Err(err) => assert_eq!(err.to_string(), expected, "{input}"),
+        }
+    }
+
+    /// Golden texts are written with four spaces here and compared with tabs.
+    fn tabs(text: &str) -> String {
+        text.trim_start_matches('\n').replace("    ", "\t")
+    }
+
+    #[test]
+    fn the_smallest_block() {
+        check(
+            &format!(r#"{{"version":1,"ulid":"{ULID}"}}"#),
+            &tabs(
+                r#"
+{
+    "ulid": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    "minTime": 0,
+    "maxTime": 0,
+    "stats": {},
+    "compaction": {
+        "level": 0
+    },
+    "version": 1,
+    "thanos": {
+        "labels": null,
+        "downsample": {
+            "resolution": 0
+        },
+        "source": "",
+        "index_stats": {},
+        "upload_time": "0001-01-01T00:00:00Z"
+    }
+}
+"#,
+            ),
+        );
+    }
+
+    #[test]
+    fn a_full_block_is_written_as_it_was_with_its_extensions_sorted() {
+        let full = tabs(
+            r#"
+{
+    "ulid": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    "minTime": -7200000,
+    "maxTime": 7200000,
+    "stats": {
+        "numSamples": 12,
+        "numFloatSamples": 10,
+        "numHistogramSamples": 2,
+        "numSeries": 3,
+        "numChunks": 4,
+        "numTombstones": 1
+    },
+    "compaction": {
+        "level": 2,
+        "sources": [
+            "01ARZ3NDEKTSV4RRFFQ69G5FAW"
+        ],
+        "deletable": true,
+        "parents": [
+            {
+                "ulid": "01ARZ3NDEKTSV4RRFFQ69G5FAW",
+                "minTime": -7200000,
+                "maxTime": 0
+            }
+        ],
+        "failed": true,
+        "hints": [
+            "from-out-of-order"
+        ]
+    },
+    "version": 1,
+    "thanos": {
+        "version": 1,
+        "labels": {
+            "a": "\u003c1\u003e \u0026 \u2028",
+            "empty": "",
+            "ext": "lset1"
+        },
+        "downsample": {
+            "resolution": 300000
+        },
+        "source": "compactor",
+        "segment_files": [
+            "000001"
+        ],
+        "files": [
+            {
+                "rel_path": "chunks/000001",
+                "size_bytes": 3751,
+                "hash": {
+                    "hashFunc": "SHA256",
+                    "value": "9f86"
+                }
+            },
+            {
+                "rel_path": "meta.json"
+            }
+        ],
+        "rewrites": [
+            {
+                "sources": [
+                    "01ARZ3NDEKTSV4RRFFQ69G5FAW"
+                ]
+            }
+        ],
+        "index_stats": {
+            "series_max_size": 10,
+            "chunk_max_size": 20
+        },
+        "extensions": {
+            "a": 1.50,
+            "z": {
+                "b": [],
+                "c": null
+            }
+        },
+        "upload_time": "2026-01-02T03:04:05.123456789Z"
+    }
+}
+"#,
+        );
+        check(&full, &full);
+        let shuffled = full
+            .replace("\"a\": 1.50,\n\t\t\t\"z\"", "\"z\"")
+            .replace("\"c\": null\n\t\t\t}", "\"c\": null\n\t\t\t}, \"a\": 1.50");
+        assert_ne!(full, shuffled);
+        check(&shuffled, &full);
+    }
+
+    #[test]
+    fn members_without_content_are_left_out_and_unknown_ones_follow_the_known() {
+        check(
+            &format!(
+                r#"{{"zeta":{{"q":1,"b":2}},"version":1,"ulid":"{ULID}","alpha":1e2,
+                "stats":{{"numSamples":0,"numFresh":12345678901234567890,"numSeries":2}},
+                "compaction":{{"level":1,"sources":[],"parents":null,"failed":false,"why":"x"}},
+                "thanos":{{"labels":{{}},"files":[],"extensions":{{}},"new":[1],"index_stats":{{"other":0}},
+                "downsample":{{"more":true}}}}}}"#
+            ),
+            &tabs(
+                r#"
+{
+    "ulid": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+    "minTime": 0,
+    "maxTime": 0,
+    "stats": {
+        "numSeries": 2,
+        "numFresh": 12345678901234567890
+    },
+    "compaction": {
+        "level": 1,
+        "why": "x"
+    },
+    "version": 1,
+    "thanos": {
+        "labels": {},
+        "downsample": {
+            "resolution": 0,
+            "more": true
+        },
+        "source": "",
+        "index_stats": {
+            "other": 0
+        },
+        "extensions": {},
+        "upload_time": "0001-01-01T00:00:00Z",
+        "new": [
+            1
+        ]
+    },
+    "zeta": {
+        "q": 1,
+        "b": 2
+    },
+    "alpha": 1e2
+}
+"#,
+            ),
+        );
+    }
+
+    #[test]
+    fn a_shipped_block_says_where_it_comes_from() {
+        let input = format!(
+            r#"{{"version":1,"ulid":"{ULID}","minTime":1,"maxTime":2,"stats":{{"numSamples":3,"numChunks":1}},
+            "compaction":{{"level":1}},"thanos":{{"labels":{{"region":"old","kept":""}},"source":"x"}}}}"#
+        );
+        let mut meta = parse(input.as_bytes()).unwrap();
+        assert_eq!((meta.min_time_ms, meta.max_time_ms, meta.n_samples, meta.n_chunks, meta.level), (1, 2, 3, 1, 1));
+        meta.ship_as(&Labels::new([("region", "eu"), ("az", "1")]), &["000001".to_owned()]);
+        let file = |rel_path: &str, size_bytes, sha256: Option<&str>| BlockFile {
+            rel_path: rel_path.to_owned(),
+            size_bytes,
+            sha256: sha256.map(str::to_owned),
+        };
+        let files =
+            [file("index", Some(9), None), file("meta.json", None, None), file("chunks/000001", Some(5), Some("ab"))];
+        meta.uploaded(&files, "2026-01-02T03:04:05Z");
+        let expected = tabs(
+            r#"
+    "thanos": {
+        "labels": {
+            "az": "1",
+            "kept": "",
+            "region": "eu"
+        },
+        "downsample": {
+            "resolution": 0
+        },
+        "source": "sidecar",
+        "segment_files": [
+            "000001"
+        ],
+        "files": [
+            {
+                "rel_path": "chunks/000001",
+                "size_bytes": 5,
+                "hash": {
+                    "hashFunc": "SHA256",
+                    "value": "ab"
+                }
+            },
+            {
+                "rel_path": "index",
+                "size_bytes": 9
+            },
+            {
+                "rel_path": "meta.json"
+            }
+        ],
+        "index_stats": {},
+        "upload_time": "2026-01-02T03:04:05Z"
+    }
+}
+"#,
+        );
+        let written = String::from_utf8(meta.write().unwrap()).unwrap();
+        assert!(written.ends_with(&expected), "{written}");
+        let again = parse(written.as_bytes()).unwrap();
+        assert_eq!(again.write().unwrap(), written.into_bytes());
+    }
+
+    #[test]
+    fn what_is_not_a_meta_is_refused_with_a_reason() {
+        check("{", "unexpected end of JSON input");
+        check("[]", "meta.json is not an object");
+        check(r#"{"version":2}"#, "unexpected meta file version 2");
+        check("{}", "unexpected meta file version 0");
+        check(r#"{"version":1,"thanos":{"version":2}}"#, "unexpected meta file Thanos section version 2");
+        check(r#"{"version":1}"#, "ulid is missing");
+        check(r#"{"version":1,"ulid":"x"}"#, "ulid \"x\" is not a ULID");
+        let with = |members: &str| format!(r#"{{"version":1,"ulid":"{ULID}",{members}}}"#);
+        check(&with(r#""minTime":1.5"#), "minTime: 1.5 is no 64-bit integer");
+        check(&with(r#""minTime":"1""#), "minTime is not a number");
+        check(&with(r#""stats":[]"#), "stats is not an object");
+        check(&with(r#""stats":{"numSamples":-1}"#), "numSamples is negative");
+        check(&with(r#""thanos":{"labels":{"a":1}}"#), "label a is not a text");
+        check(&with(r#""thanos":{"source":1}"#), "a member is of the wrong type");
+    }
+}

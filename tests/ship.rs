@@ -1,0 +1,605 @@
+//! What a user sees of the shipper, over a folder bucket: which blocks arrive, in which form, and what is recorded.
+
+#[path = "support/bucket.rs"]
+mod bucket;
+#[path = "support/tsdb.rs"]
+mod tsdb;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bucket::Faulty;
+use pillion::error::Kind;
+use pillion::files::{Disk, Op};
+use pillion::labels::Labels;
+use pillion::metrics::{BucketMetrics, Metrics, ShipMetrics};
+use pillion::objstore::dir::DirBucket;
+use pillion::objstore::{Bucket, Metered};
+use pillion::ship::{ShipConfig, Shipper, TickReport};
+use pillion::state::{PromState, Published};
+use pillion::supervisor::{Stop, Stopper, spawn_thread, stop_pair};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tsdb::{BLOCK_MS, Block, Tsdb, ledger_text, tree, ulid};
+
+/// A sidecar's shipper with all that is around it.
+struct Rig {
+    tsdb: Tsdb,
+    bucket_dir: tempfile::TempDir,
+    bucket: Arc<Faulty>,
+    bucket_metrics: BucketMetrics,
+    metrics: ShipMetrics,
+    state: Published<PromState>,
+    config: ShipConfig,
+    shipper: Option<Shipper>,
+    stopper: Stopper,
+    stop: Stop,
+}
+
+fn state_with(labels: &[(&str, &str)]) -> PromState {
+    PromState { external_labels: Labels::new(labels.iter().copied()), ..PromState::unknown(0) }
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut ShipConfig)) -> Self {
+        let (tsdb, bucket_dir) = (Tsdb::new(), tempfile::tempdir().unwrap());
+        let metrics = Metrics::new();
+        let folder: Arc<dyn Bucket> = Arc::new(DirBucket::open(bucket_dir.path(), Disk::real()).unwrap());
+        let bucket_metrics = metrics.bucket(folder.name());
+        let bucket = Faulty::new(Metered::wrap(folder, bucket_metrics.clone()));
+        let mut config = ShipConfig::new(tsdb.path());
+        change(&mut config);
+        let (stopper, stop) = stop_pair().unwrap();
+        let state = Published::new(state_with(&[("region", "eu"), ("az", "1")]));
+        let ship = metrics.shipper();
+        Rig { tsdb, bucket_dir, bucket, bucket_metrics, metrics: ship, state, config, shipper: None, stopper, stop }
+    }
+
+    /// Forgets what the shipper has in memory.
+    fn restart(&mut self) {
+        self.shipper = None;
+    }
+
+    fn start(&self) -> Shipper {
+        let bucket: Arc<dyn Bucket> = Arc::<Faulty>::clone(&self.bucket);
+        Shipper::new(self.config.clone(), bucket, self.state.clone(), self.metrics.clone())
+    }
+
+    fn tick(&mut self) -> TickReport {
+        let mut shipper = self.shipper.take().unwrap_or_else(|| self.start());
+        let report = shipper.tick(&self.stop);
+        self.shipper = Some(shipper);
+        report
+    }
+
+    /// A tick without any trouble; how many blocks it uploaded.
+    fn clean_tick(&mut self) -> usize {
+        let report = self.tick();
+        assert!(report.error.is_none(), "{report:?}");
+        assert_eq!((report.n_failed, report.n_corrupted, report.n_overlapping), (0, 0, 0), "{report:?}");
+        report.n_uploaded
+    }
+
+    /// The blocks of which the bucket has a meta.json.
+    fn in_bucket(&self) -> Vec<u32> {
+        (0..100).filter(|n| self.object(*n, "meta.json").exists()).collect()
+    }
+
+    fn object(&self, n: u32, rel_path: &str) -> PathBuf {
+        self.bucket_dir.path().join(ulid(n).as_str()).join(rel_path)
+    }
+
+    fn meta(&self, n: u32) -> Value {
+        serde_json::from_slice(&std::fs::read(self.object(n, "meta.json")).unwrap()).unwrap()
+    }
+
+    fn syncs(&self) -> (u64, u64) {
+        (self.metrics.dir_syncs.get(), self.metrics.dir_sync_failures.get())
+    }
+
+    fn uploads(&self) -> (u64, u64) {
+        (self.metrics.uploads.get(), self.metrics.upload_failures.get())
+    }
+}
+
+#[test]
+fn the_folder_bucket_is_a_bucket() {
+    let dir = tempfile::tempdir().unwrap();
+    bucket::suite(&DirBucket::open(dir.path(), Disk::real()).unwrap());
+    let prefixed =
+        pillion::objstore::Prefixed::wrap(Arc::new(DirBucket::open(dir.path(), Disk::real()).unwrap()), "/p/");
+    bucket::suite(&*prefixed);
+}
+
+#[test]
+fn a_block_arrives_byte_for_byte_with_a_thanos_section() {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    assert_eq!(rig.clean_tick(), 1);
+    let mut objects = tree(rig.bucket_dir.path());
+    objects.retain(|name| !name.starts_with('.'));
+    let block = ulid(1);
+    let expected = ["chunks/000001", "chunks/000002", "index", "meta.json"].map(|name| format!("{block}/{name}"));
+    assert_eq!(objects, expected);
+    for name in ["chunks/000001", "chunks/000002", "index"] {
+        let local = std::fs::read(rig.tsdb.block_dir(1).join(name)).unwrap();
+        assert_eq!(std::fs::read(rig.object(1, name)).unwrap(), local, "{name}");
+    }
+    let text = std::fs::read_to_string(rig.object(1, "meta.json")).unwrap();
+    let upload_time = rig.meta(1)["thanos"]["upload_time"].as_str().unwrap().to_owned();
+    upload_time.parse::<jiff::Timestamp>().unwrap();
+    let thanos = "\t\"version\": 1,\n\t\"thanos\": {\n\t\t\"labels\": {\n\t\t\t\"az\": \"1\",\n\t\t\t\"region\": \"eu\"\n\t\t},\n\
+        \t\t\"downsample\": {\n\t\t\t\"resolution\": 0\n\t\t},\n\t\t\"source\": \"sidecar\",\n\
+        \t\t\"segment_files\": [\n\t\t\t\"000001\",\n\t\t\t\"000002\"\n\t\t],\n\t\t\"files\": [\n\
+        \t\t\t{\n\t\t\t\t\"rel_path\": \"chunks/000001\",\n\t\t\t\t\"size_bytes\": 3000\n\t\t\t},\n\
+        \t\t\t{\n\t\t\t\t\"rel_path\": \"chunks/000002\",\n\t\t\t\t\"size_bytes\": 500\n\t\t\t},\n\
+        \t\t\t{\n\t\t\t\t\"rel_path\": \"index\",\n\t\t\t\t\"size_bytes\": 700\n\t\t\t},\n\
+        \t\t\t{\n\t\t\t\t\"rel_path\": \"meta.json\"\n\t\t\t}\n\t\t],\n\t\t\"index_stats\": {},\n\
+        \t\t\"upload_time\": \"UPLOAD_TIME\"\n\t}\n}\n"
+        .replace("UPLOAD_TIME", &upload_time);
+    let expected = Block::new(1).meta_json().replace("\t\"version\": 1\n}\n", &thanos);
+    assert_eq!(text, expected);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1], &[]));
+    assert!(rig.tsdb.staged().is_empty());
+    assert_eq!((rig.syncs(), rig.uploads()), ((1, 0), (1, 0)));
+}
+
+#[test]
+fn labels_and_unknown_fields_of_a_block_survive_and_external_labels_win() {
+    let mut rig = Rig::new();
+    let more_meta = r#", "futureField": {"b": 1e3, "a": 12345678901234567890},
+        "thanos": {"labels": {"region": "old", "kept": "x<y"}, "futureToo": true}"#;
+    rig.tsdb.add(&Block { more_meta: more_meta.to_owned(), ..Block::new(1) });
+    assert_eq!(rig.clean_tick(), 1);
+    let meta = rig.meta(1);
+    let labels = serde_json::json!({"az": "1", "kept": "x<y", "region": "eu"});
+    assert_eq!(meta["thanos"]["labels"], labels);
+    assert_eq!(meta["thanos"]["futureToo"], true);
+    let text = std::fs::read_to_string(rig.object(1, "meta.json")).unwrap();
+    assert!(text.contains("\"kept\": \"x\\u003cy\""), "{text}");
+    assert!(text.contains("\"futureField\": {\n\t\t\"b\": 1e3,\n\t\t\"a\": 12345678901234567890\n\t}\n}\n"), "{text}");
+}
+
+#[test]
+fn blocks_go_oldest_first_as_they_appear_and_each_once() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[], &[]));
+
+    // A block that is being written has another name, and is uploaded once it has its own.
+    rig.tsdb.add_as(&Block::new(2), &format!("{}.tmp-for-creation", ulid(2)));
+    rig.tsdb.add(&Block { level: 2, ..Block::new(0) });
+    assert_eq!(rig.clean_tick(), 0);
+    std::fs::rename(rig.tsdb.path().join(format!("{}.tmp-for-creation", ulid(2))), rig.tsdb.block_dir(2)).unwrap();
+    assert_eq!(rig.clean_tick(), 1);
+
+    // Name and time need not agree; time counts.
+    rig.tsdb.add(&Block { min_time_ms: 8 * BLOCK_MS, max_time_ms: 9 * BLOCK_MS, ..Block::new(3) });
+    rig.tsdb.add(&Block { min_time_ms: 4 * BLOCK_MS, max_time_ms: 5 * BLOCK_MS, ..Block::new(9) });
+    rig.bucket.calls();
+    assert_eq!(rig.clean_tick(), 2);
+    let calls = rig.bucket.calls();
+    let (nine, three) = (ulid(9), ulid(3));
+    let expected: Vec<String> = [nine, three]
+        .iter()
+        .flat_map(|block| {
+            [
+                "exists _/meta.json",
+                "upload _/chunks/000001",
+                "upload _/chunks/000002",
+                "upload _/index",
+                "upload _/meta.json",
+            ]
+            .map(|call| call.replace('_', block.as_str()))
+        })
+        .collect();
+    assert_eq!(calls, expected);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[2, 9, 3], &[]));
+    assert_eq!(rig.in_bucket(), [2, 3, 9]);
+
+    // Nothing to do: the bucket is not asked, also after a restart.
+    assert_eq!(rig.clean_tick(), 0);
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 0);
+    assert!(rig.bucket.calls().is_empty());
+
+    // A block that the compactor removed from the bucket does not come back.
+    std::fs::remove_dir_all(rig.object(2, "")).unwrap();
+    assert_eq!(rig.clean_tick(), 0);
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.in_bucket(), [3, 9]);
+
+    // A block that Prometheus removed leaves the ledger.
+    std::fs::remove_dir_all(rig.tsdb.block_dir(9)).unwrap();
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[2, 3], &[]));
+
+    let count = |operation: &str| rig.bucket_metrics.operations.with_label_values(&[operation]).get();
+    assert_eq!((count("exists"), count("upload"), count("iter"), count("get"), count("delete")), (3, 12, 0, 0, 0));
+    assert_eq!(rig.uploads(), (3, 0));
+}
+
+#[test]
+fn a_block_that_is_in_the_bucket_already_is_listed_and_not_uploaded() {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    rig.clean_tick();
+    std::fs::remove_file(rig.tsdb.path().join("thanos.shipper.json")).unwrap();
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1], &[]));
+    assert_eq!(rig.uploads(), (1, 0));
+}
+
+#[test]
+fn the_ledger_is_there_before_prometheus_is() {
+    let rig = Rig::new();
+    rig.state.publish(PromState::unknown(0));
+    rig.start();
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[], &[]));
+}
+
+#[test]
+fn an_unchanged_ledger_is_not_written_again_and_is_never_removed() {
+    let n_renames = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&n_renames);
+    let mut rig = Rig::with(|config| {
+        config.disk = Disk::watched(move |step| {
+            if step.to.is_some_and(|to| to.ends_with("thanos.shipper.json")) {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+            assert!(!(step.op == Op::RemoveFile && step.path.ends_with("thanos.shipper.json")));
+            Ok(())
+        });
+    });
+    rig.tsdb.add(&Block::new(1));
+    rig.clean_tick();
+    rig.clean_tick();
+    rig.restart();
+    rig.clean_tick();
+    // Once empty, once with the block.
+    assert_eq!(n_renames.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn the_ledger_is_written_after_every_block() {
+    let ledgers = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&ledgers);
+    let mut rig = Rig::with(|config| {
+        let path = config.data_dir.join(&config.meta_file_name);
+        config.disk = Disk::watched(move |step| {
+            // Looked at whenever a block is staged.
+            if step.op == Op::Link && step.path.ends_with("index") {
+                seen.lock().unwrap().push(std::fs::read_to_string(&path).unwrap());
+            }
+            Ok(())
+        });
+    });
+    for n in [1, 2, 3] {
+        rig.tsdb.add(&Block::new(n));
+    }
+    rig.bucket.fail(&format!("upload {}/index", ulid(3)), Kind::Retry);
+    let report = rig.tick();
+    assert_eq!((report.n_uploaded, report.n_failed), (2, 1));
+    let expected = [ledger_text(&[], &[]), ledger_text(&[1], &[]), ledger_text(&[1, 2], &[])];
+    assert_eq!(*ledgers.lock().unwrap(), expected);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[]));
+}
+
+#[test]
+fn empty_blocks_are_listed_and_stay_at_home() {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block { n_samples: 0, ..Block::new(1) });
+    rig.tsdb.add(&Block::new(2));
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[1]));
+    assert_eq!(rig.in_bucket(), [2]);
+}
+
+/// Damages block 1 of three; the others must ship, and block 1 too once it is repaired.
+fn check_isolated(damage: impl FnOnce(&Tsdb), repair: impl FnOnce(&Tsdb)) {
+    let mut rig = Rig::new();
+    for n in [1, 2, 3] {
+        rig.tsdb.add(&Block::new(n));
+    }
+    damage(&rig.tsdb);
+    let report = rig.tick();
+    assert_eq!((report.n_uploaded, report.n_corrupted, report.n_failed), (2, 1, 0), "{report:?}");
+    assert!(report.error.is_none(), "{report:?}");
+    assert_eq!(rig.in_bucket(), [2, 3]);
+    assert_eq!((rig.syncs(), rig.uploads(), rig.metrics.corrupted_blocks.get()), ((1, 0), (2, 0), 1));
+    // A name gives the time of a block whose meta.json cannot be read, so its place in the list may differ.
+    let listed: Value = serde_json::from_str(&rig.tsdb.ledger()).unwrap();
+    assert_eq!(listed["uploaded"].as_array().unwrap().len(), 3, "{listed}");
+    assert_eq!(listed["pillion_unshipped"], serde_json::json!([ulid(1).as_str()]));
+    rig.bucket.calls();
+    assert_eq!(rig.tick().n_uploaded, 0);
+    rig.restart();
+    assert_eq!(rig.tick().n_uploaded, 0);
+    assert!(rig.bucket.calls().is_empty(), "the bucket is asked for nothing while nothing changed");
+    repair(&rig.tsdb);
+    // It was listed by an earlier run, and is still not lost.
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.in_bucket(), [1, 2, 3]);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2, 3], &[]));
+}
+
+#[test]
+fn one_bad_block_does_not_stop_the_others_and_ships_when_repaired() {
+    let repair = |tsdb: &Tsdb| {
+        tsdb.add(&Block::new(1));
+    };
+    let write = |name: &'static str, text: &'static str| {
+        move |tsdb: &Tsdb| std::fs::write(tsdb.block_dir(1).join(name), text).unwrap()
+    };
+    let remove = |name: &'static str| move |tsdb: &Tsdb| std::fs::remove_file(tsdb.block_dir(1).join(name)).unwrap();
+    check_isolated(write("meta.json", ""), repair);
+    check_isolated(write("meta.json", "{"), repair);
+    check_isolated(write("meta.json", "{\"version\": 2}"), repair);
+    check_isolated(remove("meta.json"), repair);
+    check_isolated(remove("index"), repair);
+    check_isolated(write("index", ""), repair);
+    check_isolated(write("chunks/000002", ""), repair);
+    check_isolated(remove("chunks/000001"), repair);
+}
+
+#[test]
+fn a_block_on_a_bad_sector_is_set_aside_until_it_changes() {
+    let is_bad = Arc::new(AtomicUsize::new(1));
+    let bad = Arc::clone(&is_bad);
+    let mut rig = Rig::new();
+    // The bucket reads the staged files, so the fault belongs to its disk.
+    let disk = Disk::watched(move |step| {
+        let name = format!("{}/chunks/000002", ulid(1));
+        if step.op == Op::Read && step.path.ends_with(name) && bad.load(Ordering::SeqCst) == 1 {
+            return Err(std::io::Error::from_raw_os_error(5));
+        }
+        Ok(())
+    });
+    rig.bucket = Faulty::new(Arc::new(DirBucket::open(rig.bucket_dir.path(), disk).unwrap()));
+    rig.tsdb.add(&Block::new(1));
+    rig.tsdb.add(&Block::new(2));
+    let report = rig.tick();
+    assert_eq!((report.n_uploaded, report.n_corrupted, report.n_failed), (1, 1, 0), "{report:?}");
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[1]));
+    assert!(rig.tsdb.staged().is_empty());
+    rig.bucket.calls();
+    assert_eq!(rig.tick().n_corrupted, 1);
+    assert!(rig.bucket.calls().is_empty());
+    is_bad.store(0, Ordering::SeqCst);
+    rig.tsdb.add(&Block { chunk_bytes: vec![3000, 600], ..Block::new(1) });
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[]));
+}
+
+#[test]
+fn what_may_pass_holds_the_order() {
+    let mut rig = Rig::new();
+    for n in [1, 2, 3] {
+        rig.tsdb.add(&Block::new(n));
+    }
+    rig.bucket.fail(&format!("upload {}/chunks/000002", ulid(2)), Kind::Retry);
+    let report = rig.tick();
+    let text = report.error.unwrap().to_string();
+    let staged = rig.tsdb.path().join("thanos/upload").join(ulid(2).as_str());
+    let expected =
+        format!("upload {}: upload chunks: upload file {}/chunks/000002: on purpose", ulid(2), staged.display());
+    assert_eq!(text, expected);
+    assert_eq!((report.n_uploaded, report.n_failed), (1, 1));
+    assert_eq!(rig.in_bucket(), [1]);
+    assert_eq!((rig.syncs(), rig.uploads()), ((0, 1), (1, 1)));
+    assert!(rig.tsdb.staged().is_empty());
+
+    rig.bucket.fail("exists", Kind::Retry);
+    let text = rig.tick().error.unwrap().to_string();
+    assert_eq!(text, "check exists: on purpose");
+
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 2);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2, 3], &[]));
+}
+
+#[test]
+fn out_of_order_uploads_go_on_after_a_failure_when_allowed() {
+    let mut rig = Rig::with(|config| config.allow_out_of_order_uploads = true);
+    for n in [1, 2, 3] {
+        rig.tsdb.add(&Block::new(n));
+    }
+    rig.bucket.fail(&format!("upload {}/index", ulid(1)), Kind::Retry);
+    let report = rig.tick();
+    assert_eq!((report.n_uploaded, report.n_failed), (2, 1));
+    assert!(report.error.is_none());
+    assert_eq!((rig.syncs(), rig.uploads()), ((1, 0), (2, 1)));
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[2, 3], &[]));
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2, 3], &[]));
+}
+
+/// The files of a block that are in the bucket after `failing` could not be uploaded.
+fn check_left_behind(failing: &str, context: &str, left: &[&str]) {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    rig.bucket.fail(&format!("upload {}/{failing}", ulid(1)), Kind::Retry);
+    let err = rig.tick().error.unwrap().to_string();
+    assert!(err.starts_with(&format!("upload {}: {context}: ", ulid(1))), "{err}");
+    assert_eq!(tree(&rig.object(1, "")), left);
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(tree(&rig.object(1, "")), ["chunks/000001", "chunks/000002", "index", "meta.json"]);
+}
+
+#[test]
+fn chunks_go_before_the_index_and_meta_json_last() {
+    check_left_behind("chunks/000001", "upload chunks", &[]);
+    check_left_behind("chunks/000002", "upload chunks", &["chunks/000001"]);
+    check_left_behind("index", "upload index", &["chunks/000001", "chunks/000002"]);
+    check_left_behind("meta.json", "upload meta file", &["chunks/000001", "chunks/000002", "index"]);
+}
+
+#[test]
+fn many_chunk_files_at_once_make_the_same_block() {
+    let mut rig = Rig::with(|config| config.upload_concurrency = 4);
+    rig.tsdb.add(&Block { chunk_bytes: (1..=20).map(|n| n * 100).collect(), ..Block::new(1) });
+    rig.bucket.fail("chunks/000013", Kind::Retry);
+    assert_eq!(rig.tick().n_failed, 1);
+    assert!(!rig.object(1, "index").exists());
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 1);
+    let files = rig.meta(1)["thanos"]["files"].as_array().unwrap().clone();
+    assert_eq!(files.len(), 22);
+    for file in files.iter().filter(|file| file["rel_path"] != "meta.json") {
+        let name = file["rel_path"].as_str().unwrap();
+        let local = std::fs::read(rig.tsdb.block_dir(1).join(name)).unwrap();
+        assert_eq!(std::fs::read(rig.object(1, name)).unwrap(), local, "{name}");
+        assert_eq!(file["size_bytes"], local.len());
+    }
+}
+
+#[test]
+fn hashes_are_stated_when_asked_for() {
+    let mut rig = Rig::with(|config| config.sha256 = true);
+    rig.tsdb.add(&Block::new(1));
+    assert_eq!(rig.clean_tick(), 1);
+    for file in rig.meta(1)["thanos"]["files"].as_array().unwrap() {
+        let name = file["rel_path"].as_str().unwrap();
+        if name == "meta.json" {
+            assert_eq!(file["hash"], Value::Null);
+            continue;
+        }
+        let digest = Sha256::digest(std::fs::read(rig.object(1, name)).unwrap());
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(file["hash"], serde_json::json!({"hashFunc": "SHA256", "value": hex}), "{name}");
+    }
+}
+
+#[test]
+fn without_external_labels_nothing_is_shipped() {
+    let mut rig = Rig::new();
+    rig.state.publish(state_with(&[]));
+    rig.tsdb.add(&Block::new(1));
+    let err = rig.tick().error.unwrap().to_string();
+    assert_eq!(err, format!("upload {}: empty external labels are not allowed for Thanos block.", ulid(1)));
+    assert!(rig.in_bucket().is_empty());
+    rig.state.publish(state_with(&[("a", "b")]));
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.meta(1)["thanos"]["labels"], serde_json::json!({"a": "b"}));
+}
+
+#[test]
+fn compacted_blocks_ship_when_asked_for() {
+    let mut rig = Rig::with(|config| config.upload_compacted = true);
+    rig.tsdb.add(&Block { level: 3, ..Block::new(1) });
+    rig.tsdb.add(&Block { level: 2, ..Block::new(2) });
+    rig.tsdb.add(&Block::new(3));
+    assert_eq!(rig.clean_tick(), 3);
+    assert_eq!(rig.metrics.upload_compacted_done.get(), 1);
+    let gathered = rig.bucket.calls().iter().filter(|call| call.starts_with("iter")).count();
+    assert_eq!(gathered, 1, "the bucket is listed once a tick");
+}
+
+#[test]
+fn a_compacted_block_is_held_back_only_by_a_real_overlap() {
+    let mut rig = Rig::with(|config| config.upload_compacted = true);
+    rig.tsdb.add(&Block::new(1));
+    rig.clean_tick();
+    // In the bucket: a block of somebody else at the same time, and one that somebody is still uploading.
+    rig.state.publish(state_with(&[("region", "us")]));
+    rig.tsdb.add(&Block::new(5));
+    rig.clean_tick();
+    rig.state.publish(state_with(&[("region", "eu"), ("az", "1")]));
+    std::fs::create_dir_all(rig.object(90, "chunks")).unwrap();
+    std::fs::write(rig.object(90, "chunks/000001"), b"x").unwrap();
+
+    let long = |n: u32, from: i64, to: i64| Block {
+        level: 2,
+        min_time_ms: from * BLOCK_MS,
+        max_time_ms: to * BLOCK_MS,
+        ..Block::new(n)
+    };
+    rig.tsdb.add(&long(10, 0, 2)); // over block 1
+    rig.tsdb.add(&long(11, 2, 4)); // free
+    rig.tsdb.add(&long(12, 3, 6)); // over block 11, which this very tick uploads
+    rig.tsdb.add(&long(13, 6, 7)); // free
+    rig.tsdb.add(&long(14, 5, 6)); // over block 5, but that has other labels
+    let report = rig.tick();
+    assert!(report.error.is_none(), "{report:?}");
+    assert_eq!((report.n_uploaded, report.n_overlapping), (3, 2), "{report:?}");
+    assert_eq!(rig.in_bucket(), [1, 5, 11, 13, 14]);
+    assert_eq!(rig.metrics.upload_compacted_done.get(), 0);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 11, 5, 14, 13], &[]));
+
+    rig.bucket.fail("iter", Kind::Retry);
+    assert_eq!(rig.tick().error.unwrap().to_string(), format!("upload {}: get all block meta.: on purpose", ulid(10)));
+}
+
+#[test]
+fn overlapping_compacted_blocks_ship_when_order_does_not_count() {
+    let mut rig = Rig::with(|config| {
+        config.upload_compacted = true;
+        config.allow_out_of_order_uploads = true;
+    });
+    rig.tsdb.add(&Block::new(1));
+    rig.tsdb.add(&Block { level: 2, min_time_ms: 0, max_time_ms: 9 * BLOCK_MS, ..Block::new(2) });
+    assert_eq!(rig.clean_tick(), 2);
+    assert!(!rig.bucket.calls().iter().any(|call| call.starts_with("iter")));
+}
+
+#[test]
+fn leftovers_of_a_crash_are_swept_although_their_block_is_gone() {
+    let mut rig = Rig::new();
+    let left = rig.tsdb.path().join("thanos/upload").join(ulid(7).as_str());
+    std::fs::create_dir_all(left.join("chunks")).unwrap();
+    std::fs::write(left.join("chunks/000001"), b"pinned").unwrap();
+    assert_eq!(rig.clean_tick(), 0);
+    assert!(!left.exists());
+}
+
+#[test]
+fn a_stop_ends_the_tick_between_files() {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    rig.stopper.stop();
+    let report = rig.tick();
+    assert_eq!(report.error.unwrap().kind(), Kind::Stopped);
+    assert!(rig.in_bucket().is_empty());
+    assert_eq!((rig.syncs(), rig.uploads()), ((0, 0), (0, 0)));
+    assert!(rig.tsdb.staged().is_empty());
+}
+
+#[test]
+fn the_loop_waits_for_labels_ships_at_once_and_ends_with_the_stop() {
+    let rig = Rig::new();
+    rig.state.publish(PromState::unknown(0));
+    rig.tsdb.add(&Block::new(1));
+    // Where the tick would write: a message for each block that is in the bucket.
+    let (uploaded, wait) = crossbeam_channel::unbounded();
+    let (shipper, stop) = (rig.start(), rig.stop.clone());
+    let thread = spawn_thread("ship", None, move || {
+        let result = shipper.run(stop);
+        let _ = uploaded.send(());
+        result
+    })
+    .unwrap();
+    assert!(wait.recv_timeout(Duration::from_millis(100)).is_err());
+    assert!(rig.in_bucket().is_empty());
+    rig.state.publish(state_with(&[("a", "b")]));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while rig.in_bucket().is_empty() {
+        assert!(Instant::now() < deadline, "nothing was shipped");
+        assert!(wait.recv_timeout(Duration::from_millis(10)).is_err(), "the loop ended by itself");
+    }
+    let begun = Instant::now();
+    rig.stopper.stop();
+    wait.recv_timeout(Duration::from_secs(20)).unwrap();
+    thread.join().unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}

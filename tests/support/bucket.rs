@@ -1,0 +1,187 @@
+//! Buckets for tests: a wrapper that fails on demand and remembers what was asked of it, and the suite that every kind
+//! of bucket has to pass.
+
+#![allow(dead_code)]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use pillion::error::{Error, Kind, Result};
+use pillion::limits;
+use pillion::objstore::Bucket;
+use pillion::supervisor::{Stop, stop_pair};
+
+/// A bucket that can be made to fail.
+pub struct Faulty {
+    inner: Arc<dyn Bucket>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<String>,
+    fault: Option<(String, Kind)>,
+}
+
+impl Faulty {
+    /// A wrapper that passes everything on.
+    pub fn new(inner: Arc<dyn Bucket>) -> Arc<Self> {
+        Arc::new(Faulty { inner, state: Mutex::default() })
+    }
+
+    /// From now on a call whose text (`upload <object>`) contains `text` fails.
+    pub fn fail(&self, text: &str, kind: Kind) {
+        self.state.lock().unwrap().fault = Some((text.to_owned(), kind));
+    }
+
+    /// From now on nothing fails.
+    pub fn heal(&self) {
+        self.state.lock().unwrap().fault = None;
+    }
+
+    /// The calls since the last time this was asked, such as `exists 01J…/meta.json`.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().unwrap().calls)
+    }
+
+    fn ask(&self, operation: &str, object: &str) -> Result<()> {
+        let mut state = self.state.lock().unwrap();
+        let call = format!("{operation} {object}");
+        let fault = state.fault.as_ref().filter(|(text, _)| call.contains(text)).map(|(_, kind)| *kind);
+        state.calls.push(call);
+        fault.map_or(Ok(()), |kind| Err(Error::new(kind, "on purpose")))
+    }
+}
+
+impl Bucket for Faulty {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
+        self.ask("exists", object)?;
+        self.inner.exists(object, stop)
+    }
+
+    fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
+        self.ask("get", object)?;
+        self.inner.get(object, stop)
+    }
+
+    fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
+        self.ask("iter", dir)?;
+        self.inner.iter(dir, each, stop)
+    }
+
+    fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
+        self.ask("upload", object)?;
+        self.inner.upload(object, file, stop)
+    }
+
+    fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
+        self.ask("upload", object)?;
+        self.inner.upload_bytes(object, bytes, stop)
+    }
+
+    fn delete(&self, object: &str, stop: &Stop) -> Result<()> {
+        self.ask("delete", object)?;
+        self.inner.delete(object, stop)
+    }
+}
+
+/// What every bucket must do; `bucket` is empty at first and at the end.
+pub fn suite(bucket: &dyn Bucket) {
+    let (stopper, stop) = stop_pair().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let listing = |of: &str| {
+        let mut names = Vec::new();
+        bucket.iter(of, &mut |name| Ok(names.push(name.to_owned())), &stop).unwrap();
+        names
+    };
+
+    // Nothing is there.
+    assert!(listing("").is_empty());
+    assert!(!bucket.exists("a/x", &stop).unwrap());
+    assert_eq!(bucket.get("a/x", &stop).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(bucket.delete("a/x", &stop).unwrap_err().kind(), Kind::NotFound);
+
+    // Files of every size that a buffer could get wrong, and an empty one, come back as they were.
+    let file = dir.path().join("file");
+    let buffer = limits::COPY_BUFFER_BYTES;
+    for size in [0, 1, buffer - 1, buffer, buffer + 1, 3 * buffer + 7] {
+        let bytes: Vec<u8> = (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(bucket.upload("a/file", &file, &stop).unwrap(), size as u64);
+        assert_eq!(bucket.get("a/file", &stop).unwrap(), bytes);
+    }
+
+    // An object is replaced whole, by a shorter one too.
+    bucket.upload_bytes("a/x", b"longer", &stop).unwrap();
+    bucket.upload_bytes("a/x", b"x", &stop).unwrap();
+    assert_eq!(bucket.get("a/x", &stop).unwrap(), b"x");
+
+    // A folder is not an object, and neither is what is below an object.
+    assert!(bucket.exists("a/x", &stop).unwrap());
+    assert!(!bucket.exists("a", &stop).unwrap());
+    assert!(!bucket.exists("a/x/y", &stop).unwrap());
+
+    // Listings go one level deep, sorted, folders with a slash.
+    for object in ["top", "b/c/d", "a-b"] {
+        bucket.upload_bytes(object, object.as_bytes(), &stop).unwrap();
+    }
+    assert_eq!(listing(""), ["a-b", "a/", "b/", "top"]);
+    assert_eq!(listing("a"), ["a/file", "a/x"]);
+    assert_eq!(listing("a/"), ["a/file", "a/x"]);
+    assert_eq!(listing("b"), ["b/c/"]);
+    assert!(listing("missing").is_empty());
+    let mut n_seen = 0;
+    let mut give_up = |_: &str| {
+        n_seen += 1;
+        Err(Error::new(Kind::Limit, "enough"))
+    };
+    let err = bucket.iter("", &mut give_up, &stop).unwrap_err();
+    assert_eq!((err.kind(), n_seen), (Kind::Limit, 1));
+
+    // Odd names never reach the store.
+    for odd in ["", "/", "/a", "a/", "a//b", "..", "../x", "a/../x", ".", "a/./b", "a\nb"] {
+        assert_eq!(bucket.exists(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        assert_eq!(bucket.get(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        assert_eq!(bucket.upload(odd, &file, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        assert_eq!(bucket.upload_bytes(odd, b"x", &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        assert_eq!(bucket.delete(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+    }
+
+    // A file that is not there makes no object.
+    bucket.upload("a/y", &dir.path().join("missing"), &stop).unwrap_err();
+    assert!(!bucket.exists("a/y", &stop).unwrap());
+
+    // Many at once.
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let stop = &stop;
+            scope.spawn(move || bucket.upload_bytes(&format!("many/{i}"), &[i; 1000], stop).unwrap());
+        }
+    });
+    for i in 0..8 {
+        assert_eq!(bucket.get(&format!("many/{i}"), &stop).unwrap(), [i; 1000]);
+        bucket.delete(&format!("many/{i}"), &stop).unwrap();
+    }
+
+    for object in ["top", "b/c/d", "a-b", "a/file"] {
+        bucket.delete(object, &stop).unwrap();
+        assert!(!bucket.exists(object, &stop).unwrap());
+    }
+    assert_eq!(listing(""), ["a/"]);
+
+    // After the stop nothing is done.
+    stopper.stop();
+    assert_eq!(bucket.exists("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(bucket.get("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(bucket.upload("a/z", &file, &stop).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(bucket.upload_bytes("a/z", b"z", &stop).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(bucket.delete("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
+    let (_stopper, stop) = stop_pair().unwrap();
+    assert!(!bucket.exists("a/z", &stop).unwrap());
+    bucket.delete("a/x", &stop).unwrap();
+    bucket.iter("", &mut |name| panic!("{name} is left"), &stop).unwrap();
+}

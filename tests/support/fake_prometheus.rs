@@ -1,0 +1,313 @@
+//! A Prometheus that says what a test wants it to say, over real sockets.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use pillion::pb::prometheus_remote as remote;
+use protobuf::{EnumOrUnknown, Message};
+
+/// What a remote read is answered with.
+#[derive(Clone)]
+pub enum Read_ {
+    /// These frames, then a clean end.
+    Frames(Vec<Vec<u8>>),
+    /// These raw bytes as the body, with this content type.
+    Raw(&'static str, Vec<u8>),
+    /// This status and body.
+    Status(u16, &'static str),
+    /// The head and these bytes, then a reset.
+    Reset(Vec<u8>),
+    /// These frames over and over until the client hangs up.
+    Endless(Vec<u8>),
+    /// These frames, then silence until the client hangs up.
+    Stall(Vec<Vec<u8>>),
+    /// Less than the announced content length.
+    Short(Vec<u8>, usize),
+}
+
+/// The state of the fake, to be changed while it runs.
+pub struct State {
+    pub external_labels: Vec<(String, String)>,
+    pub lowest_timestamp: Option<String>,
+    pub version: String,
+    pub flags: Vec<(String, String)>,
+    pub read: Read_,
+    /// Path prefix → status and body, before anything else.
+    pub overrides: Vec<(String, u16, String)>,
+    pub series: String,
+}
+
+pub struct FakePrometheus {
+    pub addr: SocketAddr,
+    pub state: Arc<Mutex<State>>,
+    /// Path with query of every request.
+    pub requests: Receiver<String>,
+    /// Decoded remote-read requests.
+    pub reads: Receiver<remote::ReadRequest>,
+    /// One message when a read's connection was found closed by the client.
+    pub hang_ups: Receiver<()>,
+    down: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+pub const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
+
+impl FakePrometheus {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State {
+            external_labels: vec![("region".into(), "eu-west".into()), ("replica".into(), "a".into())],
+            lowest_timestamp: Some("1000".into()),
+            version: "2.53.0".into(),
+            flags: vec![
+                ("storage.tsdb.min-block-duration".into(), "2h".into()),
+                ("storage.tsdb.max-block-duration".into(), "2h".into()),
+            ],
+            read: Read_::Frames(vec![]),
+            overrides: vec![],
+            series: "[]".into(),
+        }));
+        let (request, requests) = unbounded();
+        let (read, reads) = unbounded();
+        let (hang_up, hang_ups) = unbounded();
+        let down = Arc::new(AtomicBool::new(false));
+        let connections: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let told = Told { request, read, hang_up };
+        {
+            let (state, down, connections) = (state.clone(), down.clone(), connections.clone());
+            spawn(move || {
+                for stream in listener.incoming() {
+                    let Ok(stream) = stream else { continue };
+                    if down.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    connections.lock().unwrap().push(stream.try_clone().unwrap());
+                    let (state, told, down) = (state.clone(), told.clone(), down.clone());
+                    spawn(move || {
+                        let _ = serve(stream, &state, &told, &down);
+                    });
+                }
+            });
+        }
+        FakePrometheus { addr, state, requests, reads, hang_ups, down, connections }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    pub fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+    }
+
+    /// Closes every connection, now and later, until `up`.
+    pub fn go_down(&self) {
+        self.down.store(true, Ordering::SeqCst);
+        for connection in self.connections.lock().unwrap().drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub fn up(&self) {
+        self.down.store(false, Ordering::SeqCst);
+    }
+}
+
+#[derive(Clone)]
+struct Told {
+    request: Sender<String>,
+    read: Sender<remote::ReadRequest>,
+    hang_up: Sender<()>,
+}
+
+#[allow(clippy::disallowed_methods)]
+fn spawn(body: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(body);
+}
+
+fn serve(mut stream: TcpStream, state: &Mutex<State>, told: &Told, down: &AtomicBool) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut first = String::new();
+        if reader.read_line(&mut first)? == 0 || down.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        let target = first.split(' ').nth(1).unwrap_or("").to_owned();
+        let path = target.split('?').next().unwrap_or("").to_owned();
+        let _ = told.request.send(target.clone());
+        if path == "/api/v1/read" {
+            let plain = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
+            let _ = told.read.send(remote::ReadRequest::parse_from_bytes(&plain).unwrap());
+        }
+        let overridden = {
+            let state = state.lock().unwrap();
+            state.overrides.iter().find(|(prefix, ..)| path.starts_with(prefix.as_str())).cloned()
+        };
+        if let Some((_, status, body)) = overridden {
+            answer(&mut stream, status, "application/json", body.as_bytes())?;
+            continue;
+        }
+        match path.as_str() {
+            "/api/v1/read" => {
+                let read = state.lock().unwrap().read.clone();
+                answer_read(&mut stream, &read, told)?;
+                if !matches!(read, Read_::Frames(_) | Read_::Raw(..) | Read_::Status(..)) {
+                    return Ok(());
+                }
+            }
+            _ => {
+                let (status, kind, body) = page(&path, &state.lock().unwrap());
+                answer(&mut stream, status, kind, body.as_bytes())?;
+            }
+        }
+    }
+}
+
+fn page(path: &str, state: &State) -> (u16, &'static str, String) {
+    let json = |data: String| (200, "application/json", format!("{{\"status\":\"success\",\"data\":{data}}}"));
+    let pairs = |pairs: &[(String, String)]| {
+        let pairs: Vec<_> = pairs.iter().map(|(k, v)| format!("{k:?}:{v:?}")).collect();
+        format!("{{{}}}", pairs.join(","))
+    };
+    match path {
+        "/metrics" => {
+            let line =
+                state.lowest_timestamp.as_ref().map(|v| format!("prometheus_tsdb_lowest_timestamp_seconds {v}\n"));
+            (200, "text/plain", format!("# some page\n{}", line.unwrap_or_default()))
+        }
+        "/api/v1/status/buildinfo" => json(format!("{{\"version\":{:?}}}", state.version)),
+        "/api/v1/status/flags" => json(pairs(&state.flags)),
+        "/api/v1/status/config" => {
+            let mut yaml = "global:\n  scrape_interval: 15s\n".to_owned();
+            if !state.external_labels.is_empty() {
+                yaml.push_str("  external_labels:\n");
+                for (name, value) in &state.external_labels {
+                    yaml.push_str(&format!("    {name}: {value}\n"));
+                }
+            }
+            json(format!("{{\"yaml\":{yaml:?}}}"))
+        }
+        "/api/v1/series" => json(state.series.clone()),
+        _ => (404, "text/plain", "not found".into()),
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
+    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)
+}
+
+fn answer_read(stream: &mut TcpStream, read: &Read_, told: &Told) -> std::io::Result<()> {
+    let chunked_head = format!("HTTP/1.1 200 OK\r\nContent-Type: {STREAMED}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let chunk = |stream: &mut TcpStream, bytes: &[u8]| {
+        stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
+        stream.write_all(bytes)?;
+        stream.write_all(b"\r\n")
+    };
+    match read {
+        Read_::Frames(frames) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            for payload in frames {
+                chunk(stream, &frame(payload))?;
+            }
+            stream.write_all(b"0\r\n\r\n")
+        }
+        Read_::Raw(kind, body) => answer(stream, 200, kind, body),
+        Read_::Status(status, body) => answer(stream, *status, "text/plain", body.as_bytes()),
+        Read_::Short(body, missing) => {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {STREAMED}\r\nContent-Length: {}\r\n\r\n",
+                body.len() + missing
+            );
+            stream.write_all(head.as_bytes())?;
+            stream.write_all(body)?;
+            stream.shutdown(Shutdown::Both)
+        }
+        Read_::Reset(bytes) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            chunk(stream, bytes)?;
+            rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
+            Ok(())
+        }
+        Read_::Endless(payload) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            let framed = frame(payload);
+            loop {
+                if let Err(err) = chunk(stream, &framed) {
+                    let _ = told.hang_up.send(());
+                    return Err(err);
+                }
+            }
+        }
+        Read_::Stall(frames) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            for payload in frames {
+                chunk(stream, &frame(payload))?;
+            }
+            let mut byte = [0; 1];
+            let _ = stream.read(&mut byte);
+            let _ = told.hang_up.send(());
+            Ok(())
+        }
+    }
+}
+
+/// A payload as it stands on the wire.
+pub fn frame(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut len = payload.len();
+    while len >= 0x80 {
+        out.push((len & 0x7f) as u8 | 0x80);
+        len >>= 7;
+    }
+    out.push(len as u8);
+    out.extend(crc32c::crc32c(payload).to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+/// The payload of a frame with one series: labels, and chunks as (min, max, encoding, data).
+pub fn series(labels: &[(&str, &str)], chunks: &[(i64, i64, i32, &[u8])]) -> Vec<u8> {
+    remote::ChunkedReadResponse {
+        chunked_series: vec![remote::ChunkedSeries {
+            labels: labels
+                .iter()
+                .map(|(n, v)| remote::Label { name: (*n).into(), value: (*v).into(), ..Default::default() })
+                .collect(),
+            chunks: chunks
+                .iter()
+                .map(|(min, max, kind, data)| remote::Chunk {
+                    min_time_ms: *min,
+                    max_time_ms: *max,
+                    type_: EnumOrUnknown::from_i32(*kind),
+                    data: data.to_vec(),
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+    .write_to_bytes()
+    .unwrap()
+}

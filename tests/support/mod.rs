@@ -1,0 +1,4 @@
+//! What several test files need: real servers as child processes.
+
+pub mod prometheus;
+pub mod server;
