@@ -58,6 +58,28 @@ fn calls_and_large_answers_pass() {
 }
 
 #[test]
+fn a_busy_querier_is_not_taken_for_an_attacker() {
+    let _alone = alone();
+    let behind = Behind::start(|front| front);
+    let querier = Caller::new(behind.address);
+    // More calls at once than the server allows streams: the client holds some back until others have ended.
+    for _ in 0..5 {
+        assert_eq!(querier.say_all(700), 700);
+    }
+    for _ in 0..3 {
+        querier.pour_and_cancel(25);
+        // All have begun, and all have noticed that nobody listens any more.
+        let told: Vec<bool> = (0..50).map(|_| behind.pours.recv_timeout(PATIENCE).unwrap()).collect();
+        assert_eq!(told.iter().filter(|began| **began).count(), 25);
+    }
+    assert_eq!(querier.say("still the same connection").unwrap(), "still the same connection");
+    assert_eq!(behind.metrics.accepted.get(), 1);
+    for reason in pillion::metrics::FRONT_REASONS {
+        assert_eq!(behind.refused(reason), 0, "{reason}");
+    }
+}
+
+#[test]
 fn a_call_can_be_traced_to_its_client() {
     let _alone = alone();
     let behind = Behind::start(|front| front);

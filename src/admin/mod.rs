@@ -163,7 +163,7 @@ impl Server {
 
     fn accept(&mut self, now: Instant, listener: &TcpListener) {
         let was_paused = self.accept_from.take().is_some();
-        for _ in 0..ACCEPTS_MAX {
+        for n_accepted in 0..ACCEPTS_MAX {
             match listener.accept() {
                 Ok((stream, _)) => {
                     if stream.set_nonblocking(true).is_err() {
@@ -174,6 +174,9 @@ impl Server {
                     self.clients.push(Client { stream, state: Connection::new(self.times, now), half_closed: false });
                 }
                 Err(err) if err.kind() == ErrorKind::WouldBlock => return,
+                // The kernel looks for a free descriptor before it looks for a connection, so this says nothing unless
+                // poll has just said that there is one.
+                Err(err) if listen::is_exhausted(&err) && n_accepted > 0 => return,
                 Err(err) if listen::is_exhausted(&err) => {
                     // The listener stays readable: without a pause this loop would burn a core. One client gives its
                     // descriptor back, so that a scrape gets through all the same.

@@ -188,7 +188,7 @@ impl Door {
 
     fn accept(&mut self, now: Instant) {
         let was_paused = self.accept_from.take().is_some();
-        for _ in 0..ACCEPTS_MAX {
+        for n_accepted in 0..ACCEPTS_MAX {
             match self.front.listener.accept() {
                 Ok((stream, peer)) => {
                     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -196,6 +196,9 @@ impl Door {
                     self.admit(now, stream, peer);
                 }
                 Err(err) if err.kind() == ErrorKind::WouldBlock => return,
+                // The kernel looks for a free descriptor before it looks for a connection, so this says nothing unless
+                // poll has just said that there is one.
+                Err(err) if listen::is_exhausted(&err) && n_accepted > 0 => return,
                 Err(err) if listen::is_exhausted(&err) => {
                     // The listener stays readable: without a pause this loop would burn a core.
                     self.accept_from = Some(now + EXHAUSTED_PAUSE);

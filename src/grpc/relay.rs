@@ -156,8 +156,13 @@ impl Connections {
             relay
         };
         self.0.metrics.connections.inc();
-        let started = self.spawn(&relay, "grpc-up", move |relay, connections| relay.up(connections, &preface));
-        let started = started.and_then(|()| self.spawn(&relay, "grpc-down", Relay::down));
+        let started = match self.spawn(&relay, "grpc-up", move |relay, connections| relay.up(connections, &preface)) {
+            Ok(()) => self.spawn(&relay, "grpc-down", Relay::down),
+            Err(err) => {
+                relay.count_end(self);
+                Err(err)
+            }
+        };
         let started = started.and_then(|()| hand_over(OwnedFd::from(theirs), peer));
         if started.is_err() {
             relay.shutdown();
@@ -173,12 +178,12 @@ impl Connections {
     ) -> Result<()> {
         let (on_thread, connections) = (Arc::clone(relay), self.clone());
         let spawned = spawn_thread(name, Some(limits::SMALL_STACK_BYTES), move || {
-            body(&on_thread, &connections);
-            on_thread.end(&connections);
+            let ending = Ending(&on_thread, &connections);
+            body(ending.0, ending.1);
         });
         if spawned.is_err() {
             // It counts as ended, so that its twin does not wait for it.
-            relay.end_at_once(self);
+            relay.count_end(self);
         }
         spawned.map(drop)
     }
@@ -339,7 +344,7 @@ impl Relay {
 
     /// The end of a direction: the first waits for the other, for a while.
     fn end(&self, connections: &Connections) {
-        if self.end_at_once(connections) {
+        if self.count_end(connections) {
             return;
         }
         let (ended, _) = self
@@ -354,7 +359,7 @@ impl Relay {
     }
 
     /// Counts a direction as ended; true for the last one.
-    fn end_at_once(&self, connections: &Connections) -> bool {
+    fn count_end(&self, connections: &Connections) -> bool {
         let mut n_ended = lock(&self.n_ended);
         *n_ended += 1;
         let last = *n_ended >= 2;
@@ -364,6 +369,15 @@ impl Relay {
             connections.remove(self);
         }
         last
+    }
+}
+
+/// Ends a direction when its thread ends, by panic too.
+struct Ending<'a>(&'a Relay, &'a Connections);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end(self.1);
     }
 }
 

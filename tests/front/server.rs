@@ -158,4 +158,23 @@ impl Caller {
         }
         Ok(n_bytes)
     }
+
+    /// Makes `n` calls at once and returns how many were answered.
+    pub fn say_all(&self, n: usize) -> usize {
+        let options = || CallOption::default().timeout(Duration::from_secs(60)).wait_for_ready(true);
+        let request = b"all".to_vec();
+        let calls: Vec<_> = (0..n).map(|_| self.client.unary_call_async(&SAY, &request, options()).unwrap()).collect();
+        calls.into_iter().map(futures_executor::block_on).filter(Result::is_ok).count()
+    }
+
+    /// Begins `n` endless calls, receives something from each, and cancels them all.
+    pub fn pour_and_cancel(&self, n: usize) {
+        let options = || CallOption::default().timeout(Duration::from_secs(60)).wait_for_ready(true);
+        let mut calls: Vec<_> =
+            (0..n).map(|_| self.client.server_streaming(&POUR, &Vec::new(), options()).unwrap()).collect();
+        for call in &mut calls {
+            assert!(futures_executor::block_on(call.next()).unwrap().is_ok());
+            call.cancel();
+        }
+    }
 }
