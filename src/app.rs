@@ -142,7 +142,7 @@ fn target(config: &Config) -> Target {
 /// The shipper with its bucket.
 fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> Result<Shipper> {
     ship::check_data_dir(&config.tsdb_path)?;
-    let disk = Disk::default();
+    let disk = Disk::real();
     let (bucket, prefix): (Arc<dyn Bucket>, &str) = match &config.bucket {
         Some(bucket) => match &bucket.provider {
             Provider::Filesystem { directory } => {
@@ -153,7 +153,7 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> 
         None => return Err(Error::new(Kind::Permanent, "no bucket is configured")),
     };
     let bucket_metrics = metrics.bucket(bucket.name());
-    let bucket = Metered::wrap(Prefixed::wrap(bucket, prefix), bucket_metrics);
+    let bucket = Metered::wrap(Prefixed::wrap(bucket, prefix)?, bucket_metrics);
     let ship = ShipConfig {
         data_dir: config.tsdb_path.clone(),
         meta_file_name: config.shipper.meta_file_name.clone(),

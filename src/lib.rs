@@ -42,7 +42,7 @@ pub const REVISION: &str = env!("PILLION_REVISION");
 pub const RUSTC_VERSION: &str = env!("PILLION_RUSTC");
 
 /// Generated from `proto/` by build.rs.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/protos/mod.rs"));
 }

@@ -1,5 +1,7 @@
 //! How the daemon starts, follows Prometheus, and stops.
 
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
+
 #[path = "support/fake_prometheus.rs"]
 mod fake_prometheus;
 #[path = "support/sidecar.rs"]

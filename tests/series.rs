@@ -1,5 +1,7 @@
 //! What a querier gets from the StoreAPI, against a Prometheus that behaves and one that does not.
 
+#![allow(clippy::unwrap_used, clippy::float_cmp)]
+
 #[path = "support/fake_prometheus.rs"]
 mod fake_prometheus;
 #[path = "support/sidecar.rs"]

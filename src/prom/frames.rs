@@ -30,7 +30,7 @@ impl<R: Read> FrameReader<R> {
     ///
     /// `Errors:` `Corrupt` for a frame that is cut short, too long or does not match its checksum; `Retry` when the
     /// connection broke.
-    pub fn next(&mut self) -> Result<Option<&[u8]>> {
+    pub fn next_frame(&mut self) -> Result<Option<&[u8]>> {
         let Some(len) = self.length()? else { return Ok(None) };
         let mut crc = [0; 4];
         self.fill(&mut crc)?;
@@ -128,7 +128,7 @@ mod tests {
     fn read_all(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut reader = FrameReader::new(bytes, 1000);
         let mut frames = Vec::new();
-        while let Some(payload) = reader.next()? {
+        while let Some(payload) = reader.next_frame()? {
             frames.push(payload.to_vec());
         }
         Ok(frames)

@@ -80,7 +80,7 @@ fn with_chunks<S: FnMut(Vec<u8>) -> Result<()>>(
     let (mut series, mut key) = (Vec::new(), Vec::new());
     let mut counts = Counts::default();
     let mut pull = || -> Result<()> {
-        while let Some(frame) = frames.next().context(|| "next proto")? {
+        while let Some(frame) = frames.next_frame().context(|| "next proto")? {
             Transcoder::each_series(frame, |chunked| {
                 series.clear();
                 key.clear();

@@ -67,7 +67,7 @@ impl Transcoder {
     /// Calls `each` with the encoded `ChunkedSeries` of a frame, one after the other.
     pub fn each_series<'a>(frame: &'a [u8], mut each: impl FnMut(&'a [u8]) -> Result<()>) -> Result<()> {
         let mut fields = Fields::new(frame);
-        while let Some((number, field)) = fields.next()? {
+        while let Some((number, field)) = fields.next_field()? {
             if number == 1 {
                 each(field.bytes()?)?;
             }
@@ -129,7 +129,7 @@ impl Transcoder {
         let mut sorted = true;
         let mut last_name: &[u8] = b"";
         let mut fields = Fields::new(series);
-        while let Some((number, field)) = fields.next()? {
+        while let Some((number, field)) = fields.next_field()? {
             match number {
                 1 => {
                     let (name, value) = label(field.bytes()?)?;
@@ -189,7 +189,7 @@ pub fn put_key(text: &[u8], key: &mut Vec<u8>) {
 fn label(message: &[u8]) -> Result<(&[u8], &[u8])> {
     let (mut name, mut value): (&[u8], &[u8]) = (b"", b"");
     let mut fields = Fields::new(message);
-    while let Some((number, field)) = fields.next()? {
+    while let Some((number, field)) = fields.next_field()? {
         match number {
             1 => name = field.bytes()?,
             2 => value = field.bytes()?,
@@ -211,7 +211,7 @@ fn chunk(message: &[u8]) -> Result<RawChunk<'_>> {
     let mut chunk = RawChunk { min_time: 0, max_time: 0, encoding: 0, data: b"" };
     let mut prometheus_encoding = 0;
     let mut fields = Fields::new(message);
-    while let Some((number, field)) = fields.next()? {
+    while let Some((number, field)) = fields.next_field()? {
         match number {
             1 => chunk.min_time = field.varint()?,
             2 => chunk.max_time = field.varint()?,

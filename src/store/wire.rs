@@ -47,7 +47,7 @@ impl<'a> Fields<'a> {
     ///
     /// `Errors:` `Corrupt` for anything that is not protobuf.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<(u32, Field<'a>)>> {
+    pub fn next_field(&mut self) -> Result<Option<(u32, Field<'a>)>> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -110,6 +110,7 @@ pub fn varint_len(value: u64) -> usize {
 
 /// Appends a varint.
 #[inline]
+#[allow(clippy::cast_possible_truncation)] // Seven bits at a time.
 pub fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
@@ -186,12 +187,12 @@ mod tests {
         put_bytes(2, b"abc", &mut message);
         message.extend([3 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         let mut fields = Fields::new(&message);
-        assert_eq!(fields.next().unwrap(), Some((1, Field::Varint(300))));
-        assert_eq!(fields.next().unwrap(), Some((2, Field::Bytes(b"abc"))));
-        assert_eq!(fields.next().unwrap(), Some((3, Field::Fixed)));
-        assert_eq!(fields.next().unwrap(), None);
+        assert_eq!(fields.next_field().unwrap(), Some((1, Field::Varint(300))));
+        assert_eq!(fields.next_field().unwrap(), Some((2, Field::Bytes(b"abc"))));
+        assert_eq!(fields.next_field().unwrap(), Some((3, Field::Fixed)));
+        assert_eq!(fields.next_field().unwrap(), None);
         for bad in [&[0x80][..], &[0x0a, 5, 1], &[0x0b], &[0x00, 1], &[0xff; 11], &[0x09, 1]] {
-            Fields::new(bad).next().expect_err(&format!("{bad:?}"));
+            Fields::new(bad).next_field().expect_err(&format!("{bad:?}"));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! A StoreAPI client for tests.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use std::sync::Arc;
 use std::time::Duration;
