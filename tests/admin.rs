@@ -103,7 +103,7 @@ fn pages_and_probes() {
     assert!(healthy.contains("\r\nX-Content-Type-Options: nosniff\r\n"), "{healthy}");
     assert!(healthy.ends_with("\r\n\r\nNOT OK\n"), "{healthy}");
     server.probes.healthy();
-    server.probes.ready();
+    server.probes.serving();
     for path in ["/-/healthy", "/-/ready", "/-/ready?verbose=1"] {
         let page = server.get(path);
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\nOK"), "{page}");

@@ -53,6 +53,8 @@ pub struct Behind {
 }
 
 impl Behind {
+    // The core takes a bare descriptor; there is no safe way to give it one.
+    #[allow(unsafe_code)]
     pub fn start(configure: impl FnOnce(Front) -> Front) -> Self {
         let metrics = Metrics::new().grpc.front;
         let (told, pours) = unbounded();
