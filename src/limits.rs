@@ -43,6 +43,8 @@ pub const GRPC_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const GRPC_STREAMS_MAX: u32 = 256;
 /// Ping interval below which the core would strike a client. Thanos queriers ping every 10 s.
 pub const GRPC_PING_INTERVAL_MIN: Duration = Duration::from_secs(9);
+/// Largest request that is taken; real ones are a few KiB.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Calls the core may hold ready to be picked up.
 pub const GRPC_REQUEST_SLOTS: usize = 64;
 /// Threads of the gRPC core that run completion queues.

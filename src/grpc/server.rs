@@ -27,7 +27,7 @@ impl Server {
         let mut args = ChannelBuilder::new(Arc::clone(&env))
             .reuse_port(false)
             .max_concurrent_stream(i32::try_from(limits::GRPC_STREAMS_MAX).unwrap_or(i32::MAX))
-            .max_receive_message_len(i32::MAX)
+            .max_receive_message_len(i32::try_from(limits::GRPC_REQUEST_BYTES_MAX).unwrap_or(i32::MAX))
             .max_send_message_len(i32::MAX)
             .http2_min_recv_ping_interval_without_data(limits::GRPC_PING_INTERVAL_MIN);
         if let Some(age) = age_max {

@@ -1,7 +1,5 @@
 //! A small gRPC server of the real library behind the front door, and clients of the same library.
 
-#![allow(unsafe_code)]
-
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::IntoRawFd;
