@@ -102,10 +102,9 @@ fn read_some(source: &mut impl Read, buf: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// A read error of the stream. An early end within the HTTP framing is a truncated answer, the rest is the network.
+/// A read error of the stream: the connection broke, which a later call may be spared.
 fn broken(err: &std::io::Error) -> Error {
-    let kind = if err.kind() == std::io::ErrorKind::UnexpectedEof { Kind::Corrupt } else { Kind::Retry };
-    Error::new(kind, format!("read from Prometheus: {err}"))
+    Error::new(Kind::Retry, format!("read from Prometheus: {err}"))
 }
 
 #[cfg(test)]
