@@ -4,7 +4,8 @@
 //! A time or a memory figure is the best of several tries: a busy machine makes a try worse, and nothing makes it better
 //! than the program is.
 
-#![allow(clippy::unwrap_used)]
+// Printing the figures is half of the purpose.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 #[path = "support/fake_prometheus.rs"]
 mod fake_prometheus;
