@@ -41,7 +41,7 @@ pub fn run(config: Config) -> Result<()> {
 
     // HTTP ends last, so that the stop can be watched: it has a stop of its own.
     let mut http = Supervisor::new()?;
-    let admin = Admin::bind(&config.http_address.to_string())?;
+    let admin = Admin::bind(&config.http_address.to_string())?.with_grace(config.http_grace_period);
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
     let routes = admin::routes(metrics.clone(), probes.clone());
@@ -59,7 +59,7 @@ pub fn run(config: Config) -> Result<()> {
     });
     let grace = config.grpc_grace_period;
     let running = supervisor.join(Instant::now() + grace + limits::STOP_DEADLINE);
-    let still_serving = http.join(Instant::now() + limits::STOP_DEADLINE);
+    let still_serving = http.join(Instant::now() + config.http_grace_period + limits::STOP_DEADLINE);
     outcome?;
     let names: Vec<_> = running.into_iter().chain(still_serving).collect();
     if !names.is_empty() {
