@@ -18,6 +18,8 @@ fn main() {
         .cargo_out_dir("protos")
         .run_from_script();
 
+    // `strip` of the profile does not reach a package whose optimisation is set apart.
+    println!("cargo:rustc-link-arg-bins=-Wl,-s");
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     println!("cargo:rustc-env=PILLION_RUSTC={}", output(&rustc, &["--version"]).unwrap_or_else(|| "rustc".into()));
     println!("cargo:rerun-if-env-changed=PILLION_REVISION");
