@@ -1,0 +1,147 @@
+//! What a StoreAPI server beside a Prometheus with known data has to answer, as text cases: `data/conformance/*.txt`,
+//! whose language `data/conformance/README.txt` describes.
+//!
+//! By default the server is ours, started beside every Prometheus release that is there. Any other is asked with
+//!
+//! ```text
+//! STORE_UNDER_TEST=host:port cargo test --release --test conformance
+//! ```
+//!
+//! and then needs, set up by whoever runs it:
+//!
+//! - a Prometheus 3 with the blocks that `promtool tsdb create-blocks-from openmetrics` makes of `history.om` followed by
+//!   `history-3.om` and a line `# EOF`, the configuration `prometheus.yml` (external labels `region="eu-west"` and
+//!   `replica="e2e"`), and the flags `--storage.tsdb.min-block-duration=2h --storage.tsdb.max-block-duration=2h
+//!   --storage.tsdb.retention.time=100y --storage.remote.read-max-bytes-in-frame=1024`; all those files are in
+//!   `data/conformance/`;
+//! - a sidecar of it without `--min-time`.
+//!
+//! Cases marked `differs` say what Pillion does on purpose unlike Thanos. `STORE_DIFFERS=skip` leaves them out, which is
+//! what a Thanos under test wants.
+
+// Helpers of tests may unwrap and print as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+#[path = "conformance/case.rs"]
+mod case;
+#[path = "conformance/check.rs"]
+mod check;
+#[path = "conformance/client.rs"]
+mod client;
+#[path = "conformance/rig.rs"]
+mod rig;
+#[path = "conformance/show.rs"]
+mod show;
+#[allow(dead_code)]
+mod support;
+
+use std::collections::BTreeSet;
+
+use case::Case;
+use client::Store;
+use rig::{Rig, Setup, data_dir};
+use support::prometheus::releases;
+
+/// The cases of a file.
+struct File {
+    name: String,
+    cases: Vec<Case>,
+}
+
+/// Every case file, by name. All are read before any is run, so that a slip of the pen costs no start of a server.
+fn files() -> Vec<File> {
+    let mut paths: Vec<_> = std::fs::read_dir(data_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "txt") && !path.ends_with("README.txt"))
+        .collect();
+    paths.sort();
+    let file = |path: &std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(path).unwrap();
+        let cases = case::parse(&text).unwrap_or_else(|err| panic!("{name}: {err}"));
+        File { name, cases }
+    };
+    paths.iter().map(file).collect()
+}
+
+/// Runs every case that this server can be asked, and reports all that failed at once.
+fn run(address: &str, version: (u32, u32)) {
+    let skip_differing = std::env::var("STORE_DIFFERS").is_ok_and(|value| value == "skip");
+    let store = Store::connect(address);
+    let (mut n_run, mut n_left_out, mut report) = (0, 0, String::new());
+    for file in files() {
+        for case in &file.cases {
+            if version < case.needs || (skip_differing && !case.differs.is_empty()) {
+                n_left_out += 1;
+                continue;
+            }
+            n_run += 1;
+            for exchange in &case.exchanges {
+                let place = format!("{}:{}", file.name, exchange.line);
+                let answer = store.call(&exchange.call).unwrap_or_else(|err| panic!("{place}: {err}"));
+                for fault in check::check(exchange, &answer) {
+                    report.push_str(&format!("\n{place} {:?}\n    {fault}", case.title));
+                }
+            }
+        }
+    }
+    println!("{address}, Prometheus {}.{}: {n_run} cases, {n_left_out} left out", version.0, version.1);
+    assert!(report.is_empty(), "Prometheus {}.{}{report}", version.0, version.1);
+    assert!(n_run > 0, "no case was run");
+}
+
+#[test]
+fn the_store_answers_as_it_has_to() {
+    match std::env::var("STORE_UNDER_TEST") {
+        Ok(address) => run(&address, (u32::MAX, 0)),
+        Err(_) => {
+            for release in releases() {
+                let rig = Rig::start(&release, Setup::default());
+                run(&rig.store, rig.version);
+            }
+        }
+    }
+}
+
+/// P-ST-02: the same answers when Prometheus lives below a path. Always our own server.
+#[test]
+fn a_prometheus_below_a_path_makes_no_difference() {
+    let release = releases().pop().unwrap();
+    let rig = Rig::start(&release, Setup { path: "/prometheus/sub/path" });
+    run(&rig.store, rig.version);
+}
+
+/// A case may only differ from Thanos where that is written down for users.
+#[test]
+fn deliberate_differences_are_written_down() {
+    let listed = std::fs::read_to_string(data_dir().join("../../../docs/differences.md"));
+    // Until that file exists there is nothing to compare with.
+    let Ok(listed) = listed else { return };
+    for file in files() {
+        for case in &file.cases {
+            for id in &case.differs {
+                assert!(
+                    listed.contains(id.as_str()),
+                    "{}:{}: {id} is not in docs/differences.md",
+                    file.name,
+                    case.line
+                );
+            }
+        }
+    }
+}
+
+/// The list of what has to be like Thanos; P-ST-02 is a run of all cases.
+#[test]
+fn every_entry_of_the_parity_list_has_a_case() {
+    let wanted = [
+        "P-ST-01", "P-ST-03", "P-ST-04", "P-ST-05", "P-ST-06", "P-ST-07", "P-ST-10", "P-ST-13", "P-E2E-01", "P-E2E-09",
+        "P-E2E-10", "P-E2E-11", "P-E2E-12", "P-E2E-14", "P-E2E-16",
+    ];
+    let files = files();
+    let found: BTreeSet<&str> =
+        files.iter().flat_map(|file| &file.cases).flat_map(|case| &case.parity).map(String::as_str).collect();
+    let missing: Vec<_> = wanted.iter().filter(|id| !found.contains(**id)).collect();
+    assert!(missing.is_empty(), "no case for {missing:?}");
+}
