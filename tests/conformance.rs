@@ -1,4 +1,4 @@
-//! What a StoreAPI server beside a Prometheus with known data has to answer, as text cases: `data/conformance/*.txt`,
+//! What a StoreAPI server beside a Prometheus with known data has to answer, as text cases: `data/conformance/*/*.txt`,
 //! whose language `data/conformance/README.txt` describes.
 //!
 //! By default the server is ours, started beside every Prometheus release that is there. Any other is asked with
@@ -10,11 +10,14 @@
 //! and then needs, set up by whoever runs it:
 //!
 //! - a Prometheus 3 with the blocks that `promtool tsdb create-blocks-from openmetrics` makes of `history.om` followed by
-//!   `history-3.om` and a line `# EOF`, the configuration `prometheus.yml` (external labels `region="eu-west"` and
-//!   `replica="e2e"`), and the flags `--storage.tsdb.min-block-duration=2h --storage.tsdb.max-block-duration=2h
-//!   --storage.tsdb.retention.time=100y --storage.remote.read-max-bytes-in-frame=1024`; all those files are in
-//!   `data/conformance/`;
+//!   `history-3.om` and a line `# EOF`; with the configuration `prometheus.yml` (external labels `region="eu-west"` and
+//!   `replica="e2e"`) beside `rules.yml`, and the target that it describes, scraped once; and with the flags
+//!   `--storage.tsdb.min-block-duration=2h --storage.tsdb.max-block-duration=2h --storage.tsdb.retention.time=100y
+//!   --storage.remote.read-max-bytes-in-frame=1024 --enable-feature=exemplar-storage`; all those files are in
+//!   `data/conformance/`, and `conformance/rig.rs` does the same for our own server;
 //! - a sidecar of it without `--min-time`.
+//!
+//! It is then asked the cases of `known/`; those of the other folders need a Prometheus of their own.
 //!
 //! Cases marked `differs` say what Pillion does on purpose unlike Thanos. `STORE_DIFFERS=skip` leaves them out, which is
 //! what a Thanos under test wants.
@@ -34,6 +37,10 @@ mod rig;
 mod show;
 #[allow(dead_code)]
 mod support;
+#[path = "conformance/wire.rs"]
+mod wire;
+#[path = "conformance/words.rs"]
+mod words;
 
 use std::collections::BTreeSet;
 
@@ -48,16 +55,25 @@ struct File {
     cases: Vec<Case>,
 }
 
-/// Every case file, by name. All are read before any is run, so that a slip of the pen costs no start of a server.
-fn files() -> Vec<File> {
-    let mut paths: Vec<_> = std::fs::read_dir(data_dir())
+/// The folders of cases: beside a Prometheus with the known data, one that is empty, and one that went away.
+const KNOWN: &str = "known";
+const EMPTY: &str = "empty";
+const DOWN: &str = "down";
+
+fn all_files() -> Vec<File> {
+    [KNOWN, EMPTY, DOWN].map(files).into_iter().flatten().collect()
+}
+
+/// Every case file of a folder, by name. All are read before any is run, so that a slip of the pen costs no start of a server.
+fn files(dir: &str) -> Vec<File> {
+    let mut paths: Vec<_> = std::fs::read_dir(data_dir().join(dir))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "txt") && !path.ends_with("README.txt"))
+        .filter(|path| path.extension().is_some_and(|ext| ext == "txt"))
         .collect();
     paths.sort();
     let file = |path: &std::path::PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let name = path.strip_prefix(data_dir()).unwrap().to_string_lossy().into_owned();
         let text = std::fs::read_to_string(path).unwrap();
         let cases = case::parse(&text).unwrap_or_else(|err| panic!("{name}: {err}"));
         File { name, cases }
@@ -66,11 +82,11 @@ fn files() -> Vec<File> {
 }
 
 /// Runs every case that this server can be asked, and reports all that failed at once.
-fn run(address: &str, version: (u32, u32)) {
+fn run(dir: &str, address: &str, version: (u32, u32)) {
     let skip_differing = std::env::var("STORE_DIFFERS").is_ok_and(|value| value == "skip");
     let store = Store::connect(address);
     let (mut n_run, mut n_left_out, mut report) = (0, 0, String::new());
-    for file in files() {
+    for file in files(dir) {
         for case in &file.cases {
             if version < case.needs || (skip_differing && !case.differs.is_empty()) {
                 n_left_out += 1;
@@ -94,11 +110,10 @@ fn run(address: &str, version: (u32, u32)) {
 #[test]
 fn the_store_answers_as_it_has_to() {
     match std::env::var("STORE_UNDER_TEST") {
-        Ok(address) => run(&address, (u32::MAX, 0)),
+        Ok(address) => run(KNOWN, &address, (u32::MAX, 0)),
         Err(_) => {
-            for release in releases() {
-                let rig = Rig::start(&release, Setup::default());
-                run(&rig.store, rig.version);
+            for rig in Rig::start_all(&releases(), Setup::default()) {
+                run(KNOWN, &rig.store, rig.version);
             }
         }
     }
@@ -107,9 +122,26 @@ fn the_store_answers_as_it_has_to() {
 /// P-ST-02: the same answers when Prometheus lives below a path. Always our own server.
 #[test]
 fn a_prometheus_below_a_path_makes_no_difference() {
-    let release = releases().pop().unwrap();
-    let rig = Rig::start(&release, Setup { path: "/prometheus/sub/path" });
-    run(&rig.store, rig.version);
+    let newest = releases().split_off(releases().len() - 1);
+    for rig in Rig::start_all(&newest, Setup { path: "/prometheus/sub/path", ..Setup::default() }) {
+        run(KNOWN, &rig.store, rig.version);
+    }
+}
+
+/// A Prometheus that has nothing to say. Always our own server.
+#[test]
+fn an_empty_prometheus_is_served_too() {
+    for rig in Rig::start_all(&releases(), Setup { empty: true, ..Setup::default() }) {
+        run(EMPTY, &rig.store, rig.version);
+    }
+}
+
+/// A Prometheus that went away. Always our own server.
+#[test]
+fn a_prometheus_that_is_down_is_told_apart_from_an_empty_one() {
+    for rig in Rig::start_all(&releases(), Setup { empty: true, stopped: true, ..Setup::default() }) {
+        run(DOWN, &rig.store, rig.version);
+    }
 }
 
 /// A case may only differ from Thanos where that is written down for users.
@@ -118,7 +150,7 @@ fn deliberate_differences_are_written_down() {
     let listed = std::fs::read_to_string(data_dir().join("../../../docs/differences.md"));
     // Until that file exists there is nothing to compare with.
     let Ok(listed) = listed else { return };
-    for file in files() {
+    for file in all_files() {
         for case in &file.cases {
             for id in &case.differs {
                 assert!(
@@ -136,10 +168,10 @@ fn deliberate_differences_are_written_down() {
 #[test]
 fn every_entry_of_the_parity_list_has_a_case() {
     let wanted = [
-        "P-ST-01", "P-ST-03", "P-ST-04", "P-ST-05", "P-ST-06", "P-ST-07", "P-ST-10", "P-ST-13", "P-E2E-01", "P-E2E-09",
-        "P-E2E-10", "P-E2E-11", "P-E2E-12", "P-E2E-14", "P-E2E-16",
+        "P-PC-02", "P-PC-04", "P-ST-01", "P-ST-03", "P-ST-04", "P-ST-05", "P-ST-06", "P-ST-07", "P-ST-10", "P-ST-13",
+        "P-E2E-01", "P-E2E-09", "P-E2E-10", "P-E2E-11", "P-E2E-12", "P-E2E-14", "P-E2E-16",
     ];
-    let files = files();
+    let files = all_files();
     let found: BTreeSet<&str> =
         files.iter().flat_map(|file| &file.cases).flat_map(|case| &case.parity).map(String::as_str).collect();
     let missing: Vec<_> = wanted.iter().filter(|id| !found.contains(**id)).collect();

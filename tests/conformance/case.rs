@@ -1,10 +1,10 @@
 //! Reads case files. Pure. The language is described in `tests/data/conformance/README.txt`.
 
-use std::iter::Peekable;
-use std::str::Chars;
-
 use pillion::client::selector::{self, Matcher};
 use pillion::labels::Labels;
+
+use crate::wire;
+use crate::words::Words;
 
 /// Where the known data starts, 2023-11-15T00:00:00Z: times in cases count from here. `Units:` ms.
 pub const DATA_START_MS: i64 = 1_700_006_400_000;
@@ -22,6 +22,8 @@ pub struct Options {
     pub limit: i64,
     /// A matcher type that no enum knows is put on the first matcher.
     pub matcher_type: Option<i32>,
+    /// What a call beside the store says, by the names of the request's fields.
+    pub fields: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone)]
@@ -66,8 +68,10 @@ pub enum Expect {
     Chunks(usize),
     /// The names or values of a label call.
     Words(Vec<String>),
-    /// The answer of any other call, see `show`.
+    /// The whole answer of any other call, see `show` and `wire`; `*` stands for any text.
     Lines(Vec<String>),
+    /// Lines that have to be in it.
+    Has(Vec<String>),
     Warning(Pattern),
 }
 
@@ -191,6 +195,10 @@ impl Reader {
             }
             _ => vec![],
         };
+        if wire::METHODS.iter().any(|(name, _)| *name == method) {
+            let options = Options { fields: request_fields(words)?, ..Options::default() };
+            return Ok(Call { method, argument, matchers, options });
+        }
         let (start_ms, end_ms) = self.window_ms.ok_or("no window was given")?;
         let mut options = Options { start_ms, end_ms, ..Options::default() };
         while let Some(word) = words.maybe_word()? {
@@ -233,6 +241,10 @@ impl Reader {
                 self.open = Open::Lines;
                 Expect::Lines(Vec::new())
             }
+            "has" => {
+                self.open = Open::Lines;
+                Expect::Has(Vec::new())
+            }
             "no" => match words.word()?.as_str() {
                 "series" => Expect::Series(Vec::new()),
                 "names" | "values" => Expect::Words(Vec::new()),
@@ -256,11 +268,22 @@ impl Reader {
         let last = case.and_then(|case| case.exchanges.last_mut()).and_then(|exchange| exchange.expect.last_mut());
         match (&self.open, last) {
             (Open::Series, Some(Expect::Series(all))) => all.push(series(line, &self.common)?),
-            (Open::Lines, Some(Expect::Lines(all))) => all.push(line.to_owned()),
-            _ => return Err("an indented line belongs to `expect series` or `expect lines`".into()),
+            (Open::Lines, Some(Expect::Lines(all) | Expect::Has(all))) => all.push(line.to_owned()),
+            _ => return Err("an indented line belongs to `expect series`, `lines` or `has`".into()),
         }
         Ok(())
     }
+}
+
+/// Names and values; the times among them become numbers.
+fn request_fields(words: &mut Words) -> Result<Vec<(String, String)>, String> {
+    let mut fields = Vec::new();
+    while let Some(word) = words.maybe_word()? {
+        let (name, value) = word.split_once('=').ok_or("a field is NAME=VALUE")?;
+        let value = if ["start", "end"].contains(&name) { time(value)?.to_string() } else { value.to_owned() };
+        fields.push((name.to_owned(), value));
+    }
+    Ok(fields)
 }
 
 /// `{a="b"} 1@10s 2@20s`, or `{a="b"} 120 samples 1@10s .. 3@20m`, or no samples at all.
@@ -326,99 +349,6 @@ pub fn time(text: &str) -> Result<i64, String> {
 
 fn number_of<N: std::str::FromStr>(text: &str) -> Result<N, String> {
     text.parse().map_err(|_| format!("{text:?} is no number of the right kind"))
-}
-
-/// A line as words, quoted strings and selectors.
-struct Words<'a> {
-    chars: Peekable<Chars<'a>>,
-}
-
-impl<'a> Words<'a> {
-    fn new(line: &'a str) -> Self {
-        Words { chars: line.chars().peekable() }
-    }
-
-    fn peek(&mut self) -> Option<char> {
-        while self.chars.next_if(|c| c.is_whitespace()).is_some() {}
-        self.chars.peek().copied()
-    }
-
-    /// A bare word, or a quoted one; nothing at the end of the line.
-    fn maybe_word(&mut self) -> Result<Option<String>, String> {
-        match self.peek() {
-            None => Ok(None),
-            Some('"') => self.string().map(Some),
-            Some(_) => {
-                let mut word = String::new();
-                while let Some(c) = self.chars.next_if(|c| !c.is_whitespace()) {
-                    word.push(c);
-                }
-                Ok(Some(word))
-            }
-        }
-    }
-
-    fn word(&mut self) -> Result<String, String> {
-        self.maybe_word()?.ok_or_else(|| "the line is too short".into())
-    }
-
-    fn rest(&mut self) -> Result<Vec<String>, String> {
-        let mut words = Vec::new();
-        while let Some(word) = self.maybe_word()? {
-            words.push(word);
-        }
-        Ok(words)
-    }
-
-    /// A string in double quotes, in which a backslash takes the next character as it is.
-    fn string(&mut self) -> Result<String, String> {
-        if self.peek() != Some('"') {
-            return Err("a quoted string is missing".into());
-        }
-        self.chars.next();
-        let mut text = String::new();
-        loop {
-            match self.chars.next() {
-                Some('"') => return Ok(text),
-                Some('\\') => text.extend(self.chars.next()),
-                Some(c) => text.push(c),
-                None => return Err("a string has no end".into()),
-            }
-        }
-    }
-
-    fn pattern(&mut self) -> Result<Pattern, String> {
-        let contained = self.peek() == Some('~');
-        if contained {
-            self.chars.next();
-        }
-        Ok(Pattern { text: self.string()?, contained })
-    }
-
-    /// From `{` to the `}` outside quotes.
-    fn braces(&mut self) -> Result<String, String> {
-        if self.peek() != Some('{') {
-            return Err("a { is missing".into());
-        }
-        let (mut text, mut quoted) = (String::new(), false);
-        while let Some(c) = self.chars.next() {
-            text.push(c);
-            match c {
-                '\\' if quoted => text.extend(self.chars.next()),
-                '"' => quoted = !quoted,
-                '}' if !quoted => return Ok(text),
-                _ => {}
-            }
-        }
-        Err("a } is missing".into())
-    }
-
-    fn end(&mut self) -> Result<(), String> {
-        match self.maybe_word()? {
-            None => Ok(()),
-            Some(word) => Err(format!("{word} is too much")),
-        }
-    }
 }
 
 #[cfg(test)]

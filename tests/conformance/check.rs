@@ -41,7 +41,19 @@ pub fn check(exchange: &Exchange, answer: &Answer) -> Vec<String> {
                 compare("chunks", expected, &n_chunks, &mut faults);
             }
             Expect::Words(expected) => compare("list", expected, &answer.words, &mut faults),
-            Expect::Lines(expected) => compare("lines", expected, &answer.lines, &mut faults),
+            Expect::Lines(expected) => {
+                let fit = expected.iter().zip(&answer.lines).all(|(pattern, line)| globs(pattern, line));
+                if expected.len() != answer.lines.len() || !fit {
+                    faults.push(differing_lines(expected, &answer.lines));
+                }
+            }
+            Expect::Has(expected) => {
+                let mut missing = expected.clone();
+                missing.retain(|pattern| !answer.lines.iter().any(|line| globs(pattern, line)));
+                if !missing.is_empty() {
+                    faults.push(differing_lines(&missing, &answer.lines));
+                }
+            }
             Expect::Warning(pattern) => {
                 if !answer.warnings.iter().any(|warning| fits(pattern, warning)) {
                     faults.push(format!("expected the warning {}, got {:?}", pattern.text, answer.warnings));
@@ -58,6 +70,22 @@ pub fn check(exchange: &Exchange, answer: &Answer) -> Vec<String> {
 
 fn fits(pattern: &Pattern, text: &str) -> bool {
     if pattern.contained { text.contains(&pattern.text) } else { text == pattern.text }
+}
+
+/// Whether the text is the pattern's, in which `*` stands for any text.
+fn globs(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|text| {
+            let mut ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
+            ends.any(|at| globs(rest, &text[at..]))
+        }),
+    }
+}
+
+fn differing_lines(expected: &[String], got: &[String]) -> String {
+    let list = |lines: &[String]| lines.iter().map(|line| format!("\n          {line}")).collect::<String>();
+    format!("lines: expected{}\n        got{}", list(expected), list(got))
 }
 
 fn compare<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, got: &T, faults: &mut Vec<String>) {
@@ -205,6 +233,17 @@ mod tests {
     }
 
     #[test]
+    fn a_star_stands_for_any_text() {
+        let check = |pattern, text, expected| assert_eq!(globs(pattern, text), expected, "{pattern} {text}");
+        check("a=* b=2", "a=1 b=2", true);
+        check("a=* b=2", "a= b=2", true);
+        check("a=* b=2", "a=1 b=3", false);
+        check("a=* b=2", "a=1 b=2 c=3", false);
+        check("*é*", "xéy", true);
+        check("a", "ab", false);
+    }
+
+    #[test]
     fn a_right_answer_passes() {
         let right = "expect series\n  {a=\"1\"}\n  {a=\"2\"}\nexpect messages 1 1\nexpect chunks 0";
         assert_eq!(faults(right, "skip_chunks", |_| {}), "");
@@ -229,6 +268,8 @@ mod tests {
         check("expect OK", "skip_chunks", |a| a.series[0].chunks.push(AggrChunk::default()), "has chunks");
         check("expect OK", "", |a| a.series[0].chunks.push(AggrChunk::default()), "no raw part");
         check("expect OK", "skip_chunks", |a| a.series[0].labels[0].value.clear(), "unsorted, doubled or empty");
+        check("expect lines\n  x", "skip_chunks", |_| {}, "lines: expected");
+        check("expect has\n  x", "skip_chunks", |_| {}, "lines: expected");
         let wrong_hash = |answer: &mut Answer| {
             let raw = pillion::pb::thanos_types::Chunk { hash: 1, ..Default::default() };
             answer.series[0].chunks.push(AggrChunk { raw: Some(raw).into(), ..Default::default() });

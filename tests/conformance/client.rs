@@ -1,11 +1,15 @@
 //! Calls any StoreAPI server and turns what it answers into something that a case can be compared with.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_executor::block_on;
 use futures_util::StreamExt;
-use grpcio::{CallOption, ChannelBuilder, Client, Environment, Marshaller, Method, MethodType, RpcStatus};
+use grpcio::{
+    CallOption, ChannelBuilder, Client, Environment, GrpcSlice, Marshaller, MessageReader, Method, MethodType,
+    RpcStatus,
+};
 use pillion::client::selector::Op;
 use pillion::pb::thanos_info::{InfoRequest, InfoResponse};
 use pillion::pb::thanos_store::{
@@ -16,7 +20,7 @@ use pillion::pb::thanos_types::{LabelMatcher, Series};
 use protobuf::{EnumOrUnknown, Message};
 
 use crate::case::Call;
-use crate::show;
+use crate::{show, wire};
 
 /// What came back.
 #[derive(Debug)]
@@ -105,13 +109,38 @@ impl Store {
             "Info" => self.unary("/thanos.info.Info/Info", &InfoRequest::default(), |response: InfoResponse| {
                 answer.lines = show::info(&response);
             }),
-            other => return Err(format!("there is no call {other}")),
+            "InfoServices" => {
+                self.unary("/thanos.info.Info/Info", &InfoRequest::default(), |response: InfoResponse| {
+                    answer.lines = show::info_services(&response);
+                })
+            }
+            other => self.service(other, call, &mut answer)?,
         };
         // The library writes a code as `3-INVALID_ARGUMENT`.
         let code = status.code().to_string();
         answer.code = code.split_once('-').map_or(code.as_str(), |(_, name)| name).to_owned();
         answer.message = status.message().to_owned();
         Ok(answer)
+    }
+
+    /// One of the services beside the store.
+    fn service(&self, method: &str, call: &Call, answer: &mut Answer) -> Result<RpcStatus, String> {
+        let found = wire::METHODS.iter().find(|(name, _)| *name == method);
+        let (_, path) = found.ok_or_else(|| format!("there is no call {method}"))?;
+        let request = wire::request(method, &call.options.fields, &call.matchers)?;
+        let raw = Method {
+            ty: MethodType::ServerStreaming,
+            name: path,
+            req_mar: Marshaller { ser: send_raw, de: receive_raw },
+            resp_mar: Marshaller { ser: send_raw, de: receive_raw },
+        };
+        let mut faults = Vec::new();
+        let status = self.each(&raw, &request, |message| {
+            let shown = wire::show(method, &message, &mut answer.lines, &mut answer.warnings);
+            faults.extend(shown.err());
+        });
+        answer.lines.extend(faults);
+        Ok(status)
     }
 
     fn unary<Q: Message, P: Message + Unpin>(
@@ -133,10 +162,13 @@ impl Store {
         &self,
         name: &'static str,
         request: &Q,
-        mut each: impl FnMut(P),
+        each: impl FnMut(P),
     ) -> RpcStatus {
-        let opened = self.client.server_streaming(&method(name, MethodType::ServerStreaming), request, call_options());
-        let mut stream = match opened {
+        self.each(&method(name, MethodType::ServerStreaming), request, each)
+    }
+
+    fn each<Q, P: Unpin>(&self, method: &Method<Q, P>, request: &Q, mut each: impl FnMut(P)) -> RpcStatus {
+        let mut stream = match self.client.server_streaming(method, request, call_options()) {
             Ok(stream) => stream,
             Err(err) => return status(err),
         };
@@ -157,6 +189,19 @@ fn method<Q: Message, P: Message>(name: &'static str, ty: MethodType) -> Method<
         req_mar: Marshaller { ser: grpcio::pb_ser, de: grpcio::pb_de },
         resp_mar: Marshaller { ser: grpcio::pb_ser, de: grpcio::pb_de },
     }
+}
+
+/// What a request is sent as when it is bytes already.
+#[allow(clippy::ptr_arg)]
+fn send_raw(bytes: &Vec<u8>, out: &mut GrpcSlice) -> grpcio::Result<()> {
+    *out = GrpcSlice::from(bytes.clone());
+    Ok(())
+}
+
+fn receive_raw(mut reader: MessageReader) -> grpcio::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).map_err(|err| grpcio::Error::Codec(Box::new(err)))?;
+    Ok(bytes)
 }
 
 fn call_options() -> CallOption {

@@ -23,6 +23,22 @@ pub fn info(info: &InfoResponse) -> Vec<String> {
     lines
 }
 
+/// Which services the server says it has.
+pub fn info_services(info: &InfoResponse) -> Vec<String> {
+    let exemplars = info.exemplars.as_ref();
+    let mut lines: Vec<String> =
+        exemplars.iter().map(|times| format!("exemplars {} .. {}", times.min_time, times.max_time)).collect();
+    let others = [
+        ("rules", info.rules.is_some()),
+        ("targets", info.targets.is_some()),
+        ("metric_metadata", info.metric_metadata.is_some()),
+        ("status", info.status.is_some()),
+        ("query", info.query.is_some()),
+    ];
+    lines.extend(others.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()));
+    lines
+}
+
 /// In the order in which they came: it is part of the answer.
 fn labels(set: &ZLabelSet) -> String {
     let pairs: Vec<String> = set.labels.iter().map(|label| format!("{}={:?}", label.name, label.value)).collect();
