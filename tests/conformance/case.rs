@@ -66,6 +66,8 @@ pub enum Expect {
     Messages(Vec<usize>),
     /// Chunks of the whole answer.
     Chunks(usize),
+    /// The samples of a series come as they were taken, message after message.
+    InOrderOfTime,
     /// The names or values of a label call.
     Words(Vec<String>),
     /// The whole answer of any other call, see `show` and `wire`; `*` stands for any text.
@@ -247,10 +249,12 @@ impl Reader {
             }
             "no" => match words.word()?.as_str() {
                 "series" => Expect::Series(Vec::new()),
+                "in" if words.rest()?.join(" ") == "order of time" => Expect::InOrderOfTime,
                 "names" | "values" => Expect::Words(Vec::new()),
                 "lines" => Expect::Lines(Vec::new()),
                 other => return Err(format!("unknown word {other}")),
             },
+            "in" if words.rest()?.join(" ") == "order of time" => Expect::InOrderOfTime,
             "names" | "values" => Expect::Words(words.rest()?),
             "messages" => Expect::Messages(words.rest()?.iter().map(|n| number_of(n)).collect::<Result<_, _>>()?),
             "chunks" => Expect::Chunks(number_of(&words.word()?)?),

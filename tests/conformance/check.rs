@@ -13,6 +13,8 @@ use crate::show;
 struct Seen {
     labels: Labels,
     samples: Vec<(i64, f64)>,
+    /// Whether they came in that order.
+    in_order: bool,
 }
 
 /// Everything that is wrong with the answer, a line each.
@@ -39,6 +41,10 @@ pub fn check(exchange: &Exchange, answer: &Answer) -> Vec<String> {
             Expect::Chunks(expected) => {
                 let n_chunks: usize = answer.series.iter().map(|series| series.chunks.len()).sum();
                 compare("chunks", expected, &n_chunks, &mut faults);
+            }
+            Expect::InOrderOfTime => {
+                let jumbled = seen.iter().find(|series| !series.in_order || series.samples.is_empty());
+                faults.extend(jumbled.map(|series| format!("the samples of {} are out of order", series.labels)));
             }
             Expect::Words(expected) => compare("list", expected, &answer.words, &mut faults),
             Expect::Lines(expected) => {
@@ -122,11 +128,12 @@ fn owed(call: &Call, all: &[Series], faults: &mut Vec<String>) -> Vec<Seen> {
                 if last.is_some_and(|last| last.labels > labels) {
                     faults.push(format!("{labels} comes too late"));
                 }
-                seen.push(Seen { labels, samples });
+                seen.push(Seen { labels, samples, in_order: true });
             }
         }
     }
     for series in &mut seen {
+        series.in_order = series.samples.is_sorted_by_key(|sample| sample.0);
         series.samples.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
     }
     seen
@@ -270,6 +277,7 @@ mod tests {
         check("expect OK", "skip_chunks", |a| a.series[0].labels[0].value.clear(), "unsorted, doubled or empty");
         check("expect lines\n  x", "skip_chunks", |_| {}, "lines: expected");
         check("expect has\n  x", "skip_chunks", |_| {}, "lines: expected");
+        check("expect in order of time", "skip_chunks", |_| {}, "out of order");
         let wrong_hash = |answer: &mut Answer| {
             let raw = pillion::pb::thanos_types::Chunk { hash: 1, ..Default::default() };
             answer.series[0].chunks.push(AggrChunk { raw: Some(raw).into(), ..Default::default() });

@@ -123,7 +123,7 @@ fn start_prometheus(release: &Release, dir: &Path, data: &Path, setup: Setup) ->
         .args(["--storage.tsdb.retention.time=100y"])
         .arg("--enable-feature=exemplar-storage")
         // A long series has to come in several frames.
-        .arg("--storage.remote.read-max-bytes-in-frame=1024");
+        .arg("--storage.remote.read-max-bytes-in-frame=256");
     if !setup.path.is_empty() {
         command.arg(format!("--web.external-url={url}")).arg(format!("--web.route-prefix={}", setup.path));
     }
