@@ -55,13 +55,15 @@ struct File {
     cases: Vec<Case>,
 }
 
-/// The folders of cases: beside a Prometheus with the known data, one that is empty, and one that went away.
+/// The folders of cases: beside a Prometheus with the known data (also with limits on a call), one that is
+/// empty, and one that went away.
 const KNOWN: &str = "known";
 const EMPTY: &str = "empty";
 const DOWN: &str = "down";
+const LIMITED: &str = "limited";
 
 fn all_files() -> Vec<File> {
-    [KNOWN, EMPTY, DOWN].map(files).into_iter().flatten().collect()
+    [KNOWN, LIMITED, EMPTY, DOWN].map(files).into_iter().flatten().collect()
 }
 
 /// Every case file of a folder, by name. All are read before any is run, so that a slip of the pen costs no start of a server.
@@ -129,6 +131,16 @@ fn a_prometheus_below_a_path_makes_no_difference() {
     }
 }
 
+/// Always our own server.
+#[test]
+fn limits_of_a_call_are_kept() {
+    let flags = &["--store.limits.request-series=4", "--store.limits.request-samples=1200"];
+    let newest = releases().split_off(releases().len() - 1);
+    for rig in Rig::start_all(&newest, Setup { flags, ..Setup::default() }) {
+        run(LIMITED, &rig.store, Some(rig.version));
+    }
+}
+
 /// A Prometheus that has nothing to say. Always our own server.
 #[test]
 fn an_empty_prometheus_is_served_too() {
@@ -169,8 +181,8 @@ fn deliberate_differences_are_written_down() {
 #[test]
 fn every_entry_of_the_parity_list_has_a_case() {
     let wanted = [
-        "P-PC-02", "P-PC-04", "P-ST-01", "P-ST-03", "P-ST-04", "P-ST-05", "P-ST-06", "P-ST-07", "P-ST-10", "P-ST-13",
-        "P-E2E-01", "P-E2E-09", "P-E2E-10", "P-E2E-11", "P-E2E-12", "P-E2E-14", "P-E2E-16",
+        "P-PC-02", "P-PC-04", "P-ST-01", "P-ST-03", "P-ST-04", "P-ST-05", "P-ST-06", "P-ST-07", "P-ST-08", "P-ST-10",
+        "P-ST-13", "P-E2E-01", "P-E2E-09", "P-E2E-10", "P-E2E-11", "P-E2E-12", "P-E2E-14", "P-E2E-16",
     ];
     let files = all_files();
     let found: BTreeSet<&str> =

@@ -20,6 +20,8 @@ pub struct Setup {
     pub empty: bool,
     /// It ends once the sidecar is ready.
     pub stopped: bool,
+    /// What the sidecar is told besides.
+    pub flags: &'static [&'static str],
 }
 
 /// Both servers; they end with the value, the sidecar first.
@@ -76,7 +78,7 @@ impl Started {
             self.server
                 .wait_for("scrape and alert", || get(&url, &query).filter(|(_, body)| body.contains("alertname")));
         }
-        let (mut sidecar, store, ready) = start_sidecar(&self.url);
+        let (mut sidecar, store, ready) = start_sidecar(&self.url, setup.flags);
         if setup.stopped {
             assert!(self.server.terminate().success());
             sidecar.wait_for("notice of the end", || get(&ready, &[]).filter(|(status, _)| *status == 503));
@@ -121,9 +123,11 @@ fn start_prometheus(release: &Release, dir: &Path, data: &Path, setup: Setup) ->
         .arg(format!("--web.listen-address=127.0.0.1:{port}"))
         .args(["--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h"])
         .args(["--storage.tsdb.retention.time=100y"])
-        .arg("--enable-feature=exemplar-storage")
-        // A long series has to come in several frames.
-        .arg("--storage.remote.read-max-bytes-in-frame=256");
+        .arg("--enable-feature=exemplar-storage");
+    // A long series has to come in several frames, except where each of them counts as a series against a limit.
+    if setup.flags.is_empty() {
+        command.arg("--storage.remote.read-max-bytes-in-frame=256");
+    }
     if !setup.path.is_empty() {
         command.arg(format!("--web.external-url={url}")).arg(format!("--web.route-prefix={}", setup.path));
     }
@@ -157,7 +161,7 @@ fn answer(mut stream: TcpStream, page: &str) -> std::io::Result<()> {
 }
 
 /// The server, the address of its StoreAPI, and the URL of its readiness.
-fn start_sidecar(url: &str) -> (Server, String, String) {
+fn start_sidecar(url: &str, flags: &[&str]) -> (Server, String, String) {
     let (http, store) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
     command
@@ -165,7 +169,8 @@ fn start_sidecar(url: &str) -> (Server, String, String) {
         .arg(format!("--prometheus.url={url}"))
         .arg(format!("--http-address={http}"))
         .arg(format!("--grpc-address={store}"))
-        .arg("--prometheus.get_config_interval=200ms");
+        .arg("--prometheus.get_config_interval=200ms")
+        .args(flags);
     let mut server = Server::start("pillion", &mut command);
     let ready = format!("http://{http}/-/ready");
     server.wait_for("readiness", || get(&ready, &[]).filter(|(status, _)| *status == 200));
