@@ -11,7 +11,8 @@ use super::server::{Server, free_port, get};
 /// One unpacked release.
 #[derive(Debug, Clone)]
 pub struct Release {
-    folder: PathBuf,
+    /// Where its programs are.
+    pub folder: PathBuf,
     /// Major and minor version.
     pub version: (u32, u32),
 }
