@@ -15,6 +15,7 @@ use crate::files::Disk;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
 use crate::grpc::pool::Pool;
+use crate::grpc::reflection::Reflection;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
@@ -103,11 +104,13 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
     };
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
+    let reflection = Reflection::default();
     let services = Services {
         client: Arc::clone(&client),
         state,
         probes: probes.clone(),
         health: health.clone(),
+        reflection: reflection.clone(),
         pool: Pool::new(limits::CALL_THREADS, limits::CALL_QUEUE),
         grpc_metrics: metrics.grpc.clone(),
         store_metrics: metrics.store.clone(),
@@ -118,6 +121,7 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         grace: config.grpc_grace_period,
         services,
         health,
+        reflection,
         probes: probes.clone(),
         metrics: metrics.grpc.front.clone(),
     };
@@ -174,6 +178,7 @@ struct Serving {
     grace: Duration,
     services: Services,
     health: Health,
+    reflection: Reflection,
     probes: Probes,
     metrics: FrontMetrics,
 }
@@ -198,6 +203,7 @@ impl Serving {
             Ok(())
         })?;
         self.health.end();
+        self.reflection.end();
         if !server.drain(self.grace)? {
             log::info!("grace period exceeded enforcing shutdown");
         }

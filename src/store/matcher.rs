@@ -32,6 +32,14 @@ pub fn select(matchers: &[LabelMatcher], external: &Labels) -> Result<Selection>
     Ok(if contradicted { Selection::Nothing } else { Selection::Matchers(kept) })
 }
 
+/// Whether a label set satisfies the matchers; a label that is not there has the empty value.
+///
+/// `Errors:` as [`select`].
+pub fn select_labels(matchers: &[LabelMatcher], labels: &Labels) -> Result<bool> {
+    let compiled = matchers.iter().map(Compiled::new).collect::<Result<Vec<_>>>()?;
+    Ok(compiled.iter().all(|matcher| matcher.matches(labels.value(&matcher.matcher.name).unwrap_or_default())))
+}
+
 struct Compiled {
     matcher: Matcher,
     pattern: Option<Regex>,
