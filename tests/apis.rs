@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
+#[path = "support/api_client.rs"]
+mod api_client;
 #[path = "support/fake_prometheus.rs"]
 mod fake_prometheus;
 #[path = "support/sidecar.rs"]
@@ -11,12 +13,12 @@ mod sidecar;
 mod store_client;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
+use api_client::{EXEMPLARS, METADATA, REFLECTION, REFLECTION_ALPHA, RULES, STATUS, TARGETS, labels, options};
 use fake_prometheus::FakePrometheus;
 use futures_executor::block_on;
 use futures_util::{SinkExt, StreamExt};
-use grpcio::{ChannelBuilder, Client, Environment, Marshaller, Method, MethodType, RpcStatus, WriteFlags};
+use grpcio::{Client, Method, RpcStatus, WriteFlags};
 use pillion::pb::grpc_reflection_v1::server_reflection_request::Message_request as Question;
 use pillion::pb::grpc_reflection_v1::server_reflection_response::Message_response as Answer;
 use pillion::pb::grpc_reflection_v1::{ServerReflectionRequest, ServerReflectionResponse};
@@ -26,32 +28,11 @@ use pillion::pb::thanos_rules::*;
 use pillion::pb::thanos_status::*;
 use pillion::pb::thanos_store::{LabelNamesRequest, LabelValuesRequest};
 use pillion::pb::thanos_targets::*;
-use pillion::pb::thanos_types::{LabelMatcher, ZLabelSet};
+use pillion::pb::thanos_types::LabelMatcher;
 use protobuf::descriptor::FileDescriptorProto;
 use protobuf::{Message, MessageField};
 use sidecar::{PATIENCE, Sidecar};
-use store_client::{Store, matchers, options};
-
-const fn method<Q: Message, P: Message>(ty: MethodType, name: &'static str) -> Method<Q, P> {
-    Method {
-        ty,
-        name,
-        req_mar: Marshaller { ser: grpcio::pb_ser, de: grpcio::pb_de },
-        resp_mar: Marshaller { ser: grpcio::pb_ser, de: grpcio::pb_de },
-    }
-}
-
-const fn stream<Q: Message, P: Message>(name: &'static str) -> Method<Q, P> {
-    method(MethodType::ServerStreaming, name)
-}
-
-const RULES: Method<RulesRequest, RulesResponse> = stream("/thanos.Rules/Rules");
-const TARGETS: Method<TargetsRequest, TargetsResponse> = stream("/thanos.Targets/Targets");
-const METADATA: Method<MetricMetadataRequest, MetricMetadataResponse> = stream("/thanos.Metadata/MetricMetadata");
-const EXEMPLARS: Method<ExemplarsRequest, ExemplarsResponse> = stream("/thanos.Exemplars/Exemplars");
-const STATUS: Method<TSDBStatisticsRequest, TSDBStatisticsResponse> = stream("/thanos.Status/TSDBStatistics");
-const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
-const REFLECTION_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+use store_client::{Store, matchers};
 
 const CODE_UNKNOWN: i32 = 2;
 const CODE_INVALID_ARGUMENT: i32 = 3;
@@ -68,12 +49,8 @@ struct Rig {
 fn rig() -> Rig {
     let prometheus = FakePrometheus::start();
     let sidecar = Sidecar::ready(&prometheus.url(), &[]);
-    let env = Arc::new(Environment::new(1));
-    let channel = ChannelBuilder::new(env)
-        .use_local_subchannel_pool(true)
-        .enable_http_proxy(false)
-        .connect(&sidecar.grpc.to_string());
-    Rig { prometheus, sidecar, client: Client::new(channel) }
+    let client = api_client::connect(sidecar.grpc);
+    Rig { prometheus, sidecar, client }
 }
 
 impl Rig {
@@ -87,18 +64,8 @@ impl Rig {
         self.says(path, 200, &format!("{{\"status\":\"success\",\"data\":{data},\"warnings\":[\"careful\"]}}"));
     }
 
-    /// All messages of a call, or its status.
     fn call<Q: Message, P: Message>(&self, method: &Method<Q, P>, request: &Q) -> Result<Vec<P>, RpcStatus> {
-        let mut stream = self.client.server_streaming(method, request, options()).unwrap();
-        let mut messages = vec![];
-        while let Some(message) = block_on(stream.next()) {
-            match message {
-                Ok(message) => messages.push(message),
-                Err(grpcio::Error::RpcFailure(status)) => return Err(status),
-                Err(err) => panic!("{err}"),
-            }
-        }
-        Ok(messages)
+        api_client::call(&self.client, method, request)
     }
 
     /// The newest request for this path, with its query.
@@ -106,11 +73,6 @@ impl Rig {
         let asked = self.prometheus.requests.try_iter().filter(|request| request.starts_with(path)).last();
         asked.unwrap_or_else(|| panic!("{path} was not asked"))
     }
-}
-
-fn labels(set: &MessageField<ZLabelSet>) -> String {
-    assert!(set.is_some(), "a label set is always on the wire");
-    set.labels.iter().map(|label| format!("{}={}", label.name, label.value)).collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -364,9 +326,12 @@ fn names_and_values_are_limited_and_clamped() {
 }
 
 /// The answers to these questions, asked in one conversation.
-fn reflect(rig: &Rig, name: &'static str, questions: &[Question]) -> Vec<Answer> {
-    let reflection: Method<ServerReflectionRequest, ServerReflectionResponse> = method(MethodType::Duplex, name);
-    let (mut sink, mut stream) = rig.client.duplex_streaming(&reflection, options()).unwrap();
+fn reflect(
+    rig: &Rig,
+    reflection: &Method<ServerReflectionRequest, ServerReflectionResponse>,
+    questions: &[Question],
+) -> Vec<Answer> {
+    let (mut sink, mut stream) = rig.client.duplex_streaming(reflection, options()).unwrap();
     let mut answers = vec![];
     for question in questions {
         let request = ServerReflectionRequest { message_request: Some(question.clone()), ..Default::default() };
@@ -383,13 +348,13 @@ fn reflect(rig: &Rig, name: &'static str, questions: &[Question]) -> Vec<Answer>
 #[test]
 fn reflection_lists_and_describes_everything() {
     let rig = rig();
-    for name in [REFLECTION, REFLECTION_ALPHA] {
+    for reflection in [REFLECTION, REFLECTION_ALPHA] {
         let questions = [
             Question::ListServices("*".into()),
             Question::FileContainingSymbol("thanos.Rules".into()),
             Question::FileByFilename("nothing.proto".into()),
         ];
-        let answers = reflect(&rig, name, &questions);
+        let answers = reflect(&rig, &reflection, &questions);
         let Answer::ListServicesResponse(list) = &answers[0] else { panic!("{answers:?}") };
         let services: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(
@@ -426,8 +391,7 @@ fn reflection_lists_and_describes_everything() {
 #[test]
 fn an_open_reflection_conversation_does_not_hold_up_the_stop() {
     let rig = rig();
-    let reflection: Method<ServerReflectionRequest, ServerReflectionResponse> = method(MethodType::Duplex, REFLECTION);
-    let (mut sink, mut stream) = rig.client.duplex_streaming(&reflection, options()).unwrap();
+    let (mut sink, mut stream) = rig.client.duplex_streaming(&REFLECTION, options()).unwrap();
     let request =
         ServerReflectionRequest { message_request: Some(Question::ListServices(String::new())), ..Default::default() };
     block_on(sink.send((request, WriteFlags::default()))).unwrap();
