@@ -71,3 +71,65 @@ pub fn answer<A: Api>(request: &A::Request, state: &PromState, client: &Client, 
     A::responses(request, data, &state.external_labels).try_for_each(send)?;
     warnings.into_iter().map(A::warning).try_for_each(send)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::prom::answers;
+
+    /// What `A` makes of a body; every error must be one that says what is wrong with it.
+    fn read<A: Api>(body: &[u8]) -> usize
+    where
+        A::Request: Default,
+    {
+        match answers::json::<A::Data>(body) {
+            Ok(answer) => A::responses(&A::Request::default(), answer.data, &Labels::new([("region", "eu")]))
+                .map(|response| response.write_to_bytes().unwrap().len())
+                .sum(),
+            Err(err) => {
+                assert!(matches!(err.kind(), Kind::Corrupt | Kind::Permanent), "{err}");
+                0
+            }
+        }
+    }
+
+    /// Reads the body with every byte replaced by bytes that matter in JSON, and cut off everywhere.
+    fn mangle<A: Api>(data: &str)
+    where
+        A::Request: Default,
+    {
+        let body = format!("{{\"status\":\"success\",\"data\":{data}}}").into_bytes();
+        assert!(read::<A>(&body) > 0, "the body is understood as it is");
+        for idx in 0..body.len() {
+            read::<A>(&body[..idx]);
+            let mut mangled = body.clone();
+            for byte in *b"\"[]{},:-0e\\n\xff\x00" {
+                mangled[idx] = byte;
+                read::<A>(&mangled);
+            }
+        }
+        let deep = "[".repeat(100_000);
+        assert_eq!(read::<A>(format!("{{\"status\":\"success\",\"other\":{deep}").as_bytes()), 0);
+    }
+
+    #[test]
+    fn mangled_answers_are_errors() {
+        mangle::<rules::Rules>(
+            r#"{"groups":[{"name":"g","interval":60,"limit":3,"lastEvaluation":"2024-02-29T12:00:00.5+02:00","rules":[
+            {"type":"alerting","state":"firing","duration":3,"labels":{"a":"b"},"alerts":[{"activeAt":"2024-02-29T12:00:00Z",
+            "state":"firing","partialResponseStrategy":"WARN"}]}]}]}"#,
+        );
+        mangle::<targets::Targets>(
+            r#"{"activeTargets":[{"labels":{"job":"j"},"lastScrape":"1970-01-01T00:00:01.5Z","health":"up"}],
+            "droppedTargets":[{"discoveredLabels":{"a":"b"}}]}"#,
+        );
+        mangle::<metadata::Metadata>(r#"{"up":[{"type":"gauge","help":"h","unit":"u"}]}"#);
+        mangle::<exemplars::Exemplars>(
+            r#"[{"seriesLabels":{"a":"b"},"exemplars":[{"labels":{},"value":"6.5","timestamp":1600096945.479}]}]"#,
+        );
+        mangle::<status::Status>(
+            r#"{"headStats":{"numSeries":5,"minTime":-9223372036854775808},"seriesCountByMetricName":[{"name":"a","value":1}]}"#,
+        );
+    }
+}
