@@ -1,7 +1,8 @@
 //! Server reflection, v1 and v1alpha: what services there are and the descriptors of everything they use, so that
 //! grpcurl and its like can list, describe and call them without a proto file.
 //!
-//! Everything is in memory: conversations run on the completion queue.
+//! All of it is tables that build.rs makes from proto/, so nothing is parsed or kept at run time, and conversations run on
+//! the completion queue.
 
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,11 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use futures_util::future::{AbortHandle, Abortable, Either, select};
 use futures_util::{SinkExt, StreamExt};
 use grpcio::{DuplexSink, GrpcSlice, RequestStream, RpcStatus, RpcStatusCode, WriteFlags};
-use protobuf::descriptor::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
-use protobuf::reflect::FileDescriptor;
 use protobuf::{Message, MessageField};
 
-use crate::pb;
 use crate::pb::grpc_reflection_v1::server_reflection_request::Message_request as Question;
 use crate::pb::grpc_reflection_v1::server_reflection_response::Message_response as Answer;
 use crate::pb::grpc_reflection_v1::{
@@ -23,20 +21,23 @@ use crate::pb::grpc_reflection_v1::{
     ServerReflectionResponse, ServiceResponse,
 };
 
-/// The files whose services are served; what they import is served with them.
-fn roots() -> [&'static FileDescriptor; 10] {
-    [
-        pb::grpc_health::file_descriptor(),
-        pb::grpc_reflection_v1::file_descriptor(),
-        pb::grpc_reflection_v1alpha::file_descriptor(),
-        pb::thanos_exemplars::file_descriptor(),
-        pb::thanos_info::file_descriptor(),
-        pb::thanos_metadata::file_descriptor(),
-        pb::thanos_rules::file_descriptor(),
-        pb::thanos_status::file_descriptor(),
-        pb::thanos_store::file_descriptor(),
-        pb::thanos_targets::file_descriptor(),
-    ]
+include!(concat!(env!("OUT_DIR"), "/reflection.rs"));
+
+/// A file that declares a served service or is imported by one that does.
+struct File {
+    name: &'static str,
+    /// Indices into [`FILES`].
+    imports: &'static [usize],
+    /// An encoded `google.protobuf.FileDescriptorProto`.
+    bytes: &'static [u8],
+}
+
+/// A message, field, enum, value, service or method by its full name. [`SYMBOLS`] are sorted by it.
+struct Symbol {
+    name: &'static str,
+    /// Where it is declared: an index into [`FILES`].
+    file_idx: usize,
+    is_message: bool,
 }
 
 /// Serves reflection and ends its conversations when the daemon stops.
@@ -129,96 +130,47 @@ fn respond(request: ServerReflectionRequest) -> Vec<u8> {
 fn answer(question: Option<&Question>) -> Answer {
     match question {
         Some(Question::ListServices(_)) => Answer::ListServicesResponse(services()),
-        Some(Question::FileByFilename(name)) => with_dependencies(|file| file.name() == name, "file"),
-        Some(Question::FileContainingSymbol(symbol)) => {
-            with_dependencies(|file| declares(file.proto(), symbol), "symbol")
-        }
-        Some(Question::AllExtensionNumbersOfType(name)) => {
-            // There are no extensions here, but the type must be one.
-            match pool().iter().any(|file| file.message_by_full_name(&format!(".{name}")).is_some()) {
-                true => Answer::AllExtensionNumbersResponse(ExtensionNumberResponse {
-                    base_type_name: name.clone(),
-                    ..Default::default()
-                }),
-                false => not_found("type"),
-            }
-        }
+        Some(Question::FileByFilename(name)) => match FILES.iter().position(|file| file.name == name) {
+            Some(idx) => with_imports(idx),
+            None => not_found("file"),
+        },
+        Some(Question::FileContainingSymbol(name)) => match find(name) {
+            Some(symbol) => with_imports(symbol.file_idx),
+            None => not_found("symbol"),
+        },
+        Some(Question::AllExtensionNumbersOfType(name)) => match find(name).filter(|symbol| symbol.is_message) {
+            // There are no extensions here.
+            Some(symbol) => Answer::AllExtensionNumbersResponse(ExtensionNumberResponse {
+                base_type_name: symbol.name.into(),
+                ..Default::default()
+            }),
+            None => not_found("type"),
+        },
         Some(Question::FileContainingExtension(_)) => not_found("extension"),
         None => error(RpcStatusCode::INVALID_ARGUMENT, "the request asks for nothing".into()),
     }
 }
 
 fn services() -> ListServiceResponse {
-    let mut names: Vec<String> = roots()
-        .iter()
-        .map(|file| file.proto())
-        .flat_map(|file| file.service.iter().map(|service| format!("{}.{}", file.package(), service.name())))
-        .collect();
-    names.sort();
-    let service = names.into_iter().map(|name| ServiceResponse { name, ..Default::default() }).collect();
+    let service = SERVICES.iter().map(|name| ServiceResponse { name: (*name).into(), ..Default::default() }).collect();
     ListServiceResponse { service, ..Default::default() }
 }
 
-/// Every file there is, each once.
-fn pool() -> Vec<FileDescriptor> {
-    let mut found = Vec::new();
-    for root in roots() {
-        collect(root, &mut found);
-    }
-    found
+fn find(name: &str) -> Option<&'static Symbol> {
+    SYMBOLS.binary_search_by(|symbol| symbol.name.cmp(name)).ok().map(|idx| &SYMBOLS[idx])
 }
 
-/// Adds a file and, after it, what it imports.
-fn collect(file: &FileDescriptor, found: &mut Vec<FileDescriptor>) {
-    if found.iter().all(|other| other.name() != file.name()) {
-        found.push(file.clone());
-        for dependency in file.deps() {
-            collect(dependency, found);
-        }
+/// A file and all it imports, for clients that do not ask for imports by themselves.
+fn with_imports(file_idx: usize) -> Answer {
+    let mut wanted = vec![file_idx];
+    let mut done = 0;
+    while let Some(idx) = wanted.get(done) {
+        let imports = FILES[*idx].imports;
+        wanted.extend(imports.iter().filter(|idx| !wanted.contains(idx)).copied().collect::<Vec<_>>());
+        done += 1;
     }
-}
-
-/// The file that is wanted and all it imports, for clients that do not ask for imports by themselves.
-fn with_dependencies(is_wanted: impl Fn(&FileDescriptor) -> bool, what: &str) -> Answer {
-    let Some(wanted) = pool().into_iter().find(is_wanted) else { return not_found(what) };
-    let mut files = Vec::new();
-    collect(&wanted, &mut files);
-    let file_descriptor_proto = files.iter().map(|file| encode(file.proto())).collect();
+    let file_descriptor_proto = wanted.into_iter().map(|idx| FILES[idx].bytes.to_vec()).collect();
     Answer::FileDescriptorResponse(FileDescriptorResponse { file_descriptor_proto, ..Default::default() })
-}
-
-/// Whether a file declares the thing of this full name: a message, field, enum, enum value, service or method.
-fn declares(file: &FileDescriptorProto, symbol: &str) -> bool {
-    let Some(name) = inside(symbol, file.package()) else { return false };
-    in_messages(&file.message_type, name)
-        || in_enums(&file.enum_type, name)
-        || file.service.iter().any(|service| {
-            service.name() == name
-                || inside(name, service.name())
-                    .is_some_and(|name| service.method.iter().any(|method| method.name() == name))
-        })
-}
-
-fn in_messages(messages: &[DescriptorProto], name: &str) -> bool {
-    messages.iter().any(|message| {
-        message.name() == name
-            || inside(name, message.name()).is_some_and(|name| {
-                message.field.iter().any(|field| field.name() == name)
-                    || message.oneof_decl.iter().any(|oneof| oneof.name() == name)
-                    || in_enums(&message.enum_type, name)
-                    || in_messages(&message.nested_type, name)
-            })
-    })
-}
-
-/// Values of an enum stand beside it, not in it.
-fn in_enums(enums: &[EnumDescriptorProto], name: &str) -> bool {
-    enums.iter().any(|one| one.name() == name || one.value.iter().any(|value| value.name() == name))
-}
-
-/// What of `name` follows `scope` and a dot.
-fn inside<'a>(name: &'a str, scope: &str) -> Option<&'a str> {
-    name.strip_prefix(scope)?.strip_prefix('.')
 }
 
 fn not_found(what: &str) -> Answer {
@@ -236,7 +188,7 @@ fn encode(message: &impl Message) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use protobuf::descriptor::FileDescriptorProto;
 
     /// The names of the files that an answer carries.
     fn files(question: Question) -> Vec<String> {
@@ -309,15 +261,7 @@ mod tests {
     /// A client puts all files into one pool, where a name may be declared once.
     #[test]
     fn no_name_is_declared_twice() {
-        let mut names = BTreeSet::new();
-        for file in pool() {
-            let file = file.proto();
-            let enums = file.enum_type.iter().flat_map(|one| one.value.iter().map(|v| v.name()).chain([one.name()]));
-            let rest = file.message_type.iter().map(|m| m.name()).chain(file.service.iter().map(|s| s.name()));
-            for name in enums.chain(rest) {
-                assert!(names.insert(format!("{}.{name}", file.package())), "{} is declared twice", name);
-            }
-        }
-        assert!(names.len() > 50, "{names:?}");
+        assert!(SYMBOLS.is_sorted_by(|a, b| a.name < b.name), "a name is there twice");
+        assert!(SYMBOLS.len() > 100 && SYMBOLS.iter().all(|symbol| symbol.file_idx < FILES.len()));
     }
 }
