@@ -17,6 +17,7 @@ use crate::labels::Labels;
 use crate::prom::answers::Answer;
 use crate::prom::client::Client;
 use crate::state::PromState;
+use crate::store::batch;
 use crate::store::series::Outlet;
 
 /// Query parameters of a request to Prometheus.
@@ -60,8 +61,10 @@ pub trait Api {
 
 /// Answers one call: the messages, then Prometheus's warnings. Nothing is sent unless the whole answer was understood.
 pub fn answer<A: Api>(request: &A::Request, state: &PromState, client: &Client, outlet: &dyn Outlet) -> Result<()> {
-    let send =
-        |message: A::Response| outlet.send(message.write_to_bytes().expect("writing a message to memory cannot fail"));
+    let send = |message: A::Response| {
+        let bytes = message.write_to_bytes().expect("writing a message to memory cannot fail");
+        outlet.send(batch::Message::whole(bytes))
+    };
     if let Some(message) = A::unasked(request, &state.external_labels)? {
         return send(message);
     }

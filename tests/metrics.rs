@@ -1,0 +1,182 @@
+//! Every metric on the page of `/metrics` means something: it is there from the first scrape, and something that can
+//! happen to a daemon moves it.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/fake_prometheus.rs"]
+mod fake_prometheus;
+#[path = "support/sidecar.rs"]
+mod sidecar;
+#[path = "support/store_client.rs"]
+mod store_client;
+#[path = "support/tsdb.rs"]
+mod tsdb;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use fake_prometheus::{FakePrometheus, Read_, series};
+use pillion::pb::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+use sidecar::{PATIENCE, Sidecar, pause};
+use store_client::{Store, options, request};
+use tsdb::{Block, Tsdb, ulid};
+
+/// Metrics that nothing here moves, with the reason.
+const STILL: [(&str, &str); 5] = [
+    ("grpc_req_panics_recovered_total", "a request that makes it panic would be a bug; tests of grpc/calls move it"),
+    ("process_max_fds", "a limit that the daemon does not change"),
+    ("process_start_time_seconds", "a constant of the process"),
+    ("thanos_build_info", "a constant of the binary"),
+    ("thanos_store_selects_dropped_total", "moves when a limit is exceeded, and there is no limit to set yet"),
+];
+
+/// Family → sample with its labels → value.
+type Page = BTreeMap<String, BTreeMap<String, String>>;
+
+fn parse(text: &str) -> Page {
+    let mut page = Page::new();
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(declared) = line.strip_prefix("# TYPE ") {
+            family = declared.split(' ').next().unwrap().to_owned();
+        } else if !line.starts_with('#') {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            assert!(sample.starts_with(&family), "{sample} follows the declaration of {family}");
+            page.entry(family.clone()).or_default().insert(sample.to_owned(), value.to_owned());
+        }
+    }
+    page
+}
+
+/// A daemon whose metrics are compared with its first page.
+struct Watched {
+    sidecar: Sidecar,
+    first: Page,
+}
+
+impl Watched {
+    /// Starts it beside a Prometheus that is down, so that the first page comes before anything has happened.
+    fn start(prometheus: &FakePrometheus, data: &Path, bucket: &Path, args: &[&str]) -> Self {
+        prometheus.go_down();
+        let own = [
+            format!("--prometheus.url={}", prometheus.url()),
+            format!("--tsdb.path={}", data.display()),
+            format!("--objstore.config=type: FILESYSTEM\nconfig:\n  directory: {}\n", bucket.display()),
+            "--prometheus.get_config_interval=50ms".to_owned(),
+        ];
+        let args: Vec<&str> = own.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        let sidecar = Sidecar::start(&args);
+        sidecar.wait_line("Is Prometheus running? Retrying");
+        let first = parse(&sidecar.get("/metrics").unwrap().1);
+        prometheus.up();
+        sidecar.wait_ready(true);
+        Watched { sidecar, first }
+    }
+
+    /// The families with a sample that is not what it was on the first page.
+    fn moved(&self) -> BTreeSet<String> {
+        let now = parse(&self.sidecar.get("/metrics").unwrap().1);
+        for family in now.keys() {
+            assert!(self.first.contains_key(family), "{family} was not there at the first scrape");
+        }
+        now.into_iter().filter(|(family, samples)| self.first[family] != *samples).map(|(family, _)| family).collect()
+    }
+
+    fn wait(&self, metric: &str) {
+        self.sidecar.wait_metric(metric, |n| n >= 1.0);
+    }
+}
+
+fn series_calls(code: &str) -> String {
+    format!(
+        "grpc_server_handled_total{{grpc_code=\"{code}\",grpc_method=\"Series\",grpc_service=\"thanos.Store\",grpc_type=\"server_stream\"}}"
+    )
+}
+
+/// Calls that succeed, fail and are given up; what moves while one is served.
+fn call_everything(prometheus: &FakePrometheus, watched: &Watched) -> BTreeSet<String> {
+    let store = Store::connect(watched.sidecar.grpc);
+    let ask = request(&[("job", "=", "x")]);
+    prometheus.set(|state| {
+        state.read = Read_::Frames(vec![series(&[("job", "x"), ("n", "1")], &[(1, 2, 1, b"chunk")])]);
+        state.overrides = vec![
+            ("/api/v1/labels".into(), 200, r#"{"status":"success","data":["job"]}"#.into()),
+            ("/api/v1/label/".into(), 200, r#"{"status":"success","data":["x"]}"#.into()),
+        ];
+    });
+    assert_eq!(store.series(&ask).ok().series.len(), 1);
+    assert_eq!(store.series(&SeriesRequest { response_batch_size: 64, ..ask.clone() }).ok().messages, [1]);
+    store.label_names(&LabelNamesRequest::default()).unwrap();
+    store.label_values(&LabelValuesRequest { label: "job".into(), ..Default::default() }).unwrap();
+    store.info().unwrap();
+    prometheus.set(|state| state.read = Read_::Status(503, "busy"));
+    assert_ne!(store.series(&ask).code(), 0);
+    watched.wait(&series_calls("Unavailable"));
+
+    prometheus.set(|state| state.read = Read_::Stall(vec![]));
+    prometheus.reads.try_iter().for_each(drop);
+    let call = store.stream(&ask, options());
+    prometheus.reads.recv_timeout(PATIENCE).unwrap();
+    let moved = watched.moved();
+    drop(call);
+    watched.wait(&series_calls("Canceled"));
+    moved
+}
+
+/// A client of the gRPC port that speaks something else is closed.
+fn knock(sidecar: &Sidecar) {
+    let mut stranger = TcpStream::connect(sidecar.grpc).unwrap();
+    stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    // A reset is as good an end as a close.
+    let _ = stranger.read_to_end(&mut Vec::new());
+    sidecar.wait_metric("pillion_grpc_connections_refused_total{reason=\"protocol\"}", |n| n >= 1.0);
+}
+
+/// Two sidecars, for one with a clean disk and a working bucket, and one with neither.
+#[test]
+fn every_metric_is_there_from_the_start_and_moves() {
+    let prometheus = FakePrometheus::start();
+
+    let (tsdb, bucket) = (Tsdb::new(), tempfile::tempdir().unwrap());
+    tsdb.add(&Block::new(1));
+    // A compacted block makes the shipper look at what the bucket holds.
+    tsdb.add(&Block { level: 2, ..Block::new(2) });
+    let clean = Watched::start(&prometheus, tsdb.path(), bucket.path(), &["--shipper.upload-compacted"]);
+    let mut moved = call_everything(&prometheus, &clean);
+    knock(&clean.sidecar);
+    clean.wait("thanos_shipper_dir_syncs_total");
+    assert!(bucket.path().join(ulid(2).as_str()).join("meta.json").exists());
+
+    let (tsdb, bucket) = (Tsdb::new(), tempfile::tempdir().unwrap());
+    tsdb.add(&Block::new(1));
+    std::fs::write(tsdb.block_dir(1).join("meta.json"), "{").unwrap();
+    tsdb.add(&Block::new(2));
+    // No folder can be made where a file is, not even by root.
+    std::fs::write(bucket.path().join(ulid(2).as_str()), "in the way").unwrap();
+    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &[]);
+    broken.wait("thanos_shipper_upload_failures_total");
+    broken.wait("thanos_shipper_dir_sync_failures_total");
+
+    let allowed: BTreeSet<String> = STILL.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let declared: BTreeSet<String> = clean.first.keys().cloned().collect();
+    let unknown: Vec<_> = allowed.difference(&declared).collect();
+    assert!(unknown.is_empty(), "these are excused and not on the page: {unknown:?}");
+    // CPU time moves in steps of 10 ms, so it may take a few pages.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let still = loop {
+        moved.extend(clean.moved());
+        moved.extend(broken.moved());
+        let still: Vec<_> = declared.difference(&moved).filter(|name| !allowed.contains(*name)).collect();
+        if still.is_empty() || Instant::now() > deadline {
+            break still;
+        }
+        pause();
+    };
+    assert!(still.is_empty(), "these never moved: {still:?}\n{}\n{}", clean.sidecar.log(), broken.sidecar.log());
+    let needless: Vec<_> = allowed.intersection(&moved).collect();
+    assert!(needless.is_empty(), "these are excused and do move: {needless:?}");
+}
