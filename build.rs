@@ -1,7 +1,11 @@
-//! Generates the protobuf code from proto/ (pure Rust, no protoc, no network) and the version strings.
+//! Generates the protobuf code and the tables of server reflection from proto/ (pure Rust, no protoc, no network), and the
+//! version strings.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use protobuf::Message;
+use protobuf::descriptor::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 
 fn main() {
     let mut protos: Vec<_> = std::fs::read_dir("proto")
@@ -17,6 +21,8 @@ fn main() {
         .inputs(&protos)
         .cargo_out_dir("protos")
         .run_from_script();
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    std::fs::write(out.join("reflection.rs"), reflection(&protos)).expect("OUT_DIR can be written");
 
     // `strip` of the profile does not reach a package whose optimisation is set apart.
     println!("cargo:rustc-link-arg-bins=-Wl,-s");
@@ -33,6 +39,78 @@ fn main() {
         .or_else(|| output("git", &["rev-parse", "--short=12", "HEAD"]))
         .unwrap_or_else(|| "unknown".into());
     println!("cargo:rustc-env=PILLION_REVISION={revision}");
+}
+
+/// The tables that src/grpc/reflection.rs answers from. They are made here because the library's own descriptors at run
+/// time would add 2 MB of code to the program.
+fn reflection(protos: &[PathBuf]) -> String {
+    let parsed = protobuf_parse::Parser::new().pure().include("proto").inputs(protos).parse_and_typecheck();
+    let mut files = parsed.expect("proto/ was parsed before").file_descriptors;
+    let is_used = used_by_services(&files);
+    files.retain(|file| is_used.iter().any(|name| name == file.name()));
+
+    let mut tables = String::from("static FILES: &[File] = &[\n");
+    let mut symbols = Vec::new();
+    let mut services = Vec::new();
+    for (file_idx, file) in files.iter().enumerate() {
+        let imports = file.dependency.iter().map(|name| files.iter().position(|other| other.name() == name));
+        let imports: Vec<usize> = imports.map(|idx| idx.expect("imports are parsed too")).collect();
+        let bytes = file.write_to_bytes().expect("writing to memory cannot fail");
+        tables += &format!("File {{ name: {:?}, imports: &{imports:?}, bytes: &{bytes:?} }},\n", file.name());
+        let mut add = |name: String, is_message: bool| symbols.push((name, file_idx, is_message));
+        enums(file.package(), &file.enum_type, &mut add);
+        messages(file.package(), &file.message_type, &mut add);
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            service.method.iter().for_each(|method| add(format!("{name}.{}", method.name()), false));
+            add(name.clone(), false);
+            services.push(name);
+        }
+    }
+    symbols.sort();
+    services.sort();
+    tables.push_str("];\nstatic SYMBOLS: &[Symbol] = &[\n");
+    for (name, file_idx, is_message) in symbols {
+        tables += &format!("Symbol {{ name: {name:?}, file_idx: {file_idx}, is_message: {is_message} }},\n");
+    }
+    tables += &format!("];\nstatic SERVICES: &[&str] = &{services:?};\n");
+    tables
+}
+
+/// The files that declare a service and all they import.
+fn used_by_services(files: &[FileDescriptorProto]) -> Vec<String> {
+    let declaring = files.iter().filter(|file| !file.service.is_empty());
+    let mut used: Vec<String> = declaring.map(|file| file.name().to_owned()).collect();
+    let mut idx = 0;
+    while idx < used.len() {
+        let file = files.iter().find(|file| file.name() == used[idx]).expect("imports are parsed too");
+        for name in &file.dependency {
+            if !used.contains(name) {
+                used.push(name.clone());
+            }
+        }
+        idx += 1;
+    }
+    used
+}
+
+fn messages(scope: &str, all: &[DescriptorProto], add: &mut impl FnMut(String, bool)) {
+    for message in all {
+        let name = format!("{scope}.{}", message.name());
+        message.field.iter().for_each(|field| add(format!("{name}.{}", field.name()), false));
+        message.oneof_decl.iter().for_each(|oneof| add(format!("{name}.{}", oneof.name()), false));
+        enums(&name, &message.enum_type, add);
+        messages(&name, &message.nested_type, add);
+        add(name, true);
+    }
+}
+
+/// The values of an enum stand beside it, not in it.
+fn enums(scope: &str, all: &[EnumDescriptorProto], add: &mut impl FnMut(String, bool)) {
+    for one in all {
+        one.value.iter().for_each(|value| add(format!("{scope}.{}", value.name()), false));
+        add(format!("{scope}.{}", one.name()), false);
+    }
 }
 
 /// The trimmed standard output of a command that succeeded and said something.

@@ -15,6 +15,7 @@ use crate::files::Disk;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
 use crate::grpc::pool::Pool;
+use crate::grpc::reflection::Reflection;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
@@ -105,11 +106,13 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
     };
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
+    let reflection = Reflection::default();
     let services = Services {
         client: Arc::clone(&client),
         state,
         probes: probes.clone(),
         health: health.clone(),
+        reflection: reflection.clone(),
         pool: Pool::new(config.concurrent_calls, limits::CALL_QUEUE),
         grpc_metrics: metrics.grpc.clone(),
         shared: series::Shared {
@@ -125,6 +128,7 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         grace: config.grpc_grace_period,
         services,
         health,
+        reflection,
         probes: probes.clone(),
         metrics: metrics.grpc.front.clone(),
     };
@@ -193,6 +197,7 @@ struct Serving {
     grace: Duration,
     services: Services,
     health: Health,
+    reflection: Reflection,
     probes: Probes,
     metrics: FrontMetrics,
 }
@@ -217,6 +222,7 @@ impl Serving {
             Ok(())
         })?;
         self.health.end();
+        self.reflection.end();
         if !server.drain(self.grace)? {
             log::info!("grace period exceeded enforcing shutdown");
         }

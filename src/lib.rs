@@ -20,6 +20,7 @@ pub mod time;
 pub mod yaml;
 
 pub mod admin;
+pub mod apis;
 pub mod grpc;
 pub mod heartbeat;
 pub mod http;

@@ -15,11 +15,16 @@ const WHY: &str = "metric names and labels are constants, checked by a test";
 /// Buckets of every latency histogram. `Units:` seconds. `Source:` Thanos.
 const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0, 90.0, 120.0];
 /// The methods of the served `thanos.*` services: type, service, method.
-pub const GRPC_METHODS: [(&str, &str, &str); 4] = [
+pub const GRPC_METHODS: [(&str, &str, &str); 9] = [
     ("unary", "thanos.info.Info", "Info"),
     ("server_stream", "thanos.Store", "Series"),
     ("unary", "thanos.Store", "LabelNames"),
     ("unary", "thanos.Store", "LabelValues"),
+    ("server_stream", "thanos.Rules", "Rules"),
+    ("server_stream", "thanos.Targets", "Targets"),
+    ("server_stream", "thanos.Metadata", "MetricMetadata"),
+    ("server_stream", "thanos.Exemplars", "Exemplars"),
+    ("server_stream", "thanos.Status", "TSDBStatistics"),
 ];
 /// Names of the 17 gRPC status codes by number, as Go prints them.
 pub const GRPC_CODES: [&str; 17] = [

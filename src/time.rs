@@ -14,10 +14,20 @@ pub const YEAR_ZERO_MS: i64 = -62_167_219_200_000;
 
 /// Parses an RFC 3339 time of the years 0 to 9999. `Units:` ms, rounded down.
 pub fn parse_rfc3339_ms(text: &str) -> Result<i64, String> {
+    parse_rfc3339(text).map(|(seconds, nanos)| milliseconds(seconds, nanos))
+}
+
+/// Parses an RFC 3339 time of the years 0 to 9999 into whole seconds since 1970, rounded down, and the nanoseconds past
+/// them. Further decimals are cut off.
+pub fn parse_rfc3339(text: &str) -> Result<(i64, i32), String> {
     rfc3339(text.as_bytes()).ok_or_else(|| format!("not an RFC 3339 time: {text:?}"))
 }
 
-fn rfc3339(mut rest: &[u8]) -> Option<i64> {
+fn milliseconds(seconds: i64, nanos: i32) -> i64 {
+    seconds * 1000 + i64::from(nanos / 1_000_000)
+}
+
+fn rfc3339(mut rest: &[u8]) -> Option<(i64, i32)> {
     let year = digits(&mut rest, 4)?;
     expect(&mut rest, b'-')?;
     let month = digits(&mut rest, 2).filter(|n| (1..=12).contains(n))?;
@@ -29,12 +39,12 @@ fn rfc3339(mut rest: &[u8]) -> Option<i64> {
     let minute = digits(&mut rest, 2).filter(|n| *n < 60)?;
     expect(&mut rest, b':')?;
     let second = digits(&mut rest, 2).filter(|n| *n < 60)?;
-    let mut ms = 0;
+    let mut nanos = 0;
     if let Some(fraction) = rest.strip_prefix(b".") {
         let len = fraction.iter().take_while(|c| c.is_ascii_digit()).count();
         let (digits, after) = fraction.split_at_checked(len).filter(|_| len > 0)?;
-        for scale in [100, 10, 1].iter().zip(digits) {
-            ms += scale.0 * i64::from(scale.1 - b'0');
+        for digit in digits.iter().chain([b'0'; 9].iter()).take(9) {
+            nanos = nanos * 10 + i32::from(digit - b'0');
         }
         rest = after;
     }
@@ -54,7 +64,7 @@ fn rfc3339(mut rest: &[u8]) -> Option<i64> {
         _ => return None,
     };
     let seconds = days_from_civil(year, month, day) * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second;
-    Some((seconds - offset_seconds) * 1000 + ms)
+    Some((seconds - offset_seconds, nanos))
 }
 
 fn digits(rest: &mut &[u8], count: usize) -> Option<i64> {
@@ -172,7 +182,7 @@ impl FromStr for TimeOrDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(ms) = rfc3339(text.as_bytes()) {
+        if let Ok(ms) = parse_rfc3339_ms(text) {
             return Ok(TimeOrDuration::Absolute(ms));
         }
         let (sign, digits) = text.strip_prefix('-').map_or((1, text), |digits| (-1, digits));
@@ -226,6 +236,18 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_rfc3339_ms(text).ok(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn rfc3339_times_to_the_nanosecond() {
+        for (text, want) in [
+            ("2024-02-29T12:00:00.123456789Z", (1_709_208_000, 123_456_789)),
+            ("2024-02-29T12:00:00.1234567899+02:00", (1_709_200_800, 123_456_789)),
+            ("1969-12-31T23:59:59.5Z", (-1, 500_000_000)),
+            ("0001-01-01T00:00:00Z", (-62_135_596_800, 0)),
+        ] {
+            assert_eq!(parse_rfc3339(text), Ok(want), "{text}");
         }
     }
 

@@ -5,14 +5,24 @@ use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType};
 use protobuf::Message;
 
 use crate::pb::grpc_health::{HealthCheckRequest, HealthListRequest};
+use crate::pb::grpc_reflection_v1::ServerReflectionRequest;
+use crate::pb::thanos_exemplars::ExemplarsRequest;
 use crate::pb::thanos_info::InfoRequest;
+use crate::pb::thanos_metadata::MetricMetadataRequest;
+use crate::pb::thanos_rules::RulesRequest;
+use crate::pb::thanos_status::TSDBStatisticsRequest;
 use crate::pb::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+use crate::pb::thanos_targets::TargetsRequest;
 
 /// On the wire a unary answer is a stream of one message, and a stream's sink tells when the client goes away, so every
-/// method is served as a stream.
+/// method but reflection, where clients stream too, is served as a stream.
 const fn method<Q: Message>(name: &'static str) -> Method<Q, GrpcSlice> {
+    typed(MethodType::ServerStreaming, name)
+}
+
+const fn typed<Q: Message>(ty: MethodType, name: &'static str) -> Method<Q, GrpcSlice> {
     Method {
-        ty: MethodType::ServerStreaming,
+        ty,
         name,
         req_mar: Marshaller { ser: grpcio::pb_ser, de: grpcio::pb_de },
         resp_mar: Marshaller { ser: put_slice, de: no_answers },
@@ -27,12 +37,28 @@ pub const LABEL_NAMES: Method<LabelNamesRequest, GrpcSlice> = method("/thanos.St
 pub const LABEL_VALUES: Method<LabelValuesRequest, GrpcSlice> = method("/thanos.Store/LabelValues");
 /// `thanos.info.Info/Info`
 pub const INFO: Method<InfoRequest, GrpcSlice> = method("/thanos.info.Info/Info");
+/// `thanos.Rules/Rules`
+pub const RULES: Method<RulesRequest, GrpcSlice> = method("/thanos.Rules/Rules");
+/// `thanos.Targets/Targets`
+pub const TARGETS: Method<TargetsRequest, GrpcSlice> = method("/thanos.Targets/Targets");
+/// `thanos.Metadata/MetricMetadata`
+pub const METRIC_METADATA: Method<MetricMetadataRequest, GrpcSlice> = method("/thanos.Metadata/MetricMetadata");
+/// `thanos.Exemplars/Exemplars`
+pub const EXEMPLARS: Method<ExemplarsRequest, GrpcSlice> = method("/thanos.Exemplars/Exemplars");
+/// `thanos.Status/TSDBStatistics`
+pub const TSDB_STATISTICS: Method<TSDBStatisticsRequest, GrpcSlice> = method("/thanos.Status/TSDBStatistics");
 /// `grpc.health.v1.Health/Check`
 pub const HEALTH_CHECK: Method<HealthCheckRequest, GrpcSlice> = method("/grpc.health.v1.Health/Check");
 /// `grpc.health.v1.Health/Watch`
 pub const HEALTH_WATCH: Method<HealthCheckRequest, GrpcSlice> = method("/grpc.health.v1.Health/Watch");
 /// `grpc.health.v1.Health/List`
 pub const HEALTH_LIST: Method<HealthListRequest, GrpcSlice> = method("/grpc.health.v1.Health/List");
+/// `grpc.reflection.v1.ServerReflection/ServerReflectionInfo`
+pub const REFLECTION: Method<ServerReflectionRequest, GrpcSlice> =
+    typed(MethodType::Duplex, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
+/// `grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo`, whose messages are the same.
+pub const REFLECTION_ALPHA: Method<ServerReflectionRequest, GrpcSlice> =
+    typed(MethodType::Duplex, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo");
 
 /// Hands the core a reference to bytes that are already there.
 fn put_slice(message: &GrpcSlice, out: &mut GrpcSlice) -> grpcio::Result<()> {

@@ -6,6 +6,7 @@ pub mod calls;
 pub mod health;
 pub mod methods;
 pub mod pool;
+pub mod reflection;
 pub mod server;
 pub mod services;
 

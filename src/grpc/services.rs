@@ -2,18 +2,28 @@
 
 use std::sync::Arc;
 
-use grpcio::{GrpcSlice, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, Service, ServiceBuilder};
+use grpcio::{GrpcSlice, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, Service, ServiceBuilder};
 use protobuf::MessageField;
 
+use crate::apis::exemplars::Exemplars;
+use crate::apis::metadata::Metadata;
+use crate::apis::rules::Rules;
+use crate::apis::status::Status;
+use crate::apis::targets::Targets;
+use crate::apis::{self, Api};
 use crate::error::Result;
 use crate::grpc::bridge::Bridge;
 use crate::grpc::calls::{self, Call, Name};
 use crate::grpc::health::Health;
 use crate::grpc::methods;
 use crate::grpc::pool::Pool;
+use crate::grpc::reflection::Reflection;
 use crate::labels::Labels;
 use crate::metrics::{GRPC_METHODS, GrpcMetrics};
-use crate::pb::thanos_info::{InfoResponse, StoreInfo, TSDBInfo};
+use crate::pb::grpc_reflection_v1::ServerReflectionRequest;
+use crate::pb::thanos_info::{
+    ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TSDBInfo, TargetsInfo,
+};
 use crate::pb::thanos_types::{Label, ZLabelSet};
 use crate::prom::client::Client;
 use crate::state::{Probes, PromState, Published};
@@ -24,6 +34,11 @@ const INFO: Name = GRPC_METHODS[0];
 const SERIES: Name = GRPC_METHODS[1];
 const LABEL_NAMES: Name = GRPC_METHODS[2];
 const LABEL_VALUES: Name = GRPC_METHODS[3];
+const RULES: Name = GRPC_METHODS[4];
+const TARGETS: Name = GRPC_METHODS[5];
+const METRIC_METADATA: Name = GRPC_METHODS[6];
+const EXEMPLARS: Name = GRPC_METHODS[7];
+const TSDB_STATISTICS: Name = GRPC_METHODS[8];
 
 /// What the services work with.
 #[derive(Clone)]
@@ -36,6 +51,8 @@ pub struct Services {
     pub probes: Probes,
     /// Health calls.
     pub health: Health,
+    /// Reflection calls.
+    pub reflection: Reflection,
     /// Where store calls run.
     pub pool: Pool,
     /// Request metrics.
@@ -47,7 +64,18 @@ pub struct Services {
 impl Services {
     /// The services, to be registered with the server.
     pub fn build(self) -> Vec<Service> {
-        vec![self.store(), self.info(), self.health_service()]
+        vec![
+            self.store(),
+            self.api::<Rules>(RULES, &methods::RULES),
+            self.api::<Targets>(TARGETS, &methods::TARGETS),
+            self.api::<Metadata>(METRIC_METADATA, &methods::METRIC_METADATA),
+            self.api::<Exemplars>(EXEMPLARS, &methods::EXEMPLARS),
+            self.api::<Status>(TSDB_STATISTICS, &methods::TSDB_STATISTICS),
+            self.info(),
+            self.health_service(),
+            self.reflection_service(&methods::REFLECTION),
+            self.reflection_service(&methods::REFLECTION_ALPHA),
+        ]
     }
 
     fn store(&self) -> Service {
@@ -80,6 +108,23 @@ impl Services {
             .build()
     }
 
+    /// A service with one method that hands on an answer of Prometheus.
+    fn api<A: Api + 'static>(&self, name: Name, method: &Method<A::Request, GrpcSlice>) -> Service {
+        let services = self.clone();
+        let handler = move |ctx: RpcContext<'_>, request: A::Request, sink: ServerStreamingSink<GrpcSlice>| {
+            if A::NEEDS_READY && !services.probes.is_ready() {
+                Call::begin(&services.grpc_metrics, name).end(RpcStatusCode::UNKNOWN, 0);
+                answer_now(&ctx, sink, Err(not_ready("not ready")));
+                return;
+            }
+            let served = services.clone();
+            services.submit(&ctx, name, sink, move |bridge| {
+                apis::answer::<A>(&request, &served.state.read(), &served.client, bridge)
+            });
+        };
+        ServiceBuilder::new().add_server_streaming_handler(method, handler).build()
+    }
+
     fn info(&self) -> Service {
         let services = self.clone();
         ServiceBuilder::new()
@@ -88,7 +133,7 @@ impl Services {
                 let answer = if services.probes.is_ready() {
                     Ok(encode(&info(&services.state.read())))
                 } else {
-                    Err(RpcStatus::with_message(RpcStatusCode::UNKNOWN, "Not ready".into()))
+                    Err(not_ready("Not ready"))
                 };
                 call.end(
                     answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
@@ -112,6 +157,15 @@ impl Services {
             })
             .add_server_streaming_handler(&methods::HEALTH_LIST, move |ctx, _, sink| {
                 answer_now(&ctx, sink, Ok(on_list.list()));
+            })
+            .build()
+    }
+
+    fn reflection_service(&self, method: &Method<ServerReflectionRequest, GrpcSlice>) -> Service {
+        let reflection = self.reflection.clone();
+        ServiceBuilder::new()
+            .add_duplex_streaming_handler(method, move |ctx, requests, sink| {
+                ctx.spawn(reflection.converse(requests, sink));
             })
             .build()
     }
@@ -164,6 +218,11 @@ impl Drop for Pending {
     }
 }
 
+/// Thanos writes it differently in different places.
+fn not_ready(text: &str) -> RpcStatus {
+    RpcStatus::with_message(RpcStatusCode::UNKNOWN, text.into())
+}
+
 /// Answers a call on the completion queue's own thread.
 fn answer_now(ctx: &RpcContext<'_>, sink: ServerStreamingSink<GrpcSlice>, answer: Result<Vec<u8>, RpcStatus>) {
     let bridge = Bridge::new();
@@ -193,11 +252,17 @@ fn info(state: &PromState) -> InfoResponse {
         }],
         ..Default::default()
     };
-    // Only what is served is announced: a querier calls every API that is.
+    // A querier calls every API that is announced; the query API belongs to queriers. No limits of time on exemplars are
+    // known, which 0 and 0 say.
     InfoResponse {
         label_sets: if state.external_labels.is_empty() { vec![] } else { vec![labels] },
         ComponentType: "sidecar".into(),
         store: MessageField::some(store),
+        rules: MessageField::some(RulesInfo::default()),
+        metric_metadata: MessageField::some(MetricMetadataInfo::default()),
+        targets: MessageField::some(TargetsInfo::default()),
+        exemplars: MessageField::some(ExemplarsInfo::default()),
+        status: MessageField::some(StatusInfo::default()),
         ..Default::default()
     }
 }

@@ -33,6 +33,18 @@ pub fn select(matchers: &[LabelMatcher], external: &Labels) -> Result<Selection>
     Ok(if contradicted { Selection::Nothing } else { Selection::Matchers(kept) })
 }
 
+/// Whether a label set satisfies the matchers; a label that is not there has the empty value.
+///
+/// `Errors:` `BadRequest` for an unknown type or a pattern that does not compile.
+pub fn select_labels(matchers: &[LabelMatcher], labels: &Labels) -> Result<bool> {
+    let mut are_satisfied = true;
+    for proto in matchers {
+        let matcher = matcher(proto)?;
+        are_satisfied &= matches(&matcher, labels.value(&matcher.name).unwrap_or_default())?;
+    }
+    Ok(are_satisfied)
+}
+
 fn matcher(proto: &LabelMatcher) -> Result<Matcher> {
     let kind = match proto.type_.enum_value() {
         Ok(label_matcher::Type::EQ) => MatchType::Equal,

@@ -1,4 +1,7 @@
-//! LabelNames and LabelValues.
+//! LabelNames and LabelValues: each name and value once, in order, no more of them than asked for, none from before what
+//! this sidecar holds.
+//!
+//! `Differs:` in all three from Thanos (D-13).
 
 use std::collections::BTreeSet;
 
@@ -23,12 +26,16 @@ pub fn label_names(
     };
     let call = client.call();
     outlet.on_gone(Box::new(call.cutter()));
-    let asked = Asked { matchers, start_ms: request.start, end_ms: request.end, limit: request.limit };
+    let asked = Asked::new(matchers, request.start, request.end, state);
+    let limit = limit(request.limit);
     let Answer { data, warnings } = if asked.matchers.is_empty() || takes_matchers(&state.version) {
-        let answer = call.json::<Vec<String>>("/api/v1/labels", &asked.params(true))?;
+        // Names that are taken away below do not count.
+        let limit = limit.map(|limit| limit.saturating_add(request.without_replica_labels.len()));
+        let answer = call.json::<Vec<String>>("/api/v1/labels", &asked.params(limit))?;
         Answer { data: answer.data.into_iter().collect::<BTreeSet<_>>(), warnings: answer.warnings }
     } else {
-        let answer = series(&call, &asked, true)?;
+        // A limit here would be one of series, not of names.
+        let answer = series(&call, &asked, None)?;
         Answer { data: answer.data.into_iter().flatten().map(|(name, _)| name).collect(), warnings: answer.warnings }
     };
     let mut names = data;
@@ -37,7 +44,8 @@ pub fn label_names(
         names.extend(state.external_labels.iter().map(|(name, _)| name.to_owned()));
     }
     names.retain(|name| !request.without_replica_labels.contains(name));
-    Ok(LabelNamesResponse { names: names.into_iter().collect(), warnings, ..Default::default() })
+    let names = names.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
+    Ok(LabelNamesResponse { names, warnings, ..Default::default() })
 }
 
 /// Answers one LabelValues request.
@@ -58,28 +66,39 @@ pub fn label_values(
     };
     let call = client.call();
     outlet.on_gone(Box::new(call.cutter()));
-    let asked = Asked { matchers, start_ms: request.start, end_ms: request.end, limit: request.limit };
+    let asked = Asked::new(matchers, request.start, request.end, state);
+    let limit = limit(request.limit);
     let Answer { data, warnings } = if let Some(value) = state.external_labels.value(&request.label) {
         // Every series carries it: it has this one value, if there is any series.
         if asked.matchers.is_empty() {
             Answer { data: BTreeSet::from([value.to_owned()]), warnings: Vec::new() }
         } else {
-            let answer = series(&call, &asked, true)?;
+            // One series is enough to know, so that a warning that there are more says nothing.
+            let mut answer = series(&call, &asked, Some(1))?;
+            answer.warnings.retain(|warning| warning != TRUNCATED);
             let data = answer.data.iter().take(1).map(|_| value.to_owned()).collect();
             Answer { data, warnings: answer.warnings }
         }
     } else if asked.matchers.is_empty() || takes_matchers(&state.version) {
         let path = format!("/api/v1/label/{}/values", request::label_path_segment(&request.label));
-        let answer = call.json::<Vec<String>>(&path, &asked.params(true))?;
+        let answer = call.json::<Vec<String>>(&path, &asked.params(limit))?;
         Answer { data: answer.data.into_iter().collect(), warnings: answer.warnings }
     } else {
-        // The limit is one of values, not of series, so it is not passed on here.
-        let answer = series(&call, &asked, false)?;
+        // A limit here would be one of series, not of values.
+        let answer = series(&call, &asked, None)?;
         let values = answer.data.into_iter().filter_map(|mut series| series.remove(&request.label));
         Answer { data: values.collect(), warnings: answer.warnings }
     };
-    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-    Ok(LabelValuesResponse { values: data.into_iter().take(limit).collect(), warnings, ..Default::default() })
+    let values = data.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
+    Ok(LabelValuesResponse { values, warnings, ..Default::default() })
+}
+
+/// What Prometheus adds when there is more than the limit.
+const TRUNCATED: &str = "results truncated due to limit";
+
+/// How many are wanted; all of them without a positive limit.
+fn limit(requested: i64) -> Option<usize> {
+    usize::try_from(requested).ok().filter(|limit| *limit > 0)
 }
 
 /// What both calls ask Prometheus.
@@ -87,24 +106,28 @@ struct Asked {
     matchers: Vec<Matcher>,
     start_ms: i64,
     end_ms: i64,
-    limit: i64,
 }
 
 impl Asked {
-    fn params(&self, with_limit: bool) -> Vec<(&'static str, String)> {
+    /// As for Series, the start is not before what Prometheus holds, and the end stays as it is.
+    fn new(matchers: Vec<Matcher>, start_ms: i64, end_ms: i64, state: &PromState) -> Self {
+        Asked { matchers, start_ms: start_ms.max(state.mint_ms), end_ms }
+    }
+
+    fn params(&self, limit: Option<usize>) -> Vec<(&'static str, String)> {
         let mut params = vec![("start", request::seconds(self.start_ms)), ("end", request::seconds(self.end_ms))];
         if !self.matchers.is_empty() {
             params.push(("match[]", request::selector(&self.matchers)));
         }
-        if with_limit && self.limit > 0 {
-            params.push(("limit", self.limit.to_string()));
+        if let Some(limit) = limit {
+            params.push(("limit", limit.to_string()));
         }
         params
     }
 }
 
-fn series(call: &Call, asked: &Asked, with_limit: bool) -> Result<Answer<Vec<SeriesLabels>>> {
-    call.json("/api/v1/series", &asked.params(with_limit))
+fn series(call: &Call, asked: &Asked, limit: Option<usize>) -> Result<Answer<Vec<SeriesLabels>>> {
+    call.json("/api/v1/series", &asked.params(limit))
 }
 
 /// Whether this version's label endpoints take matchers: 2.24.0 and later. A version that cannot be read counts as old.

@@ -50,6 +50,14 @@ fn release(folder: PathBuf) -> Option<Release> {
     Some(Release { folder, version })
 }
 
+impl Release {
+    /// The program, for tests that start it in a way of their own.
+    #[allow(dead_code)]
+    pub fn program(&self) -> PathBuf {
+        self.folder.join("prometheus")
+    }
+}
+
 /// How to start one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Setup {
