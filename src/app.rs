@@ -25,8 +25,10 @@ use crate::prom::checks::Expected;
 use crate::prom::client::{Client, Target};
 use crate::ship::{self, ShipConfig, Shipper};
 use crate::state::{Probes, PromState, Published};
+use crate::store::quota::InFlight;
+use crate::store::series;
 use crate::supervisor::{Event, Stop, Supervisor, is_ending, spawn_signals};
-use crate::{limits, listen};
+use crate::{limits, listen, sys};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -39,7 +41,7 @@ pub fn run(config: Config) -> Result<()> {
 
     // HTTP ends last, so that the stop can be watched: it has a stop of its own.
     let mut http = Supervisor::new()?;
-    let admin = Admin::bind(&config.http_address.to_string())?;
+    let admin = Admin::bind(&config.http_address.to_string())?.with_grace(config.http_grace_period);
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
     let routes = admin::routes(metrics.clone(), probes.clone());
@@ -57,7 +59,7 @@ pub fn run(config: Config) -> Result<()> {
     });
     let grace = config.grpc_grace_period;
     let running = supervisor.join(Instant::now() + grace + limits::STOP_DEADLINE);
-    let still_serving = http.join(Instant::now() + limits::STOP_DEADLINE);
+    let still_serving = http.join(Instant::now() + config.http_grace_period + limits::STOP_DEADLINE);
     outcome?;
     let names: Vec<_> = running.into_iter().chain(still_serving).collect();
     if !names.is_empty() {
@@ -108,9 +110,14 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         state,
         probes: probes.clone(),
         health: health.clone(),
-        pool: Pool::new(limits::CALL_THREADS, limits::CALL_QUEUE),
+        pool: Pool::new(config.concurrent_calls, limits::CALL_QUEUE),
         grpc_metrics: metrics.grpc.clone(),
-        store_metrics: metrics.store.clone(),
+        shared: series::Shared {
+            twins: Arc::default(),
+            per_call: config.per_call,
+            in_flight: InFlight::new(bytes_in_flight(config)),
+            metrics: metrics.store.clone(),
+        },
     };
     let serving = Serving {
         address,
@@ -123,6 +130,18 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
     };
     supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
     Ok(client)
+}
+
+/// What Series calls may hold: what the operator said, else half of what the process may have.
+fn bytes_in_flight(config: &Config) -> usize {
+    match (config.bytes_in_flight, sys::memory_limit()) {
+        (0, Some(limit)) => {
+            let half = usize::try_from(limit / 2).unwrap_or(usize::MAX);
+            log::info!(memory_limit_bytes = limit, bytes_in_flight = half; "bytes in flight follow the memory limit");
+            half
+        }
+        (said, _) => said,
+    }
 }
 
 /// Where Prometheus is, as the client wants it.

@@ -17,14 +17,28 @@ pub const BRIDGE_BYTES: usize = 1024 * 1024;
 pub const MESSAGE_BYTES_TARGET: usize = 1024 * 1024;
 /// Largest remote-read frame that is accepted. `Source:` Prometheus's own `DefaultChunkedReadLimit`.
 pub const FRAME_BYTES_MAX: usize = 50_000_000;
+/// Buffer between the HTTP client and the frames.
+pub const READ_BUFFER_BYTES: usize = 32 * 1024;
+/// A query string longer than this is sent as a form; Prometheus refuses request heads above 1 MiB, proxies far smaller ones.
+pub const QUERY_BYTES_MAX: usize = 4 * 1024;
 /// Largest answer of a JSON endpoint that is held, in bytes.
 pub const JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Largest error body that is quoted, in bytes.
 pub const ERROR_BODY_BYTES_MAX: u64 = 16 * 1024;
 /// A `/metrics` page is read up to this size when looking for one gauge.
 pub const METRICS_PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Bytes of one Series answer that may be held for sorting.
-pub const SORT_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Memory for series of one call that cannot be streamed; past it sorted runs go to a temporary file.
+pub const SORT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Temporary file of one call.
+pub const SPILL_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Frames of one series that may wait for the next series. The largest real ones take a few MiB.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A frame buffer larger than this is not kept for the next series.
+pub const REUSED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Message buffers kept for reuse, and how large one may be.
+pub const POOLED_BUFFERS_MAX: usize = 8;
+/// A message up to this size gets a buffer of its own, which costs less than the pool.
+pub const SMALL_MESSAGE_BYTES: usize = 16 * 1024;
 /// Time to establish a connection to Prometheus. `Source:` Thanos's `dialer_timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,5 +75,5 @@ pub const COPY_BUFFER_BYTES: usize = 128 * 1024;
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
-const _: () = assert!(FRAME_BYTES_MAX < SORT_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX < HELD_BYTES_MAX);
 const _: () = assert!(CALL_QUEUE >= CALL_THREADS);

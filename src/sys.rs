@@ -1,6 +1,7 @@
 //! What needs the operating system's own words: process figures from `/proc`. The only file, with `grpc/front` and
 //! `grpc/bridge`, that may hold unsafe code.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Figures about this process.
@@ -43,6 +44,18 @@ pub fn process_stat() -> Option<ProcessStat> {
         start_time_seconds: now - uptime_seconds + number(19)? / ticks,
         threads: fields.get(17)?.parse().ok()?,
     })
+}
+
+/// The smallest memory limit of the control groups (v2) this process is in; `None` without one. `Units:` bytes.
+pub fn memory_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let root = Path::new("/sys/fs/cgroup");
+    let dirs = root.join(path);
+    let limits = dirs.ancestors().take_while(|dir| dir.starts_with(root)).flat_map(|dir| {
+        ["memory.max", "memory.high"].map(|file| std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok())
+    });
+    limits.flatten().min()
 }
 
 fn clock_ticks() -> f64 {

@@ -16,8 +16,8 @@ use pillion::pb::thanos_store::{SeriesRequest, SeriesResponse, series_response};
 use pillion::pb::thanos_types::{AggrChunk, Chunk, Label, Series, SeriesBatch};
 use pillion::prom::client::{Client, Target};
 use pillion::prom::request;
-use pillion::store::series::Outlet;
-use protobuf::{EnumOrUnknown, Message, MessageField};
+use pillion::store::batch::{Message, Messages};
+use protobuf::{EnumOrUnknown, Message as _, MessageField};
 use twox_hash::XxHash64;
 
 use crate::role::{obey, say, spawn};
@@ -91,8 +91,9 @@ fn answer(request: &SeriesRequest, client: &Client, external: &Labels, bridge: &
         );
     } else {
         let mut frames = call.read(&request::read_body(0, i64::MAX, &[]))?;
-        while let Some(frame) = frames.next_frame()? {
-            let response = ChunkedReadResponse::parse_from_bytes(frame).unwrap();
+        let mut frame = Vec::new();
+        while frames.read_frame(&mut frame)? {
+            let response = ChunkedReadResponse::parse_from_bytes(&frame).unwrap();
             all.extend(response.chunked_series.into_iter().map(|series| translated(series, external)));
         }
     }
@@ -107,7 +108,7 @@ fn answer(request: &SeriesRequest, client: &Client, external: &Labels, bridge: &
             series_response::Result::Batch(SeriesBatch { series, ..Default::default() })
         };
         let response = SeriesResponse { result: Some(result), ..Default::default() };
-        bridge.send(response.write_to_bytes().unwrap())?;
+        bridge.send(Message::whole(response.write_to_bytes().unwrap()))?;
     }
     Ok(())
 }

@@ -28,8 +28,8 @@ pub use response::Response;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for a client to notice the end of its connection.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time for responses on their way after the stop has begun.
-const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for responses on their way after the stop has begun, unless another is set.
+const GRACE: Duration = Duration::from_secs(1);
 /// Pause in accepting when descriptors or memory have run out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted in a row before the others get their turn.
@@ -44,6 +44,7 @@ pub struct Admin {
     listener: TcpListener,
     times: Times,
     connections_max: usize,
+    grace: Duration,
 }
 
 struct Client {
@@ -60,7 +61,7 @@ impl Admin {
     pub fn bind(address: &str) -> Result<Self> {
         let listener = listen::bind_address(address, "--http-address").context(|| format!("listen on {address}"))?;
         let times = Times { head: limits::HTTP_HEAD_TIMEOUT, write: WRITE_TIMEOUT, linger: LINGER_TIMEOUT };
-        Ok(Admin { listener, times, connections_max: limits::HTTP_CONNECTIONS_MAX })
+        Ok(Admin { listener, times, connections_max: limits::HTTP_CONNECTIONS_MAX, grace: GRACE })
     }
 
     /// Replaces the time for request heads and idle clients, and the time to take a response.
@@ -75,22 +76,28 @@ impl Admin {
         self
     }
 
+    /// Replaces the time that responses on their way get at the stop.
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
     /// The address it listens on.
     pub fn local_addr(&self) -> Result<SocketAddr> {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Serves until the stop, then finishes responses on their way for at most a second.
+    /// Serves until the stop, then finishes responses on their way for at most the grace.
     ///
     /// `Blocks:` until the stop. `routes` runs on this thread and must not block.
     pub fn run(self, stop: &Stop, routes: Routes<'_>) -> Result<()> {
-        let Admin { listener, times, connections_max } = self;
+        let Admin { listener, times, connections_max, grace } = self;
         let mut server = Server { times, connections_max, clients: Vec::new(), accept_from: None };
         while !stop.is_stopped() {
             server.round(Some((stop, &listener)), None, routes)?;
         }
         drop(listener);
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let deadline = Instant::now() + grace;
         server.clients.iter_mut().for_each(|client| client.state.finish());
         server.sweep();
         while !server.clients.is_empty() && Instant::now() < deadline {

@@ -150,12 +150,18 @@ pub struct SidecarFlags {
     /// files uploaded at once
     #[argh(option, from_str_fn(int))]
     pub shipper_upload_concurrency: i64,
-    /// not supported yet
+    /// most series of a call
     #[argh(option, from_str_fn(uint))]
     pub store_limits_request_series: u64,
-    /// not supported yet
+    /// most samples of a call
     #[argh(option, from_str_fn(uint))]
     pub store_limits_request_samples: u64,
+    /// calls at once
+    #[argh(option, from_str_fn(uint))]
+    pub store_limits_concurrent_calls: u64,
+    /// bytes that calls may hold
+    #[argh(option, from_str_fn(uint))]
+    pub store_limits_bytes_in_flight: u64,
     /// start of the time range that is served
     #[argh(option)]
     pub min_time: TimeOrDuration,

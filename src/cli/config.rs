@@ -10,6 +10,7 @@ use crate::cli::bucket::BucketConfig;
 use crate::cli::content::{self, Content};
 use crate::cli::values::{HashFunc, LogFormat, LogLevel};
 use crate::error::{Error, Kind, Result};
+use crate::store::quota::PerCall;
 use crate::time::{GoDuration, TimeOrDuration};
 
 /// Everything the sidecar was told.
@@ -45,6 +46,12 @@ pub struct Config {
     pub shipper: ShipperOptions,
     /// Hash function over the files of a block.
     pub hash_func: HashFunc,
+    /// What one Series call may return.
+    pub per_call: PerCall,
+    /// Series and label calls at once, at least 1.
+    pub concurrent_calls: usize,
+    /// Bytes that all Series calls together may hold; 0 where nobody said.
+    pub bytes_in_flight: usize,
     /// Start of the time range that is served.
     pub min_time: TimeOrDuration,
     /// Where blocks are uploaded to; `None` uploads nothing.
@@ -108,6 +115,12 @@ impl Config {
                 upload_concurrency: usize::try_from(flags.shipper_upload_concurrency).unwrap_or(1).max(1),
             },
             hash_func: flags.hash_func,
+            per_call: PerCall {
+                series_max: flags.store_limits_request_series,
+                samples_max: flags.store_limits_request_samples,
+            },
+            concurrent_calls: concurrent_calls(flags.store_limits_concurrent_calls)?,
+            bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             min_time: flags.min_time,
             bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
         })
@@ -116,6 +129,14 @@ impl Config {
 
 fn wrong(text: impl Into<String>) -> Error {
     Error::new(Kind::Permanent, text)
+}
+
+/// A thread each, so the number is bounded.
+fn concurrent_calls(number: u64) -> Result<usize> {
+    match usize::try_from(number) {
+        Ok(number @ 1..=1024) => Ok(number),
+        _ => Err(wrong(format!("--store.limits.concurrent-calls must be between 1 and 1024, got {number}"))),
+    }
 }
 
 /// The name if it is the name of a file and not a way out of its folder.

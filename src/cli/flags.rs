@@ -295,15 +295,28 @@ pub const SIDECAR: &[Flag] = &[
         Value::Number,
         "0",
         "Most series one Series call may return; 0 is no limit.",
-    )
-    .not_yet(),
+    ),
     Flag::new(
         "store.limits.request-samples",
         Value::Number,
         "0",
         "Most samples one Series call may return, counted as 120 for each chunk; 0 is no limit.",
+    ),
+    Flag::new(
+        "store.limits.concurrent-calls",
+        Value::Number,
+        "",
+        "Series and label calls that are answered at once; up to 256 more wait, and further ones get RESOURCE_EXHAUSTED.",
     )
-    .not_yet(),
+    .own(Presence::Default("16")),
+    Flag::new(
+        "store.limits.bytes-in-flight",
+        Value::Number,
+        "",
+        "Bytes that all Series calls together may hold while they sort; 0 is half of the memory limit of the control \
+         group (systemd: MemoryMax), and no limit where there is none.",
+    )
+    .own(Presence::Default("0")),
     Flag::new(
         "min-time",
         Value::Text("time"),
@@ -422,8 +435,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // Counted in Thanos, both halves of each pair with a file. A flag more or less is a decision, not an accident.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 40));
-        assert!(GLOBAL.iter().chain(SIDECAR).all(|flag| flag.status != Status::Own));
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 42));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 2);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(

@@ -12,7 +12,9 @@ use futures_util::Sink;
 use grpcio::{GrpcSlice, RpcStatus, RpcStatusCode, ServerStreamingSink, WriteFlags};
 
 use crate::error::Result;
+use crate::grpc::buffers;
 use crate::limits;
+use crate::store::batch::{Message, Messages};
 use crate::store::series::{Outlet, gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
@@ -142,8 +144,13 @@ impl Bridge {
     }
 }
 
-impl Outlet for Bridge {
-    fn send(&self, message: Vec<u8>) -> Result<()> {
+impl Messages for Bridge {
+    fn buffer(&self, bytes: usize) -> Vec<u8> {
+        buffers::take(bytes)
+    }
+
+    fn send(&self, message: Message) -> Result<()> {
+        let slice = buffers::into_slice(message);
         let mut state = self.lock();
         while state.queued_bytes >= limits::BRIDGE_BYTES && !state.gone {
             state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -151,14 +158,15 @@ impl Outlet for Bridge {
         if state.gone {
             return Err(gone());
         }
-        state.queued_bytes += message.len();
+        state.queued_bytes += slice.len();
         state.n_sent += 1;
-        // Taken over without a copy when its capacity is its length.
-        state.queue.push_back(GrpcSlice::from(message));
+        state.queue.push_back(slice);
         wake(state);
         Ok(())
     }
+}
 
+impl Outlet for Bridge {
     fn on_gone(&self, hook: Hook) {
         let mut state = self.lock();
         if state.gone {

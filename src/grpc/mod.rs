@@ -11,6 +11,7 @@ pub mod services;
 
 mod brake;
 mod bucket;
+pub mod buffers;
 pub mod front;
 pub mod guard;
 mod relay;

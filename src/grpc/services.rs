@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use grpcio::{GrpcSlice, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, Service, ServiceBuilder};
-use protobuf::{Message, MessageField};
+use protobuf::MessageField;
 
 use crate::error::Result;
 use crate::grpc::bridge::Bridge;
@@ -12,12 +12,12 @@ use crate::grpc::health::Health;
 use crate::grpc::methods;
 use crate::grpc::pool::Pool;
 use crate::labels::Labels;
-use crate::metrics::{GRPC_METHODS, GrpcMetrics, StoreMetrics};
+use crate::metrics::{GRPC_METHODS, GrpcMetrics};
 use crate::pb::thanos_info::{InfoResponse, StoreInfo, TSDBInfo};
 use crate::pb::thanos_types::{Label, ZLabelSet};
 use crate::prom::client::Client;
 use crate::state::{Probes, PromState, Published};
-use crate::store::series::Outlet;
+use crate::store::batch::{Message, Messages};
 use crate::store::{names, series};
 
 const INFO: Name = GRPC_METHODS[0];
@@ -40,8 +40,8 @@ pub struct Services {
     pub pool: Pool,
     /// Request metrics.
     pub grpc_metrics: GrpcMetrics,
-    /// Store metrics.
-    pub store_metrics: StoreMetrics,
+    /// What Series calls share.
+    pub shared: series::Shared,
 }
 
 impl Services {
@@ -54,27 +54,27 @@ impl Services {
         let (on_series, on_names, on_values) = (self.clone(), self.clone(), self.clone());
         ServiceBuilder::new()
             .add_server_streaming_handler(&methods::SERIES, move |ctx, request, sink| {
-                let pending = on_series.store_metrics.pending_series_requests.clone();
+                let pending = on_series.shared.metrics.pending_series_requests.clone();
                 pending.inc();
                 let pending = Pending(pending);
                 let services = on_series.clone();
                 on_series.submit(&ctx, SERIES, sink, move |bridge| {
                     let _pending = pending;
-                    series::series(&request, &services.state.read(), &services.client, &services.store_metrics, bridge)
+                    series::series(&request, &services.state.read(), &services.client, &services.shared, bridge)
                 });
             })
             .add_server_streaming_handler(&methods::LABEL_NAMES, move |ctx, request, sink| {
                 let services = on_names.clone();
                 on_names.submit(&ctx, LABEL_NAMES, sink, move |bridge| {
                     let answer = names::label_names(&request, &services.state.read(), &services.client, bridge)?;
-                    bridge.send(encode(&answer))
+                    bridge.send(Message::whole(encode(&answer)))
                 });
             })
             .add_server_streaming_handler(&methods::LABEL_VALUES, move |ctx, request, sink| {
                 let services = on_values.clone();
                 on_values.submit(&ctx, LABEL_VALUES, sink, move |bridge| {
                     let answer = names::label_values(&request, &services.state.read(), &services.client, bridge)?;
-                    bridge.send(encode(&answer))
+                    bridge.send(Message::whole(encode(&answer)))
                 });
             })
             .build()
@@ -207,6 +207,6 @@ fn label_set(labels: &Labels) -> ZLabelSet {
     ZLabelSet { labels: labels.iter().map(label).collect(), ..Default::default() }
 }
 
-fn encode(message: &impl Message) -> Vec<u8> {
+fn encode(message: &impl protobuf::Message) -> Vec<u8> {
     message.write_to_bytes().expect("writing a message to memory cannot fail")
 }

@@ -150,9 +150,13 @@ impl Call<'_> {
     ///
     /// `Errors:` by HTTP status: 400 `BadRequest`, 404 `NotFound`, 503 and a broken connection `Retry`, else `Permanent`.
     pub fn json<T: DeserializeOwned + Default>(&self, path: &str, params: &[(&str, String)]) -> Result<Answer<T>> {
-        let url = self.target.url(path, &request::query_string(params));
-        let (status, _, body) =
-            get(&self.agent, self.target, &url).context(|| format!("perform GET request against {path}"))?;
+        let query = request::query_string(params);
+        let (status, _, body) = if query.len() > limits::QUERY_BYTES_MAX && takes_form(path) {
+            post_form(&self.agent, self.target, &self.target.url(path, ""), &query)
+        } else {
+            get(&self.agent, self.target, &self.target.url(path, &query))
+        }
+        .context(|| format!("perform GET request against {path}"))?;
         if !(200..300).contains(&status) {
             let kind = match status {
                 400 => Kind::BadRequest,
@@ -205,7 +209,9 @@ impl Call<'_> {
                 format!("not supported remote read content type: {content_type}{hint}"),
             ));
         }
-        Ok(FrameReader::new(body.into_reader(), limits::FRAME_BYTES_MAX))
+        // Lengths and checksums are read in small pieces.
+        let body = BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader());
+        Ok(FrameReader::new(body, limits::FRAME_BYTES_MAX))
     }
 }
 
@@ -214,7 +220,24 @@ fn get(agent: &Agent, target: &Target, url: &str) -> Result<(u16, String, Body)>
     if let Some(authorization) = &target.authorization {
         request = request.header("Authorization", authorization);
     }
-    let (head, body) = request.call().map_err(http::transport)?.into_parts();
+    answer(request.call())
+}
+
+/// Whether an endpoint takes its parameters as a form too, which has no limit of length.
+fn takes_form(path: &str) -> bool {
+    matches!(path, "/api/v1/series" | "/api/v1/labels" | "/api/v1/query_exemplars")
+}
+
+fn post_form(agent: &Agent, target: &Target, url: &str, form: &str) -> Result<(u16, String, Body)> {
+    let mut request = agent.post(url).header("Content-Type", "application/x-www-form-urlencoded");
+    if let Some(authorization) = &target.authorization {
+        request = request.header("Authorization", authorization);
+    }
+    answer(request.send(form))
+}
+
+fn answer(response: std::result::Result<ureq::http::Response<Body>, ureq::Error>) -> Result<(u16, String, Body)> {
+    let (head, body) = response.map_err(http::transport)?.into_parts();
     let content_type = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
     Ok((head.status.as_u16(), content_type.to_owned(), body))
 }

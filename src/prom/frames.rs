@@ -7,31 +7,28 @@ use std::io::Read;
 
 use crate::error::{Error, Kind, Result};
 
-/// Reads frames into one buffer that is used again for each.
+/// A length up to this is believed before the bytes are there.
+const TRUSTED_BYTES: usize = 64 * 1024;
+
+/// Reads frames into buffers that are handed in.
 pub struct FrameReader<R> {
     source: R,
-    payload: Vec<u8>,
     frame_bytes_max: usize,
-    n_frames: u64,
 }
 
 impl<R: Read> FrameReader<R> {
     /// A reader that refuses payloads above `frame_bytes_max`.
     pub fn new(source: R, frame_bytes_max: usize) -> Self {
-        FrameReader { source, payload: Vec::new(), frame_bytes_max, n_frames: 0 }
+        FrameReader { source, frame_bytes_max }
     }
 
-    /// How many frames were read so far.
-    pub fn n_frames(&self) -> u64 {
-        self.n_frames
-    }
-
-    /// The next frame's payload; `None` when the stream ended between two frames.
+    /// Replaces `payload` with the next frame's; false when the stream ended between two frames.
     ///
     /// `Errors:` `Corrupt` for a frame that is cut short, too long or does not match its checksum; `Retry` when the
     /// connection broke.
-    pub fn next_frame(&mut self) -> Result<Option<&[u8]>> {
-        let Some(len) = self.length()? else { return Ok(None) };
+    pub fn read_frame(&mut self, payload: &mut Vec<u8>) -> Result<bool> {
+        payload.clear();
+        let Some(len) = self.length()? else { return Ok(false) };
         let mut crc = [0; 4];
         self.fill(&mut crc)?;
         let len = match usize::try_from(len) {
@@ -44,18 +41,16 @@ impl<R: Read> FrameReader<R> {
                 return Err(Error::new(Kind::Corrupt, text));
             }
         };
-        // The buffer grows with what arrives, not with what the length claims.
-        self.payload.clear();
-        let n_read =
-            Read::take(&mut self.source, len as u64).read_to_end(&mut self.payload).map_err(|err| broken(&err))?;
+        // A small frame gets its memory at once; a larger buffer grows with what arrives, not with what the length claims.
+        payload.reserve(len.min(TRUSTED_BYTES));
+        let n_read = Read::take(&mut self.source, len as u64).read_to_end(payload).map_err(|err| broken(&err))?;
         if n_read < len {
             return Err(Error::new(Kind::Corrupt, format!("stream ended inside a frame: {n_read} of {len} bytes")));
         }
-        if crc32c::crc32c(&self.payload) != u32::from_be_bytes(crc) {
+        if crc32c::crc32c(payload) != u32::from_be_bytes(crc) {
             return Err(Error::new(Kind::Corrupt, "chunkedReader: corrupted frame; checksum mismatch"));
         }
-        self.n_frames += 1;
-        Ok(Some(&self.payload))
+        Ok(true)
     }
 
     /// The uvarint in front of a frame; `None` at a clean end.
@@ -102,10 +97,9 @@ fn read_some(source: &mut impl Read, buf: &mut [u8]) -> Result<usize> {
     }
 }
 
-/// A read error of the stream. An early end within the HTTP framing is a truncated answer, the rest is the network.
+/// A read error of the stream: the connection broke, which a later call may be spared.
 fn broken(err: &std::io::Error) -> Error {
-    let kind = if err.kind() == std::io::ErrorKind::UnexpectedEof { Kind::Corrupt } else { Kind::Retry };
-    Error::new(kind, format!("read from Prometheus: {err}"))
+    Error::new(Kind::Retry, format!("read from Prometheus: {err}"))
 }
 
 #[cfg(test)]
@@ -127,9 +121,9 @@ mod tests {
 
     fn read_all(bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
         let mut reader = FrameReader::new(bytes, 1000);
-        let mut frames = Vec::new();
-        while let Some(payload) = reader.next_frame()? {
-            frames.push(payload.to_vec());
+        let (mut frames, mut payload) = (Vec::new(), Vec::new());
+        while reader.read_frame(&mut payload)? {
+            frames.push(payload.clone());
         }
         Ok(frames)
     }

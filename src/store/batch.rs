@@ -1,5 +1,6 @@
 //! Packs series into `SeriesResponse` messages: one each, or as many as the client asked for, but never far above
-//! [`limits::MESSAGE_BYTES_TARGET`](crate::limits::MESSAGE_BYTES_TARGET). Pure.
+//! [`limits::MESSAGE_BYTES_TARGET`](crate::limits::MESSAGE_BYTES_TARGET). A series is written once, straight into its
+//! message. Pure.
 
 use crate::error::Result;
 use crate::store::wire;
@@ -8,47 +9,84 @@ use crate::store::wire;
 const SERIES: u8 = 1;
 const WARNING: u8 = 2;
 const BATCH: u8 = 4;
+/// Room for the header of a batch, whose length is known only at its end: a tag and five bytes of length.
+const ROOM: usize = 6;
 
-/// Packs the series of one call; `send` gets each finished message.
-pub struct Batcher<S> {
-    batch_size: usize,
-    message_bytes_target: usize,
-    /// The series of the open batch, each with its header.
-    batch: Vec<u8>,
-    n_batched: usize,
-    send: S,
+/// An encoded message. It need not begin at the start of its buffer, so that a header can be put before what it counts.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// The bytes, from `start` on.
+    pub buffer: Vec<u8>,
+    /// Where the message begins.
+    pub start: usize,
 }
 
-impl<S: FnMut(Vec<u8>) -> Result<()>> Batcher<S> {
-    /// With `batch_size` 0 or 1 every series is a message of its own.
-    pub fn new(batch_size: usize, message_bytes_target: usize, send: S) -> Self {
-        Batcher { batch_size, message_bytes_target, batch: Vec::new(), n_batched: 0, send }
+impl Message {
+    /// A message that fills its buffer.
+    pub fn whole(buffer: Vec<u8>) -> Self {
+        Message { buffer, start: 0 }
     }
 
-    /// Adds one encoded `Series`.
-    pub fn push(&mut self, series: &[u8]) -> Result<()> {
+    /// The message.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+}
+
+/// Where messages go, and where their buffers come from.
+pub trait Messages {
+    /// An empty buffer with room for `bytes`.
+    fn buffer(&self, bytes: usize) -> Vec<u8>;
+    /// Sends one message.
+    fn send(&self, message: Message) -> Result<()>;
+}
+
+/// Packs the series of one call.
+pub struct Batcher<'a, M: ?Sized> {
+    batch_size: usize,
+    message_bytes_target: usize,
+    /// The open batch: room for its header, then each series with its header.
+    batch: Vec<u8>,
+    n_batched: usize,
+    messages: &'a M,
+}
+
+impl<'a, M: Messages + ?Sized> Batcher<'a, M> {
+    /// With `batch_size` 0 or 1 every series is a message of its own.
+    pub fn new(batch_size: usize, message_bytes_target: usize, messages: &'a M) -> Self {
+        Batcher { batch_size, message_bytes_target, batch: Vec::new(), n_batched: 0, messages }
+    }
+
+    /// Adds one series of `len` encoded bytes, which `encode` appends.
+    pub fn push(&mut self, len: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+        let with_header = wire::header_len(len) + len;
         if self.batch_size <= 1 {
-            let mut message = Vec::with_capacity(wire::header_len(series.len()) + series.len());
-            wire::put_header(SERIES, series.len(), &mut message);
-            message.extend_from_slice(series);
-            return (self.send)(message);
+            let mut buffer = self.messages.buffer(with_header);
+            wire::put_header(SERIES, len, &mut buffer);
+            encode(&mut buffer);
+            return self.messages.send(Message::whole(buffer));
         }
-        wire::put_header(1, series.len(), &mut self.batch);
-        self.batch.extend_from_slice(series);
+        // A series that would take the batch far past its target begins another.
+        if self.n_batched > 0 && self.batch.len() + with_header > self.message_bytes_target {
+            self.flush()?;
+        }
+        if self.n_batched == 0 {
+            self.batch = self.messages.buffer(self.message_bytes_target.max(with_header + ROOM));
+            self.batch.resize(ROOM, 0);
+        }
+        wire::put_header(1, len, &mut self.batch);
+        encode(&mut self.batch);
         self.n_batched += 1;
-        if self.n_batched >= self.batch_size || self.batch.len() >= self.message_bytes_target {
-            return self.flush();
-        }
-        Ok(())
+        if self.n_batched >= self.batch_size { self.flush() } else { Ok(()) }
     }
 
     /// Sends a warning, after what was pushed before it.
     pub fn warn(&mut self, text: &str) -> Result<()> {
         self.flush()?;
-        let mut message = Vec::new();
-        wire::put_header(WARNING, text.len(), &mut message);
-        message.extend_from_slice(text.as_bytes());
-        (self.send)(message)
+        let mut buffer = self.messages.buffer(wire::header_len(text.len()) + text.len());
+        wire::put_header(WARNING, text.len(), &mut buffer);
+        buffer.extend_from_slice(text.as_bytes());
+        self.messages.send(Message::whole(buffer))
     }
 
     /// Sends what is left.
@@ -56,11 +94,14 @@ impl<S: FnMut(Vec<u8>) -> Result<()>> Batcher<S> {
         if self.n_batched == 0 {
             return Ok(());
         }
-        let mut message = Vec::with_capacity(wire::header_len(self.batch.len()) + self.batch.len());
-        wire::put_header(BATCH, self.batch.len(), &mut message);
-        message.append(&mut self.batch);
         self.n_batched = 0;
-        (self.send)(message)
+        let mut buffer = std::mem::take(&mut self.batch);
+        let len = buffer.len() - ROOM;
+        let start = ROOM - wire::header_len(len);
+        let mut header = Vec::with_capacity(ROOM);
+        wire::put_header(BATCH, len, &mut header);
+        buffer[start..ROOM].copy_from_slice(&header);
+        self.messages.send(Message { buffer, start })
     }
 }
 
@@ -68,25 +109,45 @@ impl<S: FnMut(Vec<u8>) -> Result<()>> Batcher<S> {
 mod tests {
     use super::*;
     use crate::pb::thanos_store::{SeriesResponse, series_response::Result as Answer};
-    use protobuf::Message;
+    use protobuf::Message as _;
+    use std::cell::RefCell;
+
+    #[derive(Default)]
+    struct Sizes(RefCell<Vec<usize>>);
+
+    impl Messages for Sizes {
+        fn buffer(&self, bytes: usize) -> Vec<u8> {
+            Vec::with_capacity(bytes)
+        }
+
+        fn send(&self, message: Message) -> Result<()> {
+            self.0.borrow_mut().push(
+                match SeriesResponse::parse_from_bytes(message.bytes()).unwrap().result.unwrap() {
+                    Answer::Series(series) => {
+                        assert_eq!(series.labels[0].value.len(), 1);
+                        0
+                    }
+                    Answer::Batch(batch) => batch.series.len(),
+                    Answer::Warning(text) => 1000 + text.len(),
+                    other => panic!("{other:?}"),
+                },
+            );
+            Ok(())
+        }
+    }
 
     /// The sizes of the messages that five series become; 0 stands for a single series.
     fn check(batch_size: usize, bytes_target: usize, expected: &[usize]) {
-        let mut sizes = Vec::new();
-        let mut batcher = Batcher::new(batch_size, bytes_target, |message: Vec<u8>| {
-            match SeriesResponse::parse_from_bytes(&message).unwrap().result.unwrap() {
-                Answer::Series(_) => sizes.push(0),
-                Answer::Batch(batch) => sizes.push(batch.series.len()),
-                other => panic!("{other:?}"),
-            }
-            Ok(())
-        });
+        let sizes = Sizes::default();
+        let mut batcher = Batcher::new(batch_size, bytes_target, &sizes);
+        // A series of one label a="b".
+        let series = [10, 6, 10, 1, b'a', 18, 1, b'b'];
         for _ in 0..5 {
-            // A series of one label a="b".
-            batcher.push(&[10, 6, 10, 1, b'a', 18, 1, b'b']).unwrap();
+            batcher.push(series.len(), |out| out.extend_from_slice(&series)).unwrap();
         }
-        batcher.flush().unwrap();
-        assert_eq!(sizes, expected, "{batch_size} {bytes_target}");
+        batcher.warn("so").unwrap();
+        let expected: Vec<_> = expected.iter().copied().chain([1002]).collect();
+        assert_eq!(*sizes.0.borrow(), expected, "{batch_size} {bytes_target}");
     }
 
     #[test]
@@ -96,6 +157,7 @@ mod tests {
         check(3, 1000, &[3, 2]);
         check(5, 1000, &[5]);
         check(usize::MAX, 1000, &[5]);
-        check(usize::MAX, 20, &[2, 2, 1]);
+        check(usize::MAX, 30, &[2, 2, 1]);
+        check(3, 1, &[1, 1, 1, 1, 1]);
     }
 }

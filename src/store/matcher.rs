@@ -18,56 +18,47 @@ pub enum Selection {
 
 /// Splits the matchers of a request: those on external labels are decided here, the others are for Prometheus.
 ///
-/// `Errors:` `BadRequest` for an unknown type or a pattern that does not compile.
+/// `Errors:` `BadRequest` for an unknown type, or a pattern on an external label that does not compile.
 pub fn select(matchers: &[LabelMatcher], external: &Labels) -> Result<Selection> {
-    let compiled = matchers.iter().map(Compiled::new).collect::<Result<Vec<_>>>()?;
-    let mut kept = Vec::with_capacity(compiled.len());
+    let mut kept = Vec::with_capacity(matchers.len());
     let mut contradicted = false;
-    for matcher in compiled {
-        match external.value(&matcher.matcher.name) {
-            None => kept.push(matcher.matcher),
-            Some(value) => contradicted |= !matcher.matches(value),
+    for proto in matchers {
+        let matcher = matcher(proto)?;
+        match external.value(&matcher.name) {
+            // Prometheus knows its own dialect best.
+            None => kept.push(matcher),
+            Some(value) => contradicted |= !matches(&matcher, value)?,
         }
     }
     Ok(if contradicted { Selection::Nothing } else { Selection::Matchers(kept) })
 }
 
-struct Compiled {
-    matcher: Matcher,
-    pattern: Option<Regex>,
+fn matcher(proto: &LabelMatcher) -> Result<Matcher> {
+    let kind = match proto.type_.enum_value() {
+        Ok(label_matcher::Type::EQ) => MatchType::Equal,
+        Ok(label_matcher::Type::NEQ) => MatchType::NotEqual,
+        Ok(label_matcher::Type::RE) => MatchType::Regex,
+        Ok(label_matcher::Type::NRE) => MatchType::NotRegex,
+        Err(number) => {
+            return Err(Error::new(Kind::BadRequest, format!("unrecognized label matcher type {number}")));
+        }
+    };
+    Ok(Matcher { kind, name: proto.name.clone(), value: proto.value.clone() })
 }
 
-impl Compiled {
-    fn new(proto: &LabelMatcher) -> Result<Self> {
-        let kind = match proto.type_.enum_value() {
-            Ok(label_matcher::Type::EQ) => MatchType::Equal,
-            Ok(label_matcher::Type::NEQ) => MatchType::NotEqual,
-            Ok(label_matcher::Type::RE) => MatchType::Regex,
-            Ok(label_matcher::Type::NRE) => MatchType::NotRegex,
-            Err(number) => {
-                return Err(Error::new(Kind::BadRequest, format!("unrecognized label matcher type {number}")));
-            }
-        };
-        let pattern = match kind {
-            MatchType::Equal | MatchType::NotEqual => None,
-            // Prometheus's dialect: the whole value must match, and `.` matches a newline too.
-            MatchType::Regex | MatchType::NotRegex => {
-                Some(Regex::new(&format!("^(?s:{})$", proto.value)).map_err(|err| {
-                    Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {err}", proto.name))
-                })?)
-            }
-        };
-        Ok(Compiled { matcher: Matcher { kind, name: proto.name.clone(), value: proto.value.clone() }, pattern })
-    }
-
-    fn matches(&self, value: &str) -> bool {
-        match (&self.pattern, self.matcher.kind) {
-            (Some(pattern), MatchType::NotRegex) => !pattern.is_match(value),
-            (Some(pattern), _) => pattern.is_match(value),
-            (None, MatchType::NotEqual) => self.matcher.value != value,
-            (None, _) => self.matcher.value == value,
-        }
-    }
+/// Whether an external label's value fulfils a matcher. Patterns are anchored, and `.` matches a newline too, as in
+/// Prometheus.
+fn matches(matcher: &Matcher, value: &str) -> Result<bool> {
+    let pattern = || {
+        Regex::new(&format!("^(?s:{})$", matcher.value))
+            .map_err(|err| Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {err}", matcher.name)))
+    };
+    Ok(match matcher.kind {
+        MatchType::Equal => matcher.value == value,
+        MatchType::NotEqual => matcher.value != value,
+        MatchType::Regex => pattern()?.is_match(value),
+        MatchType::NotRegex => !pattern()?.is_match(value),
+    })
 }
 
 #[cfg(test)]
@@ -113,10 +104,12 @@ mod tests {
 
     #[test]
     fn bad_matchers_are_the_callers_fault_even_when_nothing_would_match() {
-        check(2, "job", "a(", "BadRequest");
+        check(2, "region", "a(", "BadRequest");
+        // Prometheus judges the patterns that it gets.
+        check(2, "job", r"\Qa.b\E", r#"{job=~"\\Qa.b\\E"}"#);
         check(7, "job", "a", "BadRequest");
         let external = Labels::new([("region", "eu")]);
-        select(&[proto(0, "region", "us"), proto(2, "job", "[")], &external).unwrap_err();
+        select(&[proto(0, "region", "us"), proto(2, "region", "[")], &external).unwrap_err();
     }
 
     #[test]

@@ -1,4 +1,9 @@
 //! One Series call, from request to last message, on one thread that pulls all the way.
+//!
+//! Usually one read streams through. When some series carry a label that the sidecar sets or drops, those are read apart,
+//! sorted under a byte budget, and merged into the stream of the others.
+
+use std::io::Read;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels::Labels;
@@ -6,31 +11,36 @@ use crate::limits;
 use crate::metrics::StoreMetrics;
 use crate::pb::thanos_store::SeriesRequest;
 use crate::prom::answers::SeriesLabels;
-use crate::prom::client::Client;
-use crate::prom::request;
+use crate::prom::client::{Call, Client};
+use crate::prom::frames::FrameReader;
+use crate::prom::request::{self, MatchType, Matcher};
 use crate::state::PromState;
-use crate::store::batch::Batcher;
-use crate::store::order::Sorter;
+use crate::store::batch::{Batcher, Messages};
+use crate::store::order::{Order, out_of_order};
 use crate::store::query::{self, Query, Select};
-use crate::store::transcode::Transcoder;
+use crate::store::quota::{Counter, InFlight, PerCall, Share};
+use crate::store::sort::{Sorted, Sorter};
+use crate::store::transcode::{Entry, Rules, each_series};
+use crate::store::twins::Twins;
 use crate::store::wire;
 
 /// Where the messages of a call go.
-pub trait Outlet {
-    /// Sends one encoded message. `Blocks:` while the client is slower than we are.
-    ///
-    /// `Errors:` `Stopped` once the client is gone.
-    fn send(&self, message: Vec<u8>) -> Result<()>;
-
+pub trait Outlet: Messages {
     /// Runs `hook` when the client goes away, at once if it is gone already. One hook is kept.
     fn on_gone(&self, hook: Box<dyn Fn() + Send + Sync>);
 }
 
-/// What a call counted.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    n_series: u64,
-    n_chunks: u64,
+/// What Series calls share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Labels that series carry themselves.
+    pub twins: std::sync::Arc<Twins>,
+    /// What a call may return.
+    pub per_call: PerCall,
+    /// What all calls may hold.
+    pub in_flight: InFlight,
+    /// Store metrics.
+    pub metrics: StoreMetrics,
 }
 
 /// Answers one Series request.
@@ -38,87 +48,262 @@ pub fn series(
     request: &SeriesRequest,
     state: &PromState,
     client: &Client,
-    metrics: &StoreMetrics,
+    shared: &Shared,
     outlet: &dyn Outlet,
 ) -> Result<()> {
-    let select = match query::plan(request, state)? {
-        Query::Nothing => return observe(metrics, Counts::default()),
-        Query::Select(select) => select,
-    };
-    let mut batcher = Batcher::new(select.batch_size, limits::MESSAGE_BYTES_TARGET, |message| outlet.send(message));
-    let counts = if select.skip_chunks {
-        labels_only(&select, state, client, outlet, &mut batcher)?
-    } else {
-        with_chunks(&select, state, client, metrics, outlet, &mut batcher)?
-    };
-    batcher.flush()?;
-    observe(metrics, counts)
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn observe(metrics: &StoreMetrics, counts: Counts) -> Result<()> {
-    metrics.series_requested.observe(counts.n_series as f64);
-    metrics.chunks_requested.observe(counts.n_chunks as f64);
+    let mut counter = Counter::new(shared.per_call, &shared.metrics);
+    if let Query::Select(select) = query::plan(request, state)? {
+        let call = client.call();
+        outlet.on_gone(Box::new(call.cutter()));
+        let batcher = Batcher::new(select.batch_size, limits::MESSAGE_BYTES_TARGET, outlet);
+        if select.skip_chunks {
+            labels_only(&select, state, &call, &mut counter, batcher)?;
+        } else {
+            with_chunks(&select, state, &call, shared, &mut counter, batcher)?;
+        }
+    }
+    #[allow(clippy::cast_precision_loss)]
+    {
+        shared.metrics.series_requested.observe(counter.n_series as f64);
+        shared.metrics.chunks_requested.observe(counter.n_chunks as f64);
+    }
     Ok(())
 }
 
-/// The chunk path: streamed remote read.
-fn with_chunks<S: FnMut(Vec<u8>) -> Result<()>>(
+/// The chunk path: remote read.
+fn with_chunks<M: Messages + ?Sized>(
     select: &Select,
     state: &PromState,
-    client: &Client,
-    metrics: &StoreMetrics,
-    outlet: &dyn Outlet,
-    batcher: &mut Batcher<S>,
-) -> Result<Counts> {
-    let call = client.call();
-    outlet.on_gone(Box::new(call.cutter()));
-    let body = request::read_body(select.mint_ms, select.maxt_ms, &select.matchers);
-    let mut frames = call.read(&body).context(|| "query Prometheus")?;
-    let mut transcoder = Transcoder::new(&state.external_labels, &select.without, select.shard.clone());
-    let mut sorter = Sorter::new(limits::SORT_BYTES_MAX);
-    let (mut series, mut key) = (Vec::new(), Vec::new());
-    let mut counts = Counts::default();
-    let mut pull = || -> Result<()> {
-        while let Some(frame) = frames.next_frame().context(|| "next proto")? {
-            Transcoder::each_series(frame, |chunked| {
-                series.clear();
-                key.clear();
-                if let Some(done) = transcoder.series(chunked, &mut series, &mut key)? {
-                    counts.n_series += 1;
-                    counts.n_chunks += done.n_chunks;
-                    sorter.push(&key, &series)?;
+    call: &Call,
+    shared: &Shared,
+    counter: &mut Counter,
+    batcher: Batcher<'_, M>,
+) -> Result<()> {
+    let external = &state.external_labels;
+    let dropped_too = select.without.iter().map(String::as_str).filter(|name| external.value(name).is_none());
+    let twins = shared.twins.among(external.iter().map(|(name, _)| name).chain(dropped_too), call)?;
+    let rules = Rules::new(external, &select.without, select.shard.clone());
+    let mut reading =
+        Reading { select, call, rules: &rules, counter, share: shared.in_flight.share(), sorted_bytes: 0, n_frames: 0 };
+    let outcome = reading.answer(&twins, batcher);
+    #[allow(clippy::cast_precision_loss)]
+    shared.metrics.received_frames.observe(reading.n_frames as f64);
+    if outcome.as_ref().is_err_and(|err| err.kind() == Kind::Retry) {
+        // Perhaps a label appeared since it was asked about.
+        shared.twins.forget();
+    }
+    outcome
+}
+
+/// One chunk call under way.
+struct Reading<'a, 'm> {
+    select: &'a Select,
+    call: &'a Call<'a>,
+    rules: &'a Rules,
+    counter: &'a mut Counter<'m>,
+    /// This call's part of what all calls may hold.
+    share: Share,
+    /// Bytes of memory that sorted series take.
+    sorted_bytes: usize,
+    n_frames: u64,
+}
+
+impl Reading<'_, '_> {
+    fn answer<M: Messages + ?Sized>(&mut self, twins: &[String], batcher: Batcher<'_, M>) -> Result<()> {
+        let matcher = |name: &String, kind| Matcher { kind, name: name.clone(), value: String::new() };
+        let mut sorted = None;
+        let mut matchers = self.select.matchers.clone();
+        if !twins.is_empty() {
+            let mut sorter = Sorter::new(limits::SORT_BYTES_MAX, limits::SPILL_BYTES_MAX);
+            for twin in twins {
+                // Those with this label and none of the labels before it, so that each series is read once.
+                let with_twin: Vec<_> = matchers.iter().cloned().chain([matcher(twin, MatchType::NotEqual)]).collect();
+                self.sort(&with_twin, &mut sorter)?;
+                matchers.push(matcher(twin, MatchType::Equal));
+            }
+            sorted = Some(sorter.sorted()?);
+        }
+        let mut out = Out::new(self.rules, sorted, self.select.limit, batcher);
+        self.stream(&matchers, &mut out)?;
+        out.finish()
+    }
+
+    /// Reads series that cannot be streamed into the sorter.
+    fn sort(&mut self, matchers: &[Matcher], sorter: &mut Sorter) -> Result<()> {
+        let mut frames = self.read(matchers)?;
+        let (mut frame, mut entry) = (Vec::new(), Entry::default());
+        while self.next_frame(&mut frames, &mut frame)? {
+            each_series(&frame, |range| {
+                let len = range.len();
+                entry.copy(frame.get(range).unwrap_or_default());
+                if entry.parse(0..len, self.rules)? {
+                    self.counter.count(entry.n_chunks())?;
+                    sorter.push(|out| entry.key(self.rules, out), |out| entry.encode(self.rules, out))?;
+                    self.sorted_bytes = sorter.held_bytes();
+                    self.hold(0)?;
                 }
                 Ok(())
             })
             .context(|| "read frame from Prometheus")?;
         }
         Ok(())
-    };
-    let pulled = pull();
-    #[allow(clippy::cast_precision_loss)]
-    metrics.received_frames.observe(frames.n_frames() as f64);
-    pulled?;
-    sorter.drain(|series| batcher.push(series))?;
-    Ok(counts)
+    }
+
+    /// Streams series through the order.
+    fn stream<M: Messages + ?Sized>(&mut self, matchers: &[Matcher], out: &mut Out<'_, '_, M>) -> Result<()> {
+        let mut frames = self.read(matchers)?;
+        let mut order = Order::new(limits::HELD_BYTES_MAX, limits::REUSED_BYTES_MAX);
+        let mut ranges = Vec::new();
+        loop {
+            // The frame is read straight into the entry that keeps it until it is written into a message.
+            let mut entry = order.fresh();
+            if !self.next_frame(&mut frames, entry.buffer())? {
+                break;
+            }
+            ranges.clear();
+            each_series(entry.buffer(), |range| {
+                ranges.push(range);
+                Ok(())
+            })
+            .context(|| "read frame from Prometheus")?;
+            // Prometheus sends one series a frame. Should it send more, the others are copied out first.
+            let mut others = Vec::new();
+            for range in ranges.iter().skip(1) {
+                let mut other = order.fresh();
+                other.copy(entry.buffer().get(range.clone()).unwrap_or_default());
+                others.push((other, 0..range.len()));
+            }
+            let first = ranges.first().cloned().unwrap_or(0..0);
+            for (mut entry, range) in std::iter::once((entry, first)).chain(others) {
+                if !entry.parse(range, self.rules).context(|| "read frame from Prometheus")? || ranges.is_empty() {
+                    order.recycle(entry);
+                    continue;
+                }
+                self.counter.count(entry.n_chunks())?;
+                order.push(entry, self.rules, |entry| out.emit(entry))?;
+                self.hold(order.held_bytes())?;
+            }
+            if out.is_done() {
+                return Ok(());
+            }
+        }
+        order.finish(self.rules, |entry| out.emit(entry))
+    }
+
+    /// Starts a remote read.
+    fn read(&self, matchers: &[Matcher]) -> Result<FrameReader<impl Read + use<>>> {
+        let body = request::read_body(self.select.mint_ms, self.select.maxt_ms, matchers);
+        self.call.read(&body).context(|| "query Prometheus")
+    }
+
+    fn next_frame(&mut self, frames: &mut FrameReader<impl Read>, buffer: &mut Vec<u8>) -> Result<bool> {
+        let more = frames.read_frame(buffer).context(|| "next proto")?;
+        self.n_frames += u64::from(more);
+        Ok(more)
+    }
+
+    /// Accounts for what is held: what waits in the order, and what was sorted before.
+    fn hold(&mut self, waiting_bytes: usize) -> Result<()> {
+        if self.share.resize(self.sorted_bytes + waiting_bytes) { Ok(()) } else { Err(self.share.refusal()) }
+    }
+}
+
+/// The way out: merges the stream with what was sorted, stops at the limit, and packs.
+struct Out<'a, 'b, M: ?Sized> {
+    rules: &'a Rules,
+    sorted: Option<Sorted>,
+    /// Series that are still wanted; none where the request has no limit.
+    wanted: Option<u64>,
+    done: bool,
+    key: Vec<u8>,
+    last_key: Vec<u8>,
+    batcher: Batcher<'b, M>,
+}
+
+impl<'a, 'b, M: Messages + ?Sized> Out<'a, 'b, M> {
+    fn new(rules: &'a Rules, sorted: Option<Sorted>, limit: i64, batcher: Batcher<'b, M>) -> Self {
+        let wanted = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+        Out { rules, sorted, wanted, done: false, key: Vec::new(), last_key: Vec::new(), batcher }
+    }
+
+    /// Whether the limit is reached: nothing more is wanted from the stream.
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Sends the next series of the stream, after those of the sorted ones that come before it.
+    fn emit(&mut self, entry: &Entry) -> Result<()> {
+        // Keys cost a copy of the labels, so they are made only where something is compared across reads.
+        if self.sorted.is_some() || self.wanted.is_some() {
+            let mut key = std::mem::take(&mut self.key);
+            key.clear();
+            entry.key(self.rules, &mut key);
+            self.emit_sorted(Some(&key))?;
+            let wanted = self.admit(&key)?;
+            self.key = key;
+            if !wanted {
+                return Ok(());
+            }
+        }
+        self.batcher.push(entry.encoded_len(), |out| entry.encode(self.rules, out))
+    }
+
+    /// The stream has ended: sends the sorted series that are left, and the open message.
+    fn finish(mut self) -> Result<()> {
+        self.emit_sorted(None)?;
+        self.batcher.flush()
+    }
+
+    /// Sends the sorted series whose keys are below `key`, or all of them.
+    fn emit_sorted(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let Some(mut sorted) = self.sorted.take() else { return Ok(()) };
+        while !self.done && sorted.key().is_some_and(|next| key.is_none_or(|key| next < key)) {
+            sorted.next(|key, series| {
+                if self.admit(key)? {
+                    self.batcher.push(series.len(), |out| out.extend_from_slice(series))?;
+                }
+                Ok(())
+            })?;
+        }
+        self.sorted = Some(sorted);
+        Ok(())
+    }
+
+    /// Whether a series is still wanted. Frames of one series have one key and count once.
+    fn admit(&mut self, key: &[u8]) -> Result<bool> {
+        match key.cmp(self.last_key.as_slice()) {
+            std::cmp::Ordering::Less => return Err(out_of_order()),
+            std::cmp::Ordering::Equal if !self.last_key.is_empty() => return Ok(!self.done),
+            _ => {}
+        }
+        if let Some(wanted) = &mut self.wanted {
+            if *wanted == 0 {
+                self.done = true;
+                return Ok(false);
+            }
+            *wanted -= 1;
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        Ok(true)
+    }
 }
 
 /// The label path: `/api/v1/series`.
-fn labels_only<S: FnMut(Vec<u8>) -> Result<()>>(
+fn labels_only<M: Messages + ?Sized>(
     select: &Select,
     state: &PromState,
-    client: &Client,
-    outlet: &dyn Outlet,
-    batcher: &mut Batcher<S>,
-) -> Result<Counts> {
-    let call = client.call();
-    outlet.on_gone(Box::new(call.cutter()));
+    call: &Call,
+    counter: &mut Counter,
+    mut batcher: Batcher<'_, M>,
+) -> Result<()> {
     let mut params = vec![
         ("match[]", request::selector(&select.matchers)),
         ("start", request::seconds(select.mint_ms)),
         ("end", request::seconds(select.maxt_ms)),
     ];
-    if select.limit > 0 {
+    // Series that fall together or out of the shard would make a limit of Prometheus's too small.
+    if select.limit > 0 && select.shard.is_none() && select.without.is_empty() {
         params.push(("limit", select.limit.to_string()));
     }
     let answer = call.json::<Vec<SeriesLabels>>("/api/v1/series", &params)?;
@@ -134,16 +319,20 @@ fn labels_only<S: FnMut(Vec<u8>) -> Result<()>>(
     all.sort();
     // Label sets that became equal say nothing more than one of them.
     all.dedup();
+    if select.limit > 0 {
+        all.truncate(usize::try_from(select.limit).unwrap_or(usize::MAX));
+    }
     let mut encoded = Vec::new();
     for labels in &all {
+        counter.count(0)?;
         encoded.clear();
         encode(labels, &mut encoded);
-        batcher.push(&encoded)?;
+        batcher.push(encoded.len(), |out| out.extend_from_slice(&encoded))?;
     }
     for warning in &answer.warnings {
         batcher.warn(warning)?;
     }
-    Ok(Counts { n_series: all.len() as u64, n_chunks: 0 })
+    batcher.flush()
 }
 
 /// An encoded `Series` without chunks.

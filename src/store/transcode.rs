@@ -1,8 +1,10 @@
-//! A remote-read frame becomes StoreAPI series: its bytes are walked once and written once, without message structs.
-//! Pure.
+//! A remote-read frame becomes a StoreAPI series: its bytes are walked once and written once, without message structs
+//! and without an allocation per label. Pure.
 //!
 //! Labels are merged (an external label wins over a local one), dropped and tested against the shard; chunks keep their
 //! data, get the StoreAPI's encoding number and their xxhash64.
+
+use std::cmp::Ordering;
 
 use twox_hash::XxHash64;
 
@@ -12,22 +14,51 @@ use crate::store::shard::Shard;
 use crate::store::wire::{self, Fields};
 
 /// What is done to every series of a call.
-pub struct Transcoder {
+#[derive(Debug)]
+pub struct Rules {
+    /// By name, without those that the request drops.
     external: Vec<(String, String)>,
+    /// Every external name, whether dropped or not: Prometheus adds all of them to what it sends.
+    external_names: Vec<String>,
     without: Vec<String>,
     shard: Option<Shard>,
-    /// Labels of the series at hand, as places in the frame or in `external`. Kept between series for its memory.
-    labels: Vec<LabelAt>,
-    chunks: Vec<ChunkAt>,
 }
+
+impl Rules {
+    /// The rules of one call.
+    pub fn new(external: &Labels, without: &[String], shard: Option<Shard>) -> Self {
+        let kept = external.iter().filter(|(name, _)| !without.iter().any(|dropped| dropped == name));
+        Rules {
+            external: kept.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            external_names: external.iter().map(|(name, _)| name.to_owned()).collect(),
+            without: without.to_vec(),
+            shard,
+        }
+    }
+
+    /// Whether setting the external labels can move a series behind its own extensions: `last` is the name of its last
+    /// local label. Only an external name behind it can come between.
+    fn can_move(&self, last: &[u8]) -> bool {
+        self.external.last().is_some_and(|(name, _)| name.as_bytes() > last)
+    }
+
+    /// Whether a label that Prometheus sent gives way: to an external label of its name, or to the request.
+    fn is_dropped(&self, name: &[u8]) -> bool {
+        self.external_names.iter().any(|external| external.as_bytes() == name)
+            || self.without.iter().any(|without| without.as_bytes() == name)
+    }
+}
+
+/// A place in an entry's payload.
+type At = (u32, u32);
 
 #[derive(Clone, Copy)]
 enum LabelAt {
-    External(usize),
-    /// Start and end of name and value within the series' bytes.
+    /// An index into the rules' external labels.
+    External(u32),
     Local {
-        name: (usize, usize),
-        value: (usize, usize),
+        name: At,
+        value: At,
     },
 }
 
@@ -36,98 +67,72 @@ struct ChunkAt {
     min_time: u64,
     max_time: u64,
     encoding: u64,
-    data: (usize, usize),
+    data: At,
     hash: u64,
-    /// Encoded size of the `Chunk`, then of the `AggrChunk` around it.
-    chunk_len: usize,
-    aggr_len: usize,
+    /// Encoded sizes of the `Chunk` and of the `AggrChunk` around it.
+    chunk_len: u32,
+    aggr_len: u32,
 }
 
-/// One transcoded series.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transcoded {
-    /// How many chunks it has.
-    pub n_chunks: u64,
+/// One series between its frame and its message: the bytes as they came, and where in them everything is. Used again and
+/// again for its memory.
+#[derive(Default)]
+pub struct Entry {
+    payload: Vec<u8>,
+    /// The final labels in order.
+    labels: Vec<LabelAt>,
+    chunks: Vec<ChunkAt>,
+    /// Encoded size of the StoreAPI `Series`.
+    encoded_len: usize,
+    can_move: bool,
 }
 
-impl Transcoder {
-    /// A transcoder for one call.
-    pub fn new(external: &Labels, without: &[String], shard: Option<Shard>) -> Self {
-        let external =
-            external.iter().filter(|(name, _)| !without.iter().any(|w| w == name)).map(|(n, v)| (n.into(), v.into()));
-        Transcoder {
-            external: external.collect(),
-            without: without.to_vec(),
-            shard,
-            labels: Vec::new(),
-            chunks: Vec::new(),
+impl Entry {
+    /// The payload, to be filled with a frame.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.payload
+    }
+
+    /// Copies an encoded `ChunkedSeries` in.
+    pub fn copy(&mut self, series: &[u8]) {
+        self.payload.clear();
+        self.payload.extend_from_slice(series);
+    }
+
+    /// Gives up memory beyond `bytes_max`, so that one large series does not stay for the rest of the call.
+    pub fn shrink(&mut self, bytes_max: usize) {
+        if self.payload.capacity() > bytes_max {
+            self.payload = Vec::new();
         }
     }
 
-    /// Calls `each` with the encoded `ChunkedSeries` of a frame, one after the other.
-    pub fn each_series<'a>(frame: &'a [u8], mut each: impl FnMut(&'a [u8]) -> Result<()>) -> Result<()> {
-        let mut fields = Fields::new(frame);
-        while let Some((number, field)) = fields.next_field()? {
-            if number == 1 {
-                each(field.bytes()?)?;
-            }
-        }
-        Ok(())
+    /// Bytes this entry holds.
+    pub fn held_bytes(&self) -> usize {
+        self.payload.len() + self.labels.len() * size_of::<LabelAt>() + self.chunks.len() * size_of::<ChunkAt>()
     }
 
-    /// Appends the StoreAPI `Series` of one `ChunkedSeries` to `out` and its sort key to `key`; `None`, with both
-    /// untouched, when the series is not in the shard.
+    /// Walks the series that lies at `start..end` of the payload; false when it is not in the shard.
     ///
-    /// `Shape:` keys compare bytewise as the label sets compare: pairwise by name, then value, the shorter set first.
     /// `Errors:` `Corrupt` for bytes that are no series, `Permanent` for a chunk encoding that the StoreAPI lacks.
-    pub fn series(&mut self, series: &[u8], out: &mut Vec<u8>, key: &mut Vec<u8>) -> Result<Option<Transcoded>> {
-        self.walk(series)?;
-        if let Some(shard) = &self.shard
-            && !shard.holds(self.labels.iter().map(|label| self.resolve(series, *label)))
-        {
-            return Ok(None);
-        }
-        for label in &self.labels {
-            let (name, value) = self.resolve(series, *label);
-            wire::put_header(1, wire::bytes_len(name.len()) + wire::bytes_len(value.len()), out);
-            wire::put_bytes(1, name, out);
-            wire::put_bytes(2, value, out);
-            put_key(name, key);
-            put_key(value, key);
-        }
-        for chunk in &self.chunks {
-            wire::put_header(2, chunk.aggr_len, out);
-            wire::put_number(1, chunk.min_time, out);
-            wire::put_number(2, chunk.max_time, out);
-            wire::put_header(3, chunk.chunk_len, out);
-            wire::put_number(1, chunk.encoding, out);
-            wire::put_bytes(2, &series[chunk.data.0..chunk.data.1], out);
-            wire::put_number(3, chunk.hash, out);
-        }
-        Ok(Some(Transcoded { n_chunks: self.chunks.len() as u64 }))
-    }
-
-    fn resolve<'a>(&'a self, series: &'a [u8], label: LabelAt) -> (&'a [u8], &'a [u8]) {
-        match label {
-            LabelAt::External(idx) => {
-                let (name, value) = &self.external[idx];
-                (name.as_bytes(), value.as_bytes())
-            }
-            LabelAt::Local { name, value } => (&series[name.0..name.1], &series[value.0..value.1]),
-        }
-    }
-
-    /// Finds labels and chunks of the series and merges the labels.
-    fn walk(&mut self, series: &[u8]) -> Result<()> {
+    pub fn parse(&mut self, range: std::ops::Range<usize>, rules: &Rules) -> Result<bool> {
         self.labels.clear();
         self.chunks.clear();
-        let at = |part: &[u8]| {
-            // `part` is a slice of `series`, or empty.
-            let start = (part.as_ptr() as usize).wrapping_sub(series.as_ptr() as usize);
-            if part.is_empty() { (0, 0) } else { (start, start + part.len()) }
+        let base = self.payload.as_ptr() as usize;
+        let Some(series) = self.payload.get(range) else { return Err(corrupt("series lies outside its frame")) };
+        // Each part is a slice of the payload, or empty.
+        let at = |part: &[u8]| -> At {
+            if part.is_empty() {
+                return (0, 0);
+            }
+            let start = (part.as_ptr() as usize).wrapping_sub(base);
+            // A payload is at most a frame, far below 4 GiB.
+            (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(start + part.len()).unwrap_or(u32::MAX))
         };
         let mut sorted = true;
         let mut last_name: &[u8] = b"";
+        let mut last_local: &[u8] = b"";
+        let mut next_external = 0;
+        let mut encoded_len = 0;
         let mut fields = Fields::new(series);
         while let Some((number, field)) = fields.next_field()? {
             match number {
@@ -136,54 +141,181 @@ impl Transcoder {
                     sorted &= last_name <= name;
                     last_name = name;
                     // An absent label and an empty one are the same thing.
-                    if !value.is_empty() && !self.is_dropped(name) {
-                        self.labels.push(LabelAt::Local { name: at(name), value: at(value) });
+                    if value.is_empty() || rules.is_dropped(name) {
+                        continue;
                     }
+                    while let Some((external, _)) = rules.external.get(next_external)
+                        && external.as_bytes() < name
+                    {
+                        self.labels.push(LabelAt::External(index(next_external)));
+                        next_external += 1;
+                    }
+                    last_local = name;
+                    self.labels.push(LabelAt::Local { name: at(name), value: at(value) });
                 }
                 2 => {
                     let chunk = chunk(field.bytes()?)?;
-                    let encoding = chunk.encoding;
                     let hash = XxHash64::oneshot(0, chunk.data);
                     let chunk_len =
-                        wire::number_len(encoding) + wire::bytes_len(chunk.data.len()) + wire::number_len(hash);
+                        wire::number_len(chunk.encoding) + wire::bytes_len(chunk.data.len()) + wire::number_len(hash);
                     let aggr_len = wire::number_len(chunk.min_time)
                         + wire::number_len(chunk.max_time)
                         + wire::header_len(chunk_len)
                         + chunk_len;
+                    encoded_len += wire::header_len(aggr_len) + aggr_len;
                     self.chunks.push(ChunkAt {
                         min_time: chunk.min_time,
                         max_time: chunk.max_time,
-                        encoding,
+                        encoding: chunk.encoding,
                         data: at(chunk.data),
                         hash,
-                        chunk_len,
-                        aggr_len,
+                        chunk_len: u32::try_from(chunk_len).unwrap_or(u32::MAX),
+                        aggr_len: u32::try_from(aggr_len).unwrap_or(u32::MAX),
                     });
                 }
                 _ => {}
             }
         }
-        let n_local = self.labels.len();
-        self.labels.extend((0..self.external.len()).map(LabelAt::External));
-        if n_local > 0 && !self.external.is_empty() || !sorted {
+        self.can_move = rules.can_move(last_local);
+        self.labels.extend((next_external..rules.external.len()).map(|idx| LabelAt::External(index(idx))));
+        if !sorted {
             let mut labels = std::mem::take(&mut self.labels);
-            labels.sort_by(|a, b| self.resolve(series, *a).0.cmp(self.resolve(series, *b).0));
+            labels.sort_by(|a, b| self.resolve(*a, rules).0.cmp(self.resolve(*b, rules).0));
             self.labels = labels;
+            self.can_move = !rules.external.is_empty();
         }
-        Ok(())
+        for (name, value) in self.labels(rules) {
+            let len = wire::bytes_len(name.len()) + wire::bytes_len(value.len());
+            encoded_len += wire::header_len(len) + len;
+        }
+        self.encoded_len = encoded_len;
+        Ok(rules.shard.as_ref().is_none_or(|shard| shard.holds(self.labels(rules))))
     }
 
-    /// Whether a local label gives way: to an external label of its name, or to the request.
-    fn is_dropped(&self, name: &[u8]) -> bool {
-        self.external.iter().any(|(external, _)| external.as_bytes() == name)
-            || self.without.iter().any(|without| without.as_bytes() == name)
+    /// The final labels, by name.
+    pub fn labels<'a>(&'a self, rules: &'a Rules) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone {
+        self.labels.iter().map(|label| self.resolve(*label, rules))
     }
+
+    /// How many chunks the series has here.
+    pub fn n_chunks(&self) -> u64 {
+        self.chunks.len() as u64
+    }
+
+    /// Start of the first chunk, 0 without one. `Units:` ms.
+    #[cfg(test)]
+    #[allow(clippy::cast_possible_wrap)]
+    pub fn chunk_start(&self) -> i64 {
+        self.chunks.first().map_or(0, |chunk| chunk.min_time as i64)
+    }
+
+    /// Encoded size of the StoreAPI `Series`.
+    pub fn encoded_len(&self) -> usize {
+        self.encoded_len
+    }
+
+    /// Whether the external labels may have moved this series behind one that comes later.
+    pub fn can_move(&self) -> bool {
+        self.can_move
+    }
+
+    /// Appends the StoreAPI `Series`, [`Entry::encoded_len`] bytes.
+    pub fn encode(&self, rules: &Rules, out: &mut Vec<u8>) {
+        for (name, value) in self.labels(rules) {
+            wire::put_header(1, wire::bytes_len(name.len()) + wire::bytes_len(value.len()), out);
+            wire::put_bytes(1, name, out);
+            wire::put_bytes(2, value, out);
+        }
+        for chunk in &self.chunks {
+            wire::put_header(2, chunk.aggr_len as usize, out);
+            wire::put_number(1, chunk.min_time, out);
+            wire::put_number(2, chunk.max_time, out);
+            wire::put_header(3, chunk.chunk_len as usize, out);
+            wire::put_number(1, chunk.encoding, out);
+            wire::put_bytes(2, self.slice(chunk.data), out);
+            wire::put_number(3, chunk.hash, out);
+        }
+    }
+
+    /// Appends a sort key: keys compare bytewise as [`Entry::compare`] does.
+    pub fn key(&self, rules: &Rules, out: &mut Vec<u8>) {
+        for (name, value) in self.labels(rules) {
+            put_key(name, out);
+            put_key(value, out);
+        }
+    }
+
+    /// The StoreAPI's order: pairwise by name, then value, bytewise; of two sets of which one begins the other, the
+    /// shorter first.
+    pub fn compare(&self, other: &Entry, rules: &Rules) -> Ordering {
+        self.labels(rules).cmp(other.labels(rules))
+    }
+
+    /// How the local labels of two series in Prometheus's order relate.
+    pub fn local_relation(&self, next: &Entry, rules: &Rules) -> Relation {
+        let local = |label: &&LabelAt| matches!(label, LabelAt::Local { .. });
+        let mut theirs = next.labels.iter().filter(local);
+        for label in self.labels.iter().filter(local) {
+            match theirs.next() {
+                Some(other) if self.resolve(*label, rules) == next.resolve(*other, rules) => {}
+                _ => return Relation::Other,
+            }
+        }
+        if theirs.next().is_none() { Relation::Same } else { Relation::Extended }
+    }
+
+    fn resolve<'a>(&'a self, label: LabelAt, rules: &'a Rules) -> (&'a [u8], &'a [u8]) {
+        match label {
+            LabelAt::External(idx) => {
+                let (name, value) = &rules.external[idx as usize];
+                (name.as_bytes(), value.as_bytes())
+            }
+            LabelAt::Local { name, value } => (self.slice(name), self.slice(value)),
+        }
+    }
+
+    fn slice(&self, at: At) -> &[u8] {
+        &self.payload[at.0 as usize..at.1 as usize]
+    }
+}
+
+/// What the next series is to one before it, by local labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// The same series, in another frame.
+    Same,
+    /// It has all the labels of the one before and more behind them.
+    Extended,
+    /// Something else.
+    Other,
+}
+
+/// Calls `each` with the place of every `ChunkedSeries` within a frame.
+pub fn each_series(frame: &[u8], mut each: impl FnMut(std::ops::Range<usize>) -> Result<()>) -> Result<()> {
+    let base = frame.as_ptr() as usize;
+    let mut fields = Fields::new(frame);
+    while let Some((number, field)) = fields.next_field()? {
+        if number == 1 {
+            let series = field.bytes()?;
+            let start = if series.is_empty() { 0 } else { series.as_ptr() as usize - base };
+            each(start..start + series.len())?;
+        }
+    }
+    Ok(())
 }
 
 /// Appends one string of a sort key. No byte of UTF-8 is 0xFF, so each can be raised by one, which frees 0 for the end.
 pub fn put_key(text: &[u8], key: &mut Vec<u8>) {
     key.extend(text.iter().map(|byte| byte.saturating_add(1)));
     key.push(0);
+}
+
+fn index(idx: usize) -> u32 {
+    u32::try_from(idx).unwrap_or(u32::MAX)
+}
+
+fn corrupt(text: &str) -> Error {
+    Error::new(Kind::Corrupt, text)
 }
 
 fn label(message: &[u8]) -> Result<(&[u8], &[u8])> {
@@ -275,11 +407,24 @@ mod tests {
         .unwrap()
     }
 
-    fn transcode(external: &[(&str, &str)], without: &[&str], series: &[u8]) -> Result<thanos::Series> {
+    fn rules(external: &[(&str, &str)], without: &[&str]) -> Rules {
         let without: Vec<String> = without.iter().map(ToString::to_string).collect();
-        let mut transcoder = Transcoder::new(&Labels::new(external.iter().copied()), &without, None);
-        let (mut out, mut key) = (Vec::new(), Vec::new());
-        transcoder.series(series, &mut out, &mut key)?.expect("no shard");
+        Rules::new(&Labels::new(external.iter().copied()), &without, None)
+    }
+
+    fn entry(series: &[u8], rules: &Rules) -> Result<Entry> {
+        let mut entry = Entry::default();
+        entry.copy(series);
+        entry.parse(0..series.len(), rules)?;
+        Ok(entry)
+    }
+
+    fn transcode(external: &[(&str, &str)], without: &[&str], series: &[u8]) -> Result<thanos::Series> {
+        let rules = rules(external, without);
+        let entry = entry(series, &rules)?;
+        let mut out = Vec::new();
+        entry.encode(&rules, &mut out);
+        assert_eq!(out.len(), entry.encoded_len());
         Ok(thanos::Series::parse_from_bytes(&out).unwrap())
     }
 
@@ -295,12 +440,14 @@ mod tests {
         check(&[], &[], &[("a", "1"), ("b", "2")], "a=1 b=2");
         check(&[("b", "x")], &[], &[("a", "1"), ("c", "2")], "a=1 b=x c=2");
         check(&[("a", "x")], &[], &[("a", "1"), ("c", "2")], "a=x c=2");
+        check(&[("a", "x"), ("b", "y"), ("z", "w")], &[], &[("b", "1"), ("c", "2")], "a=x b=y c=2 z=w");
         check(&[("r", "x"), ("z", "y")], &["r"], &[("a", "1"), ("r", "local")], "a=1 z=y");
         check(&[("z", "y")], &["a"], &[("a", "1"), ("b", "2")], "b=2 z=y");
         check(&[("z", "y")], &[], &[("a", ""), ("b", "2")], "b=2 z=y");
         check(&[("b", "x")], &[], &[("c", "1"), ("a", "2")], "a=2 b=x c=1");
         check(&[("é", "ö")], &[], &[("a.b", "x y")], "a.b=x y é=ö");
         check(&[], &[], &[("b", "1"), ("a", "2")], "a=2 b=1");
+        check(&[("m", "x")], &[], &[], "m=x");
     }
 
     #[test]
@@ -319,9 +466,9 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_an_ordinary_encoder() {
         let series = chunked(&[("a", "1"), ("long", &"v".repeat(300))], &[(1, 2, 1, &[9; 200])]);
-        let mut transcoder = Transcoder::new(&Labels::new([("m", "n")]), &[], None);
+        let rules = rules(&[("m", "n")], &[]);
         let mut out = Vec::new();
-        transcoder.series(&series, &mut out, &mut Vec::new()).unwrap();
+        entry(&series, &rules).unwrap().encode(&rules, &mut out);
         assert_eq!(thanos::Series::parse_from_bytes(&out).unwrap().write_to_bytes().unwrap(), out);
     }
 
@@ -334,43 +481,64 @@ mod tests {
     }
 
     #[test]
-    fn keys_order_as_labels_do() {
-        let sets: [&[(&str, &str)]; 8] = [
-            &[],
+    fn keys_and_comparison_order_as_labels_do() {
+        let sets: [&[(&str, &str)]; 7] = [
             &[("a", "1")],
             &[("a", "1"), ("b", "2")],
             &[("a", "1"), ("b", "é")],
             &[("a", "1"), ("bb", "0")],
             &[("a", "11")],
             &[("aa", "0")],
-            &[("b", "")],
+            &[("b", "0")],
         ];
-        let key = |set: &[(&str, &str)]| {
+        let rules = rules(&[], &[]);
+        let entries: Vec<_> = sets.iter().map(|set| entry(&chunked(set, &[]), &rules).unwrap()).collect();
+        let key = |entry: &Entry| {
             let mut key = Vec::new();
-            for (n, v) in set {
-                put_key(n.as_bytes(), &mut key);
-                put_key(v.as_bytes(), &mut key);
-            }
+            entry.key(&rules, &mut key);
             key
         };
-        for (idx, a) in sets.iter().enumerate() {
-            for b in &sets[idx + 1..] {
-                assert!(key(a) < key(b), "{a:?} {b:?}");
+        for (idx, a) in entries.iter().enumerate() {
+            for (other, b) in entries.iter().enumerate() {
+                assert_eq!(a.compare(b, &rules), idx.cmp(&other), "{idx} {other}");
+                assert_eq!(key(a).cmp(&key(b)), idx.cmp(&other), "{idx} {other}");
             }
         }
     }
 
     #[test]
+    fn relations_look_at_local_labels_only() {
+        let rules = rules(&[("m", "n"), ("z", "z")], &[]);
+        let of = |set: &[(&str, &str)]| entry(&chunked(set, &[]), &rules).unwrap();
+        let check = |a: &[(&str, &str)], b: &[(&str, &str)], expected: Relation| {
+            assert_eq!(of(a).local_relation(&of(b), &rules), expected, "{a:?} {b:?}");
+        };
+        check(&[("a", "1")], &[("a", "1")], Relation::Same);
+        // Prometheus adds its external labels itself; they do not count.
+        check(&[("a", "1"), ("m", "n")], &[("a", "1"), ("b", "2"), ("m", "n")], Relation::Extended);
+        check(&[("a", "1")], &[("a", "2"), ("b", "2")], Relation::Other);
+        check(&[("a", "1"), ("b", "2")], &[("a", "1")], Relation::Other);
+        assert!(of(&[("a", "1")]).can_move());
+        assert!(!of(&[("zz", "1")]).can_move());
+    }
+
+    #[test]
     fn garbage_is_an_error_and_never_a_panic() {
         let good = chunked(&[("a", "1"), ("b", "2")], &[(1, 2, 1, b"data")]);
+        let rules = rules(&[("e", "x")], &[]);
+        let transcode = |series: &[u8]| {
+            let Ok(entry) = entry(series, &rules) else { return };
+            let mut out = Vec::new();
+            entry.encode(&rules, &mut out);
+            assert_eq!(out.len(), entry.encoded_len());
+        };
         for cut in 1..good.len() {
-            let _ = transcode(&[("e", "x")], &[], &good[..cut]);
+            transcode(&good[..cut]);
         }
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            let mut transcoder = Transcoder::new(&Labels::new([("e", "x")]), &[], None);
-            let _ = transcoder.series(&bad, &mut Vec::new(), &mut Vec::new());
+            transcode(&bad);
         }
     }
 }

@@ -40,6 +40,10 @@ pub struct State {
     /// Path prefix → status and body, before anything else.
     pub overrides: Vec<(String, u16, String)>,
     pub series: String,
+    /// Names for which `/api/v1/label/<name>/values` has a value.
+    pub twins: Vec<String>,
+    /// What a read is answered with when its request has a matcher of this name and type.
+    pub reads_by_matcher: Vec<(String, i32, Read_)>,
 }
 
 pub struct FakePrometheus {
@@ -73,6 +77,8 @@ impl FakePrometheus {
             read: Read_::Frames(vec![]),
             overrides: vec![],
             series: "[]".into(),
+            twins: vec![],
+            reads_by_matcher: vec![],
         }));
         let (request, requests) = unbounded();
         let (read, reads) = unbounded();
@@ -156,9 +162,11 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
         let target = first.split(' ').nth(1).unwrap_or("").to_owned();
         let path = target.split('?').next().unwrap_or("").to_owned();
         let _ = told.request.send(target.clone());
+        let mut request = remote::ReadRequest::default();
         if path == "/api/v1/read" {
             let plain = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
-            let _ = told.read.send(remote::ReadRequest::parse_from_bytes(&plain).unwrap());
+            request = remote::ReadRequest::parse_from_bytes(&plain).unwrap();
+            let _ = told.read.send(request.clone());
         }
         let overridden = {
             let state = state.lock().unwrap();
@@ -170,7 +178,13 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
         }
         match path.as_str() {
             "/api/v1/read" => {
-                let read = state.lock().unwrap().read.clone();
+                let read = {
+                    let state = state.lock().unwrap();
+                    let chosen = state.reads_by_matcher.iter().find(|(name, kind, _)| {
+                        request.queries[0].matchers.iter().any(|m| m.name == *name && m.type_.value() == *kind)
+                    });
+                    chosen.map_or_else(|| state.read.clone(), |(.., read)| read.clone())
+                };
                 answer_read(&mut stream, &read, told)?;
                 if !matches!(read, Read_::Frames(_) | Read_::Raw(..) | Read_::Status(..)) {
                     return Ok(());
@@ -209,6 +223,10 @@ fn page(path: &str, state: &State) -> (u16, &'static str, String) {
             json(format!("{{\"yaml\":{yaml:?}}}"))
         }
         "/api/v1/series" => json(state.series.clone()),
+        path if path.starts_with("/api/v1/label/") => {
+            let name = path.trim_start_matches("/api/v1/label/").trim_end_matches("/values");
+            json(if state.twins.iter().any(|twin| twin == name) { r#"["value"]"# } else { "[]" }.into())
+        }
         _ => (404, "text/plain", "not found".into()),
     }
 }
