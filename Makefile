@@ -15,7 +15,7 @@ export PILLION_CACHE PILLION_PROMETHEUS
 CARGO_FLAGS := --release --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup prometheus build demo clean-demo test e2e check fmt clippy doc audit dist
+.PHONY: help setup prometheus build demo clean-demo test e2e bench check fmt clippy doc audit dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test: setup prometheus ## All tests, the end-to-end ones on every Prometheus rel
 
 e2e: setup prometheus ## The end-to-end tests only
 	cargo test $(CARGO_FLAGS) --test e2e
+
+bench: setup ## What a Series call costs, beside two yardsticks; BENCH_SCALE=0.1 for a quick look
+	BENCH_JSON="$(abspath $(TARGET))/bench.json" cargo bench --locked --bench series
 
 check: fmt clippy doc test ## What CI runs: format, lints, docs, tests, licences and banned crates (offline)
 

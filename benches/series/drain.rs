@@ -16,6 +16,11 @@ use crate::role::{now_ns, say};
 /// What a slow client takes. `Units:` bytes per second.
 const SLOW_BYTES: f64 = 32.0 * 1024.0 * 1024.0;
 
+/// Says that there was no error.
+const ALL: &str = "all";
+/// A call that takes longer has failed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(180);
+
 /// An answer is known by its length only.
 const SERIES: Method<SeriesRequest, usize> = Method {
     ty: MethodType::ServerStreaming,
@@ -42,11 +47,13 @@ impl Drained {
         let mut number = || words.next().and_then(|word| word.parse().ok()).unwrap_or_default();
         let (first_ns, wall_ns, n_bytes, n_messages) = (number(), number(), number(), number());
         let error = words.next().map_or_else(|| format!("no answer: {line:?}"), str::to_owned);
+        let error = if error == ALL { String::new() } else { error };
         Drained { first_ns, wall_ns, n_bytes, n_messages, error }
     }
 
     fn say(&self) {
         let Drained { first_ns, wall_ns, n_bytes, n_messages, error } = self;
+        let error = if error.is_empty() { ALL } else { error };
         say(&format!("{first_ns} {wall_ns} {n_bytes} {n_messages} {error}"));
     }
 }
@@ -68,7 +75,7 @@ pub fn run(args: &[&str]) {
         ..Default::default()
     };
     let begun = Instant::now();
-    let options = || CallOption::default().timeout(Duration::from_secs(3600)).wait_for_ready(true);
+    let options = || CallOption::default().timeout(CALL_TIMEOUT).wait_for_ready(true);
     let calls = (0..n_calls.parse().unwrap()).map(|_| client.server_streaming(&SERIES, &request, options()).unwrap());
     let mut messages = futures_util::stream::select_all(calls);
     let mut drained = Drained::default();

@@ -1,5 +1,6 @@
-//! Figures of another process, from `/proc`.
+//! Figures of another process, from `/proc`, and a limit on its memory.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What a process has used at some moment.
@@ -55,5 +56,34 @@ pub fn settle(pid: u32) {
             return;
         }
         last = now;
+    }
+}
+
+/// A control group whose processes may hold only so much memory; it goes with the value, after its processes.
+pub struct MemoryLimit(PathBuf);
+
+impl MemoryLimit {
+    /// Puts a process under a limit, with either version of control groups.
+    ///
+    /// `Errors:` why this machine cannot do it; it takes a writable cgroup file system.
+    pub fn put(pid: u32, bytes: u64) -> Result<Self, String> {
+        let mut why = String::from("there is no memory controller");
+        for (root, file) in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")] {
+            let limit = MemoryLimit(Path::new(root).join(format!("pillion-bench-{pid}")));
+            let made = std::fs::create_dir(&limit.0)
+                .and_then(|()| std::fs::write(limit.0.join(file), bytes.to_string()))
+                .and_then(|()| std::fs::write(limit.0.join("cgroup.procs"), pid.to_string()));
+            match made {
+                Ok(()) => return Ok(limit),
+                Err(err) => why = err.to_string(),
+            }
+        }
+        Err(why)
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
     }
 }

@@ -24,7 +24,7 @@ pub struct Row {
     pub n_external_labels: usize,
     pub is_slow: bool,
     pub n_calls: usize,
-    /// Whether the process may hold no more than 64 MiB of data.
+    /// Whether the process may hold no more than 64 MiB of memory.
     pub is_limited: bool,
     pub wall_seconds: f64,
     pub cpu_seconds: f64,
