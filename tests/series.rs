@@ -244,7 +244,7 @@ fn a_lying_or_broken_prometheus_is_an_error_with_its_reason() {
         CODE_INTERNAL,
         "not supported remote read content type: text/html",
     );
-    check(Read_::Raw("application/x-protobuf", vec![]), CODE_INTERNAL, "sampled remote read");
+    check(Read_::Raw("application/x-protobuf", vec![]), CODE_INTERNAL, "decompress response: snappy");
     check(Read_::Raw(STREAMED, two), CODE_INTERNAL, "stream ended inside a frame");
     check(Read_::Raw(STREAMED, flipped), CODE_INTERNAL, "checksum mismatch");
     check(

@@ -14,7 +14,7 @@ use pillion::labels::Labels;
 use pillion::pb::prometheus_remote::{ChunkedReadResponse, ChunkedSeries};
 use pillion::pb::thanos_store::{SeriesRequest, SeriesResponse, series_response};
 use pillion::pb::thanos_types::{AggrChunk, Chunk, Label, Series, SeriesBatch};
-use pillion::prom::client::{Client, Target};
+use pillion::prom::client::{Client, ReadAnswer, Target};
 use pillion::prom::request;
 use pillion::store::batch::{Message, Messages};
 use protobuf::{EnumOrUnknown, Message as _, MessageField};
@@ -90,7 +90,9 @@ fn answer(request: &SeriesRequest, client: &Client, external: &Labels, bridge: &
             answer.data.into_iter().map(|labels| Series { labels: merged(labels, external), ..Default::default() }),
         );
     } else {
-        let mut frames = call.read(&request::read_body(0, i64::MAX, &[]))?;
+        let ReadAnswer::Streamed(mut frames) = call.read(&request::read_body(0, i64::MAX, &[]))? else {
+            panic!("the generator streams");
+        };
         let mut frame = Vec::new();
         while frames.read_frame(&mut frame)? {
             let response = ChunkedReadResponse::parse_from_bytes(&frame).unwrap();

@@ -21,6 +21,11 @@ use crate::{http, limits};
 
 /// The content type of a streamed remote-read answer; parameters may follow.
 const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
+/// The content type of a sampled one, as Prometheus before 2.13 gives it; parameters may follow.
+const SAMPLED: &str = "application/x-protobuf";
+/// Largest sampled answer that is taken, compressed, in bytes. Samples compress to about a half, and twice this is what
+/// the decompressed answer may take.
+const SAMPLED_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// Where Prometheus is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +138,21 @@ impl Client {
     }
 }
 
+/// What a remote read brings.
+pub enum ReadAnswer<R> {
+    /// Frames of chunks, still on their way.
+    Streamed(FrameReader<R>),
+    /// A snappy block of samples, all of it.
+    Sampled(Vec<u8>),
+}
+
+/// How the body of a remote-read answer is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyKind {
+    Streamed,
+    Sampled,
+}
+
 /// One exchange with Prometheus that can be cut from another thread.
 pub struct Call<'a> {
     target: &'a Target,
@@ -169,10 +189,11 @@ impl Call<'_> {
         answers::json(&http::read_body(body, limits::JSON_BYTES_MAX, path)?)
     }
 
-    /// Starts a streamed remote read.
+    /// Starts a remote read. A sampled answer is read to its end here, a streamed one by the caller.
     ///
-    /// `Errors:` `Permanent` for an answer of another kind than asked for, else as [`Call::json`].
-    pub fn read(&self, body: &[u8]) -> Result<FrameReader<impl Read + use<>>> {
+    /// `Errors:` `Permanent` for an answer of another kind than asked for, `Limit` for a sampled one that is too large to
+    /// be held, else as [`Call::json`].
+    pub fn read(&self, body: &[u8]) -> Result<ReadAnswer<impl Read + use<>>> {
         let url = self.target.url("/api/v1/read", "");
         let mut request = self
             .agent
@@ -189,30 +210,39 @@ impl Call<'_> {
             .context(|| format!("send request: Post {:?}", redacted(&url)))?;
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
+            let text = error_text(body);
             let kind = match head.status.as_u16() {
                 400 => Kind::BadRequest,
+                // What Prometheus says of a matcher whose pattern does not compile.
+                500 if text.contains("error parsing regexp") => Kind::BadRequest,
                 503 => Kind::Retry,
                 _ => Kind::Permanent,
             };
-            let text = format!("request failed with code {}; msg {}", head.status, error_text(body));
-            return Err(Error::new(kind, text));
+            return Err(Error::new(kind, format!("request failed with code {}; msg {text}", head.status)));
         }
         let content_type = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
-        if !content_type.starts_with(STREAMED) {
-            let hint = if content_type.starts_with("application/x-protobuf") {
-                " (sampled remote read, of a Prometheus before 2.13, is not supported yet)"
-            } else {
-                ""
-            };
-            return Err(Error::new(
-                Kind::Permanent,
-                format!("not supported remote read content type: {content_type}{hint}"),
-            ));
+        match body_kind(content_type)? {
+            BodyKind::Streamed => {
+                // Lengths and checksums are read in small pieces.
+                let body = BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader());
+                Ok(ReadAnswer::Streamed(FrameReader::new(body, limits::FRAME_BYTES_MAX)))
+            }
+            BodyKind::Sampled => http::read_body(body, SAMPLED_BYTES_MAX, "Prometheus's sampled answer")
+                .context(|| "copy response")
+                .map(ReadAnswer::Sampled),
         }
-        // Lengths and checksums are read in small pieces.
-        let body = BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader());
-        Ok(FrameReader::new(body, limits::FRAME_BYTES_MAX))
     }
+}
+
+/// `Errors:` `Permanent` for a content type that is neither. `Source:` Thanos compares beginnings, too.
+fn body_kind(content_type: &str) -> Result<BodyKind> {
+    if content_type.starts_with(STREAMED) {
+        return Ok(BodyKind::Streamed);
+    }
+    if content_type.starts_with(SAMPLED) {
+        return Ok(BodyKind::Sampled);
+    }
+    Err(Error::new(Kind::Permanent, format!("not supported remote read content type: {content_type}")))
 }
 
 fn get(agent: &Agent, target: &Target, url: &str) -> Result<(u16, String, Body)> {
@@ -270,5 +300,19 @@ mod tests {
         assert_eq!(target("", "").url("/metrics", ""), "http://p:9090/metrics");
         assert_eq!(target("/sub", "").url("/api/v1/labels", "a=b"), "http://p:9090/sub/api/v1/labels?a=b");
         assert_eq!(target("/sub", "t=1").url("/x", "a=b"), "http://p:9090/sub/x?a=b&t=1");
+    }
+
+    #[test]
+    fn content_types_of_remote_read() {
+        let check = |content_type: &str, expected: BodyKind| assert_eq!(body_kind(content_type).unwrap(), expected);
+        check("application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse", BodyKind::Streamed);
+        check("application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse; x=y", BodyKind::Streamed);
+        check("application/x-protobuf", BodyKind::Sampled);
+        check("application/x-protobuf; charset=utf-8", BodyKind::Sampled);
+        for other in ["", "text/html", "application/x-streamed-protobuf", "application/protobuf"] {
+            let err = body_kind(other).unwrap_err();
+            let expected = format!("not supported remote read content type: {other}");
+            assert_eq!((err.kind(), err.to_string()), (Kind::Permanent, expected));
+        }
     }
 }

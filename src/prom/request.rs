@@ -147,7 +147,8 @@ fn escape(text: &str, out: &mut String) {
     }
 }
 
-/// The body of a remote-read request that accepts a streamed answer: snappy block of a `ReadRequest`.
+/// The body of a remote-read request, a snappy block of a `ReadRequest`. A streamed answer is preferred; a server that
+/// does not know of it gives samples.
 pub fn read_body(mint_ms: i64, maxt_ms: i64, matchers: &[Matcher]) -> Vec<u8> {
     let query = remote::Query {
         start_timestamp_ms: mint_ms,
@@ -165,7 +166,10 @@ pub fn read_body(mint_ms: i64, maxt_ms: i64, matchers: &[Matcher]) -> Vec<u8> {
     };
     let request = remote::ReadRequest {
         queries: vec![query],
-        accepted_response_types: vec![EnumOrUnknown::new(remote::read_request::ResponseType::STREAMED_XOR_CHUNKS)],
+        accepted_response_types: vec![
+            EnumOrUnknown::new(remote::read_request::ResponseType::STREAMED_XOR_CHUNKS),
+            EnumOrUnknown::new(remote::read_request::ResponseType::SAMPLES),
+        ],
         ..Default::default()
     };
     let plain = request.write_to_bytes().expect("writing a message to memory cannot fail");
@@ -225,6 +229,7 @@ mod tests {
         let request = remote::ReadRequest::parse_from_bytes(&plain).unwrap();
         assert_eq!(request.queries[0].start_timestamp_ms, -5);
         assert_eq!(request.queries[0].matchers[0].type_.value(), 3);
-        assert_eq!(request.accepted_response_types[0].value(), 1);
+        let accepted: Vec<_> = request.accepted_response_types.iter().map(EnumOrUnknown::value).collect();
+        assert_eq!(accepted, [1, 0]);
     }
 }

@@ -11,7 +11,7 @@ use crate::limits;
 use crate::metrics::StoreMetrics;
 use crate::pb::thanos_store::SeriesRequest;
 use crate::prom::answers::SeriesLabels;
-use crate::prom::client::{Call, Client};
+use crate::prom::client::{Call, Client, ReadAnswer};
 use crate::prom::frames::FrameReader;
 use crate::prom::request::{self, MatchType, Matcher};
 use crate::state::PromState;
@@ -19,6 +19,7 @@ use crate::store::batch::{Batcher, Messages};
 use crate::store::order::{Order, out_of_order};
 use crate::store::query::{self, Query, Select};
 use crate::store::quota::{Counter, InFlight, PerCall, Share};
+use crate::store::samples;
 use crate::store::sort::{Sorted, Sorter};
 use crate::store::transcode::{Entry, Rules, each_series};
 use crate::store::twins::Twins;
@@ -111,47 +112,70 @@ struct Reading<'a, 'm> {
 impl Reading<'_, '_> {
     fn answer<M: Messages + ?Sized>(&mut self, twins: &[String], batcher: Batcher<'_, M>) -> Result<()> {
         let matcher = |name: &String, kind| Matcher { kind, name: name.clone(), value: String::new() };
-        let mut sorted = None;
+        let mut sorter = None;
+        let new_sorter = || Sorter::new(limits::SORT_BYTES_MAX, limits::SPILL_BYTES_MAX);
         let mut matchers = self.select.matchers.clone();
-        if !twins.is_empty() {
-            let mut sorter = Sorter::new(limits::SORT_BYTES_MAX, limits::SPILL_BYTES_MAX);
-            for twin in twins {
-                // Those with this label and none of the labels before it, so that each series is read once.
-                let with_twin: Vec<_> = matchers.iter().cloned().chain([matcher(twin, MatchType::NotEqual)]).collect();
-                self.sort(&with_twin, &mut sorter)?;
-                matchers.push(matcher(twin, MatchType::Equal));
-            }
-            sorted = Some(sorter.sorted()?);
+        for twin in twins {
+            // Those with this label and none of the labels before it, so that each series is read once.
+            let with_twin: Vec<_> = matchers.iter().cloned().chain([matcher(twin, MatchType::NotEqual)]).collect();
+            let answer = self.read(&with_twin)?;
+            self.sort(answer, sorter.get_or_insert_with(new_sorter))?;
+            matchers.push(matcher(twin, MatchType::Equal));
         }
+        let streamed = match self.read(&matchers)? {
+            ReadAnswer::Streamed(frames) => Some(frames),
+            // It is held whole as it is, and a server that old promises no order.
+            sampled @ ReadAnswer::Sampled(_) => {
+                self.sort(sampled, sorter.get_or_insert_with(new_sorter))?;
+                None
+            }
+        };
+        let sorted = sorter.map(Sorter::sorted).transpose()?;
         let mut out = Out::new(self.rules, sorted, self.select.limit, batcher);
-        self.stream(&matchers, &mut out)?;
+        if let Some(frames) = streamed {
+            self.stream(frames, &mut out)?;
+        }
         out.finish()
     }
 
     /// Reads series that cannot be streamed into the sorter.
-    fn sort(&mut self, matchers: &[Matcher], sorter: &mut Sorter) -> Result<()> {
-        let mut frames = self.read(matchers)?;
-        let (mut frame, mut entry) = (Vec::new(), Entry::default());
-        while self.next_frame(&mut frames, &mut frame)? {
-            each_series(&frame, |range| {
-                let len = range.len();
-                entry.copy(frame.get(range).unwrap_or_default());
-                if entry.parse(0..len, self.rules)? {
-                    self.counter.count(entry.n_chunks())?;
-                    sorter.push(|out| entry.key(self.rules, out), |out| entry.encode(self.rules, out))?;
-                    self.sorted_bytes = sorter.held_bytes();
-                    self.hold(0)?;
+    fn sort(&mut self, answer: ReadAnswer<impl Read>, sorter: &mut Sorter) -> Result<()> {
+        let mut entry = Entry::default();
+        match answer {
+            ReadAnswer::Sampled(body) => {
+                samples::chunked_series(&body, &mut |series| self.sort_one(series, &mut entry, sorter))
+            }
+            ReadAnswer::Streamed(mut frames) => {
+                let mut frame = Vec::new();
+                while self.next_frame(&mut frames, &mut frame)? {
+                    each_series(&frame, |range| {
+                        self.sort_one(frame.get(range).unwrap_or_default(), &mut entry, sorter)
+                    })
+                    .context(|| "read frame from Prometheus")?;
                 }
                 Ok(())
-            })
-            .context(|| "read frame from Prometheus")?;
+            }
+        }
+    }
+
+    /// Puts one encoded `ChunkedSeries` into the sorter, by way of `entry`.
+    fn sort_one(&mut self, series: &[u8], entry: &mut Entry, sorter: &mut Sorter) -> Result<()> {
+        entry.copy(series);
+        if entry.parse(0..series.len(), self.rules)? {
+            self.counter.count(entry.n_chunks())?;
+            sorter.push(|out| entry.key(self.rules, out), |out| entry.encode(self.rules, out))?;
+            self.sorted_bytes = sorter.held_bytes();
+            self.hold(0)?;
         }
         Ok(())
     }
 
     /// Streams series through the order.
-    fn stream<M: Messages + ?Sized>(&mut self, matchers: &[Matcher], out: &mut Out<'_, '_, M>) -> Result<()> {
-        let mut frames = self.read(matchers)?;
+    fn stream<M: Messages + ?Sized>(
+        &mut self,
+        mut frames: FrameReader<impl Read>,
+        out: &mut Out<'_, '_, M>,
+    ) -> Result<()> {
         let mut order = Order::new(limits::HELD_BYTES_MAX, limits::REUSED_BYTES_MAX);
         let mut ranges = Vec::new();
         loop {
@@ -191,7 +215,7 @@ impl Reading<'_, '_> {
     }
 
     /// Starts a remote read.
-    fn read(&self, matchers: &[Matcher]) -> Result<FrameReader<impl Read + use<>>> {
+    fn read(&self, matchers: &[Matcher]) -> Result<ReadAnswer<impl Read + use<>>> {
         let body = request::read_body(self.select.mint_ms, self.select.maxt_ms, matchers);
         self.call.read(&body).context(|| "query Prometheus")
     }
