@@ -35,6 +35,7 @@ use crate::{limits, listen, sys};
 ///
 /// `Errors:` what kept it from starting, what ended it, or which parts did not end in time.
 pub fn run(config: Config) -> Result<()> {
+    sys::cap_allocator();
     let metrics = Metrics::new();
     let probes = Probes::new(metrics.status.clone());
     let mut supervisor = Supervisor::new()?;
@@ -217,6 +218,7 @@ impl Serving {
         let connections = front.connections();
         log::info!(address = self.address; "listening for serving gRPC");
         self.probes.serving();
+        sys::release_start_up_code();
         front.run(stop, |connection, _| {
             server.hand_over(connection);
             Ok(())

@@ -57,7 +57,9 @@ pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration
         .proxy(None)
         .timeout_connect(Some(limits::CONNECT_TIMEOUT))
         .timeout_resolve(Some(limits::CONNECT_TIMEOUT))
-        .timeout_global(timeout);
+        .timeout_global(timeout)
+        .input_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES)
+        .output_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES);
     if let Some(tls) = tls {
         config = config.tls_config(tls.clone());
     }

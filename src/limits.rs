@@ -17,6 +17,8 @@ pub const BRIDGE_BYTES: usize = 1024 * 1024;
 pub const MESSAGE_BYTES_TARGET: usize = 1024 * 1024;
 /// Largest remote-read frame that is accepted. `Source:` Prometheus's own `DefaultChunkedReadLimit`.
 pub const FRAME_BYTES_MAX: usize = 50_000_000;
+/// Buffers of the HTTP client, in each direction of a connection.
+pub const HTTP_CLIENT_BUFFER_BYTES: usize = 32 * 1024;
 /// Buffer between the HTTP client and the frames.
 pub const READ_BUFFER_BYTES: usize = 32 * 1024;
 /// A query string longer than this is sent as a form; Prometheus refuses request heads above 1 MiB, proxies far smaller ones.

@@ -58,6 +58,42 @@ pub fn memory_limit() -> Option<u64> {
     limits.flatten().min()
 }
 
+/// Caps the pools of the C library's allocator: by default each of the core's many small threads gets one of its own.
+pub fn cap_allocator() {
+    // SAFETY: mallopt only sets a number; it is called before any other thread exists.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// Lets go of code pages that only the start has needed. They stay in the page cache, where the kernel can drop them,
+/// and a page that is run again is mapped again.
+pub fn release_start_up_code() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else { continue };
+        let bounds = range
+            .split_once('-')
+            .map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        let Some((Ok(start), Ok(end))) = bounds else { continue };
+        if !path.starts_with('/') || end <= start {
+            continue;
+        }
+        // SAFETY: the range is one mapping of a file, executable and never writable, so its pages are clean: dropping
+        // them loses nothing, and the next touch maps them from the file again.
+        #[allow(unsafe_code)]
+        let dropped = unsafe {
+            rustix::mm::madvise(std::ptr::without_provenance_mut(start), end - start, rustix::mm::Advice::LinuxDontNeed)
+        };
+        if let Err(err) = dropped {
+            log::debug!(err = err.to_string(); "cannot release code pages");
+            return;
+        }
+    }
+}
+
 fn clock_ticks() -> f64 {
     u32::try_from(rustix::param::clock_ticks_per_second()).map_or(100.0, f64::from)
 }
@@ -69,6 +105,15 @@ fn page_bytes() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_that_was_released_runs_again() {
+        let before = process_stat().expect("/proc/self/stat").resident_bytes;
+        release_start_up_code();
+        let after = process_stat().expect("/proc/self/stat").resident_bytes;
+        assert!(after < before, "{before} {after}");
+        assert_eq!(format!("{:?}", "still here".to_uppercase()), "\"STILL HERE\"");
+    }
 
     #[test]
     fn figures_are_plausible() {
