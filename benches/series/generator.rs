@@ -113,6 +113,11 @@ fn page(path: &str, n_labels: usize) -> String {
         "/metrics" => "prometheus_tsdb_lowest_timestamp_seconds 0\n".into(),
         "/api/v1/status/buildinfo" => json(r#"{"version":"3.5.0"}"#),
         "/api/v1/status/flags" => json("{}"),
+        // Asked to learn whether a label of the series has the name of an external one. None has.
+        "/api/v1/labels" => {
+            json(r#"["__name__","code","container","handler","instance","job","method","namespace","pod"]"#)
+        }
+        _ if path.starts_with("/api/v1/label/") => json("[]"),
         "/api/v1/status/config" => {
             let labels: String =
                 external_labels(n_labels).iter().map(|(name, value)| format!("    {name}: {value}\n")).collect();
