@@ -2,7 +2,6 @@
 //! `grpc/bridge`, that may hold unsafe code.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Figures about this process.
 #[derive(Debug, Clone, Copy)]
@@ -31,9 +30,9 @@ pub fn process_stat() -> Option<ProcessStat> {
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let number = |idx: usize| fields.get(idx).and_then(|field| field.parse::<f64>().ok());
     let ticks = clock_ticks();
-    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
-    let uptime_seconds: f64 = uptime.split(' ').next()?.parse().ok()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+    // The kernel's own time of boot: a difference of two clocks would come out a little different at every scrape.
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot_seconds: f64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.parse().ok()?;
     let max_fds = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     Some(ProcessStat {
         cpu_seconds: (number(11)? + number(12)?) / ticks,
@@ -41,7 +40,7 @@ pub fn process_stat() -> Option<ProcessStat> {
         max_fds: max_fds.and_then(|n| i64::try_from(n).ok()).unwrap_or(i64::MAX),
         virtual_bytes: fields.get(20)?.parse().ok()?,
         resident_bytes: fields.get(21)?.parse::<i64>().ok()? * page_bytes(),
-        start_time_seconds: now - uptime_seconds + number(19)? / ticks,
+        start_time_seconds: boot_seconds + number(19)? / ticks,
         threads: fields.get(17)?.parse().ok()?,
     })
 }

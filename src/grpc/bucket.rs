@@ -16,13 +16,19 @@ pub struct Rate {
 pub struct Bucket {
     rate: Rate,
     tokens: f64,
+    /// Tokens that were earned beyond the burst.
+    earned: f64,
     filled: Instant,
 }
+
+/// Most tokens that can be earned beyond the burst: answers to as many small frames can be on their way at once as fit a
+/// large flow-control window.
+const EARNED_MAX: f64 = 200_000.0;
 
 impl Bucket {
     /// A full bucket.
     pub fn new(rate: Rate, now: Instant) -> Self {
-        Bucket { rate, tokens: rate.burst, filled: now }
+        Bucket { rate, tokens: rate.burst, earned: 0.0, filled: now }
     }
 
     /// Takes `cost` tokens; false, with nothing taken, when there are fewer.
@@ -30,15 +36,23 @@ impl Bucket {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = self.filled.max(now);
         self.give(passed * self.rate.per_second);
-        let enough = self.tokens >= cost;
+        let enough = self.tokens + self.earned >= cost;
         if enough {
-            self.tokens -= cost;
+            // What was earned goes first: what time gives is for surprises.
+            let from_earned = cost.min(self.earned);
+            self.earned -= from_earned;
+            self.tokens -= cost - from_earned;
         }
         enough
     }
 
+    /// Adds tokens that something the other side did has earned; unlike time they can add up beyond the burst.
+    pub fn earn(&mut self, tokens: f64) {
+        self.earned = (self.earned + tokens).min(EARNED_MAX);
+    }
+
     /// Adds tokens, up to the burst.
-    pub fn give(&mut self, tokens: f64) {
+    fn give(&mut self, tokens: f64) {
         self.tokens = (self.tokens + tokens).min(self.rate.burst);
     }
 
@@ -63,5 +77,7 @@ mod tests {
         assert!(!bucket.is_full(later) && bucket.is_full(later + Duration::from_secs(2)));
         bucket.give(100.0);
         assert!(bucket.take(start, 3.0) && !bucket.take(start, 0.5), "a clock that steps back gives nothing");
+        bucket.earn(100.0);
+        assert!(bucket.take(start, 100.0) && !bucket.take(start, 0.5), "what is earned adds up beyond the burst");
     }
 }

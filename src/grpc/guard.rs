@@ -307,10 +307,10 @@ impl Guard {
     fn server_frame(&mut self, now: Instant, frame: Frame) {
         self.server_piece.1 = 0;
         match frame.kind {
-            DATA | HEADERS => self.control.give(CONTROL_PER_SERVER_FRAME),
+            DATA | HEADERS => self.control.earn(CONTROL_PER_SERVER_FRAME),
             // Each of these is answered by one frame. Acknowledgements give nothing, or a client would pay for its
             // pings with the answers to them.
-            SETTINGS | PING if !frame.acknowledges() => self.control.give(1.0),
+            SETTINGS | PING if !frame.acknowledges() => self.control.earn(1.0),
             RST_STREAM => {
                 self.open.remove(&frame.stream);
             }
