@@ -16,6 +16,7 @@ use crate::labels::Labels;
 use crate::prom::answers::{self, Answer};
 use crate::prom::checks::Flags;
 use crate::prom::frames::FrameReader;
+use crate::prom::listing;
 use crate::prom::request;
 use crate::{http, limits};
 
@@ -170,6 +171,28 @@ impl Call<'_> {
     ///
     /// `Errors:` by HTTP status: 400 `BadRequest`, 404 `NotFound`, 503 and a broken connection `Retry`, else `Permanent`.
     pub fn json<T: DeserializeOwned + Default>(&self, path: &str, params: &[(&str, String)]) -> Result<Answer<T>> {
+        let (_, body) = self.ask(path, params)?;
+        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX, path)?)
+    }
+
+    /// Asks a JSON endpoint for a list and calls `each` with its items while they arrive; gives back the warnings.
+    ///
+    /// `Errors:` as [`Call::json`], and those of `each`.
+    pub fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        params: &[(&str, String)],
+        each: &mut dyn FnMut(T) -> Result<()>,
+    ) -> Result<Vec<String>> {
+        let (status, body) = self.ask(path, params)?;
+        if status == 204 {
+            return Ok(Vec::new());
+        }
+        listing::each(BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader()), each)
+    }
+
+    /// Asks, and turns an answer that is not 2xx into an error.
+    fn ask(&self, path: &str, params: &[(&str, String)]) -> Result<(u16, Body)> {
         let query = request::query_string(params);
         let (status, _, body) = if query.len() > limits::QUERY_BYTES_MAX && takes_form(path) {
             post_form(&self.agent, self.target, &self.target.url(path, ""), &query)
@@ -177,16 +200,16 @@ impl Call<'_> {
             get(&self.agent, self.target, &self.target.url(path, &query))
         }
         .context(|| format!("perform GET request against {path}"))?;
-        if !(200..300).contains(&status) {
-            let kind = match status {
-                400 => Kind::BadRequest,
-                404 => Kind::NotFound,
-                503 => Kind::Retry,
-                _ => Kind::Permanent,
-            };
-            return Err(Error::new(kind, format!("expected 2xx response, got {status}. Body: {}", error_text(body))));
+        if (200..300).contains(&status) {
+            return Ok((status, body));
         }
-        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX, path)?)
+        let kind = match status {
+            400 => Kind::BadRequest,
+            404 => Kind::NotFound,
+            503 => Kind::Retry,
+            _ => Kind::Permanent,
+        };
+        Err(Error::new(kind, format!("expected 2xx response, got {status}. Body: {}", error_text(body))))
     }
 
     /// Starts a remote read. A sampled answer is read to its end here, a streamed one by the caller.

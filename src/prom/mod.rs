@@ -4,4 +4,5 @@ pub mod answers;
 pub mod checks;
 pub mod client;
 pub mod frames;
+pub mod listing;
 pub mod request;

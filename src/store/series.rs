@@ -10,9 +10,9 @@ use crate::labels::Labels;
 use crate::limits;
 use crate::metrics::StoreMetrics;
 use crate::pb::thanos_store::SeriesRequest;
-use crate::prom::answers::SeriesLabels;
 use crate::prom::client::{Call, Client, ReadAnswer};
 use crate::prom::frames::FrameReader;
+use crate::prom::listing::Pairs;
 use crate::prom::request::{self, MatchType, Matcher};
 use crate::state::PromState;
 use crate::store::batch::{Batcher, Messages};
@@ -21,7 +21,7 @@ use crate::store::query::{self, Query, Select};
 use crate::store::quota::{Counter, InFlight, PerCall, Share};
 use crate::store::samples;
 use crate::store::sort::{Sorted, Sorter};
-use crate::store::transcode::{Entry, Rules, each_series};
+use crate::store::transcode::{Entry, Rules, each_series, put_key};
 use crate::store::twins::Twins;
 use crate::store::wire;
 
@@ -58,7 +58,7 @@ pub fn series(
         outlet.on_gone(Box::new(call.cutter()));
         let batcher = Batcher::new(select.batch_size, limits::MESSAGE_BYTES_TARGET, outlet);
         if select.skip_chunks {
-            labels_only(&select, state, &call, &mut counter, batcher)?;
+            labels_only(&select, state, &call, shared, &mut counter, batcher)?;
         } else {
             with_chunks(&select, state, &call, shared, &mut counter, batcher)?;
         }
@@ -313,11 +313,12 @@ impl<'a, 'b, M: Messages + ?Sized> Out<'a, 'b, M> {
     }
 }
 
-/// The label path: `/api/v1/series`.
+/// The label path: `/api/v1/series`, read item by item and sorted under the same budget as everything else.
 fn labels_only<M: Messages + ?Sized>(
     select: &Select,
     state: &PromState,
     call: &Call,
+    shared: &Shared,
     counter: &mut Counter,
     mut batcher: Batcher<'_, M>,
 ) -> Result<()> {
@@ -330,30 +331,41 @@ fn labels_only<M: Messages + ?Sized>(
     if select.limit > 0 && select.shard.is_none() && select.without.is_empty() {
         params.push(("limit", select.limit.to_string()));
     }
-    let answer = call.json::<Vec<SeriesLabels>>("/api/v1/series", &params)?;
-    let mut all: Vec<Labels> = answer
-        .data
-        .into_iter()
-        .map(|local| Labels::new(local).overlaid(&state.external_labels).without(&select.without))
-        .filter(|labels| {
-            let bytes = labels.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            select.shard.as_ref().is_none_or(|shard| shard.holds(bytes))
-        })
-        .collect();
-    all.sort();
-    // Label sets that became equal say nothing more than one of them.
-    all.dedup();
-    if select.limit > 0 {
-        all.truncate(usize::try_from(select.limit).unwrap_or(usize::MAX));
-    }
-    let mut encoded = Vec::new();
-    for labels in &all {
+    let mut sorter = Sorter::new(limits::SORT_BYTES_MAX, limits::SPILL_BYTES_MAX);
+    let mut share = shared.in_flight.share();
+    let warnings = call.list("/api/v1/series", &params, &mut |local: Pairs| {
+        let labels = Labels::new(local.0).overlaid(&state.external_labels).without(&select.without);
+        let bytes = || labels.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        if select.shard.as_ref().is_some_and(|shard| !shard.holds(bytes())) {
+            return Ok(());
+        }
         counter.count(0)?;
-        encoded.clear();
-        encode(labels, &mut encoded);
-        batcher.push(encoded.len(), |out| out.extend_from_slice(&encoded))?;
+        let key = |out: &mut Vec<u8>| {
+            bytes().for_each(|(name, value)| {
+                put_key(name, out);
+                put_key(value, out);
+            })
+        };
+        sorter.push(key, |out| encode(&labels, out))?;
+        if share.resize(sorter.held_bytes()) { Ok(()) } else { Err(share.refusal()) }
+    })?;
+    let mut sorted = sorter.sorted()?;
+    let mut wanted = u64::try_from(select.limit).ok().filter(|limit| *limit > 0).unwrap_or(u64::MAX);
+    let mut last: Option<Vec<u8>> = None;
+    while sorted.key().is_some() && wanted > 0 {
+        sorted.next(|key, series| {
+            // Label sets that became equal say nothing more than one of them.
+            if last.as_deref() == Some(key) {
+                return Ok(());
+            }
+            let kept = last.get_or_insert_default();
+            kept.clear();
+            kept.extend_from_slice(key);
+            wanted -= 1;
+            batcher.push(series.len(), |out| out.extend_from_slice(series))
+        })?;
     }
-    for warning in &answer.warnings {
+    for warning in &warnings {
         batcher.warn(warning)?;
     }
     batcher.flush()

@@ -270,22 +270,23 @@ fn answer_read(stream: &mut &TcpStream, read: &Read_, told: &Told) -> std::io::R
             Ok(())
         }
         Read_::Endless(payload) => {
-            stream.write_all(chunked_head.as_bytes())?;
             let framed = frame(payload);
-            loop {
-                if let Err(err) = chunk(stream, &framed) {
-                    let _ = told.hang_up.send(());
-                    return Err(err);
-                }
+            let mut sent = stream.write_all(chunked_head.as_bytes());
+            while sent.is_ok() {
+                sent = chunk(stream, &framed);
             }
+            let _ = told.hang_up.send(());
+            sent
         }
         Read_::Stall(frames) => {
-            stream.write_all(chunked_head.as_bytes())?;
-            for payload in frames {
-                chunk(stream, &frame(payload))?;
+            // The client may hang up before anything could be written.
+            let sent = stream
+                .write_all(chunked_head.as_bytes())
+                .and_then(|()| frames.iter().try_for_each(|payload| chunk(stream, &frame(payload))));
+            if sent.is_ok() {
+                let mut byte = [0; 1];
+                let _ = stream.read(&mut byte);
             }
-            let mut byte = [0; 1];
-            let _ = stream.read(&mut byte);
             let _ = told.hang_up.send(());
             Ok(())
         }
