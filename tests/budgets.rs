@@ -19,9 +19,12 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fake_prometheus::FakePrometheus;
+use fake_prometheus::{FakePrometheus, Read_};
+use futures_executor::block_on;
+use futures_util::StreamExt;
+use pillion::pb::thanos_store::{SeriesRequest, series_response};
 use sidecar::{PATIENCE, Sidecar, pause};
-use store_client::Store;
+use store_client::{Store, options, request};
 
 /// Tries per figure.
 const TRIES: usize = 5;
@@ -40,6 +43,11 @@ const BINARY_BYTES: u64 = 8_000_000;
 const IDLE_THREADS: u64 = 16;
 /// Open files of an idle daemon: two listeners, the connection to Prometheus, stop pipes, polls, logs.
 const IDLE_FILES: u64 = 24;
+
+/// What a Series answer of any size may add to the resident memory of an idle daemon. `Units:` bytes.
+const SERIES_GROWTH_BYTES: u64 = 16 * 1024 * 1024;
+/// Series of the large answer, of 200 bytes of samples each: 60 MB on the wire.
+const SERIES_MANY: usize = 200_000;
 
 /// The tests measure one machine, so they run one after the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -175,4 +183,31 @@ fn an_idle_daemon_stops_at_once() {
 #[test]
 fn the_binary_is_small() {
     hold("binary_bytes", std::fs::metadata(env!("CARGO_BIN_EXE_pillion")).unwrap().len(), BINARY_BYTES);
+}
+
+#[test]
+fn a_large_answer_streams_through_in_little_memory() {
+    let _alone = alone();
+    let prometheus = FakePrometheus::start();
+    let dir = tempfile::tempdir().unwrap();
+    let sidecar = idle(&prometheus, dir.path());
+    prometheus.set(|state| state.read = Read_::Many(SERIES_MANY, vec![7; 200]));
+    let before = status(sidecar.pid(), "VmRSS");
+    let store = Store::connect(sidecar.grpc);
+    for batch_size in [0, 64] {
+        let ask = SeriesRequest { response_batch_size: batch_size, ..request(&[("job", "=", "x")]) };
+        let mut stream = store.stream(&ask, options());
+        let mut n_series = 0;
+        // Nothing is kept here: what grows is the daemon or nothing.
+        while let Some(message) = block_on(stream.next()) {
+            n_series += match message.unwrap().result.unwrap() {
+                series_response::Result::Series(_) => 1,
+                series_response::Result::Batch(batch) => batch.series.len(),
+                other => panic!("{other:?}"),
+            };
+        }
+        assert_eq!(n_series, SERIES_MANY);
+        let peak = status(sidecar.pid(), "VmHWM");
+        hold(&format!("series_growth_bytes_batch_{batch_size}"), peak.saturating_sub(before), SERIES_GROWTH_BYTES);
+    }
 }

@@ -24,6 +24,8 @@ pub enum Read_ {
     Reset(Vec<u8>),
     /// These frames over and over until the client hangs up.
     Endless(Vec<u8>),
+    /// This many series of one chunk of this data, made while they are sent.
+    Many(usize, Vec<u8>),
     /// These frames, then silence until the client hangs up.
     Stall(Vec<Vec<u8>>),
     /// Less than the announced content length.
@@ -186,7 +188,7 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
                     chosen.map_or_else(|| state.read.clone(), |(.., read)| read.clone())
                 };
                 answer_read(&mut stream, &read, told)?;
-                if !matches!(read, Read_::Frames(_) | Read_::Raw(..) | Read_::Status(..)) {
+                if !matches!(read, Read_::Frames(_) | Read_::Raw(..) | Read_::Status(..) | Read_::Many(..)) {
                     return Ok(());
                 }
             }
@@ -249,6 +251,15 @@ fn answer_read(stream: &mut &TcpStream, read: &Read_, told: &Told) -> std::io::R
             stream.write_all(chunked_head.as_bytes())?;
             for payload in frames {
                 chunk(stream, &frame(payload))?;
+            }
+            stream.write_all(b"0\r\n\r\n")
+        }
+        Read_::Many(n_series, data) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            for number in 0..*n_series {
+                let name = format!("{number:09}");
+                let labels = [("__name__", "many"), ("instance", "host-1"), ("number", name.as_str())];
+                chunk(stream, &frame(&series(&labels, &[(1, 2, 1, data)])))?;
             }
             stream.write_all(b"0\r\n\r\n")
         }
