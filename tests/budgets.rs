@@ -44,6 +44,8 @@ const IDLE_THREADS: u64 = 16;
 /// Open files of an idle daemon: two listeners, the connection to Prometheus, stop pipes, polls, logs.
 const IDLE_FILES: u64 = 24;
 
+/// From the moment a client cancels, or its deadline passes, to the end of the read from Prometheus.
+const READ_ENDS: Duration = Duration::from_millis(100);
 /// What a Series answer of any size may add to the resident memory of an idle daemon. `Units:` bytes.
 const SERIES_GROWTH_BYTES: u64 = 16 * 1024 * 1024;
 /// Series of the large answer, of 200 bytes of samples each: 60 MB on the wire.
@@ -183,6 +185,31 @@ fn an_idle_daemon_stops_at_once() {
 #[test]
 fn the_binary_is_small() {
     hold("binary_bytes", std::fs::metadata(env!("CARGO_BIN_EXE_pillion")).unwrap().len(), BINARY_BYTES);
+}
+
+#[test]
+fn the_read_ends_soon_after_its_client() {
+    let _alone = alone();
+    let prometheus = FakePrometheus::start();
+    let dir = tempfile::tempdir().unwrap();
+    let sidecar = idle(&prometheus, dir.path());
+    let store = Store::connect(sidecar.grpc);
+    prometheus.set(|state| state.read = Read_::Stall(vec![]));
+    hold_time("read_ends_after_cancel", READ_ENDS, || {
+        let stream = store.stream(&request(&[("job", "=", "x")]), options());
+        prometheus.reads.recv_timeout(PATIENCE).unwrap();
+        let cancelled = Instant::now();
+        drop(stream);
+        prometheus.hang_ups.recv_timeout(PATIENCE).expect("the read outlived its client");
+        cancelled.elapsed()
+    });
+    hold_time("read_ends_after_deadline", READ_ENDS, || {
+        let time = Duration::from_millis(100);
+        let asked = Instant::now();
+        let _stream = store.stream(&request(&[("job", "=", "x")]), options().timeout(time));
+        prometheus.hang_ups.recv_timeout(PATIENCE).expect("the read outlived the deadline");
+        asked.elapsed().saturating_sub(time)
+    });
 }
 
 #[test]

@@ -4,6 +4,8 @@
 // Helpers of tests may unwrap and print as tests do.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
+#[path = "support/store_client.rs"]
+mod store_client;
 mod support;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_executor::block_on;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
+use store_client::{Store, options, request};
 use support::prometheus::{EXTERNAL_LABELS, Prometheus, Release, Setup, releases};
 use support::server::{Server, free_port, get, metric};
 
@@ -324,6 +329,43 @@ fn prometheus_may_go_away_and_come_back() {
         sidecar.server.wait_for("notice that Prometheus is back", || (ready() == Some(200)).then_some(()));
         assert_eq!(up(), Some(1.0));
         assert_eq!(sidecar.series(&["--match=e2e_gauge"]).len(), 3);
+        sidecar.stop();
+    });
+}
+
+#[test]
+fn prometheus_may_crash_in_the_middle_of_a_series_call() {
+    on_every_release(|release| {
+        // More than fits into the buffers between Prometheus and a client that does not read.
+        let (_, end) = history_range();
+        let filler = "x".repeat(400);
+        let mut data = String::from("# TYPE e2e_wide gauge\n");
+        for number in 0..60_000 {
+            data.push_str(&format!("e2e_wide{{filler=\"{filler}\",number=\"{number:05}\"}} {number} {end}\n"));
+        }
+        let mut prometheus = Prometheus::start(release, &data, Setup::default());
+        let mut sidecar = Sidecar::start(&prometheus);
+        let store = Store::connect(&sidecar.store);
+        let ask = request(&[("__name__", "=", "e2e_wide")]);
+        let mut stream = store.stream(&ask, options());
+        // The call is under way, and its rest waits for this client.
+        block_on(stream.next()).expect("a message").expect("a series");
+        prometheus.kill();
+        let (mut n_series, mut ended) = (1, None);
+        while let Some(message) = block_on(stream.next()) {
+            match message {
+                Ok(_) => n_series += 1,
+                Err(err) => ended = Some(err),
+            }
+        }
+        // What came is data; that it is not all of it is said.
+        assert!(n_series < 60_000, "{n_series}");
+        match ended {
+            Some(grpcio::Error::RpcFailure(status)) => assert_eq!(i32::from(status.code()), 14, "{status:?}"),
+            other => panic!("{other:?} after {n_series} series"),
+        }
+        prometheus.start_again();
+        sidecar.server.wait_for("answer in full again", || (store.series(&ask).series.len() == 60_000).then_some(()));
         sidecar.stop();
     });
 }

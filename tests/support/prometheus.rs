@@ -122,6 +122,12 @@ impl Prometheus {
         assert!(status.success(), "{status}");
     }
 
+    /// Ends it without a word to anybody, as a crash would; its data stays.
+    pub fn kill(&mut self) {
+        // Dropped servers are killed.
+        self.server.take().expect("it runs");
+    }
+
     fn config(&self) -> String {
         let labels: String = EXTERNAL_LABELS.iter().map(|(name, value)| format!("    {name}: {value}\n")).collect();
         let protocols = if self.setup.native_histograms { "  scrape_protocols: [PrometheusProto]\n" } else { "" };
