@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
 
+use crate::connect::ResettingTcp;
 use crate::error::{Context, Error, Kind, Result};
 use crate::limits;
 
@@ -63,7 +66,8 @@ pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration
     if let Some(tls) = tls {
         config = config.tls_config(tls.clone());
     }
-    config.build().new_agent()
+    let connector = ResettingTcp.chain(RustlsConnector::default());
+    Agent::with_parts(config.build(), connector, DefaultResolver::default())
 }
 
 /// A transport error as this daemon sees it: nearly always worth another try.

@@ -21,6 +21,7 @@ pub mod yaml;
 
 pub mod admin;
 pub mod apis;
+pub mod connect;
 pub mod grpc;
 pub mod heartbeat;
 pub mod http;
