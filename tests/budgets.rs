@@ -5,7 +5,7 @@
 //! than the program is.
 
 // Printing the figures is half of the purpose.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::float_cmp)]
 
 #[path = "support/fake_prometheus.rs"]
 mod fake_prometheus;
@@ -50,6 +50,9 @@ const READ_ENDS: Duration = Duration::from_millis(100);
 const SERIES_GROWTH_BYTES: u64 = 16 * 1024 * 1024;
 /// Series of the large answer, of 200 bytes of samples each: 60 MB on the wire.
 const SERIES_MANY: usize = 200_000;
+
+/// What sixteen answers at once may add. `Units:` bytes.
+const SIXTEEN_GROWTH_BYTES: u64 = 96 * 1024 * 1024;
 
 /// The tests measure one machine, so they run one after the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -237,4 +240,34 @@ fn a_large_answer_streams_through_in_little_memory() {
         let peak = status(sidecar.pid(), "VmHWM");
         hold(&format!("series_growth_bytes_batch_{batch_size}"), peak.saturating_sub(before), SERIES_GROWTH_BYTES);
     }
+}
+
+#[test]
+fn sixteen_answers_of_small_messages_share_one_connection() {
+    let _alone = alone();
+    let prometheus = FakePrometheus::start();
+    let dir = tempfile::tempdir().unwrap();
+    let sidecar = idle(&prometheus, dir.path());
+    let n_series = SERIES_MANY / 20;
+    prometheus.set(|state| state.read = Read_::Many(n_series, vec![7; 200]));
+    let before = status(sidecar.pid(), "VmRSS");
+    let store = Store::connect(sidecar.grpc);
+    let ask = request(&[("job", "=", "x")]);
+    let calls = (0..16).map(|_| {
+        let mut stream = store.stream(&ask, options());
+        async move {
+            let mut n_messages = 0;
+            while let Some(message) = stream.next().await {
+                // The guard must not take many small messages, and what the client answers to them, for a flood.
+                message.expect("a series");
+                n_messages += 1;
+            }
+            n_messages
+        }
+    });
+    let counts = block_on(futures_util::future::join_all(calls));
+    assert_eq!(counts, vec![n_series; 16], "{}", sidecar.log());
+    assert_eq!(sidecar.metric("pillion_grpc_connections_refused_total{reason=\"abuse\"}"), 0.0);
+    let peak = status(sidecar.pid(), "VmHWM");
+    hold("sixteen_series_growth_bytes", peak.saturating_sub(before), SIXTEEN_GROWTH_BYTES);
 }
