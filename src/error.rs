@@ -26,6 +26,8 @@ pub enum Kind {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
+    /// What is at fault, in a word for metrics; `None` where the kind says enough.
+    class: Option<&'static str>,
     /// Innermost first; printed in reverse.
     chain: Vec<String>,
 }
@@ -36,7 +38,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` whose innermost text is `text`.
     pub fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Error { kind, chain: vec![text.into()] }
+        Error { kind, class: None, chain: vec![text.into()] }
     }
 
     /// An I/O error, classified by what a later attempt could change.
@@ -60,6 +62,24 @@ impl Error {
     pub fn with_kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
         self
+    }
+
+    /// The same error with a word for what is at fault, such as `throttled`. Nobody acts on it: it counts failures.
+    pub fn classed(mut self, class: &'static str) -> Self {
+        self.class = Some(class);
+        self
+    }
+
+    /// What is at fault, in a word.
+    pub fn class(&self) -> &'static str {
+        self.class.unwrap_or(match self.kind {
+            Kind::Retry => "transient",
+            Kind::Permanent | Kind::BadRequest => "permanent",
+            Kind::NotFound => "missing",
+            Kind::Limit => "limit",
+            Kind::Corrupt => "corrupt",
+            Kind::Stopped => "stopped",
+        })
     }
 
     /// Adds one outer context: verb, noun, which one.

@@ -6,7 +6,8 @@
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -135,6 +136,16 @@ impl Disk {
         Ok(Reader { disk: self.clone(), file, path: path.to_owned() })
     }
 
+    /// Opens a file to be read at any place, by several threads at once, also when its name is gone.
+    pub fn open_source(&self, path: &Path) -> Result<Source> {
+        let (file, size_bytes) = self.run(Op::Open, path, || {
+            let file = File::open(path)?;
+            let size_bytes = file.metadata()?.len();
+            Ok((file, size_bytes))
+        })?;
+        Ok(Source { disk: self.clone(), file: Arc::new(file), path: path.to_owned(), size_bytes })
+    }
+
     /// Creates a file that must not exist yet, to be written buffer by buffer.
     pub fn create_new(&self, path: &Path) -> Result<Writer> {
         let file = self.run(Op::Create, path, || File::create_new(path))?;
@@ -257,6 +268,61 @@ impl Reader {
             each(buffer.get(..n).unwrap_or_default())?;
             bytes += n as u64;
         }
+    }
+}
+
+/// An open file whose size is known, read at any place. Cheap to clone; the file stays readable when its name goes.
+#[derive(Clone)]
+pub struct Source {
+    disk: Disk,
+    file: Arc<File>,
+    path: PathBuf,
+    size_bytes: u64,
+}
+
+impl Source {
+    /// The name it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size when it was opened.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Reads into `buffer` from `offset`; 0 is the end. `Errors:` as [`Reader::read`].
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        loop {
+            let mut interrupted = false;
+            let read = self.disk.run(Op::Read, &self.path, || {
+                self.file
+                    .read_at(buffer, offset)
+                    .inspect_err(|err| interrupted = err.kind() == io::ErrorKind::Interrupted)
+            });
+            if !interrupted {
+                return read;
+            }
+        }
+    }
+
+    /// Feeds the bytes of `range` to `each`, buffer by buffer.
+    ///
+    /// `Errors:` `Retry` when the file has become shorter than it was.
+    pub fn for_each(&self, range: Range<u64>, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let mut buffer = vec![0; limits::COPY_BUFFER_BYTES];
+        let mut offset = range.start;
+        while offset < range.end {
+            let want = usize::try_from(range.end - offset).unwrap_or(usize::MAX).min(buffer.len());
+            let n_read = self.read_at(offset, buffer.get_mut(..want).unwrap_or_default())?;
+            if n_read == 0 {
+                let text = format!("{} became shorter while it was read", self.path.display());
+                return Err(Error::new(Kind::Retry, text));
+            }
+            each(buffer.get(..n_read).unwrap_or_default())?;
+            offset += n_read as u64;
+        }
+        Ok(())
     }
 }
 

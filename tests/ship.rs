@@ -356,8 +356,6 @@ fn one_bad_block_does_not_stop_the_others_and_ships_when_repaired() {
 fn a_block_on_a_bad_sector_is_set_aside_until_it_changes() {
     let is_bad = Arc::new(AtomicUsize::new(1));
     let bad = Arc::clone(&is_bad);
-    let mut rig = Rig::new();
-    // The bucket reads the staged files, so the fault belongs to its disk.
     let disk = Disk::watched(move |step| {
         let name = format!("{}/chunks/000002", ulid(1));
         if step.op == Op::Read && step.path.ends_with(name) && bad.load(Ordering::SeqCst) == 1 {
@@ -365,7 +363,7 @@ fn a_block_on_a_bad_sector_is_set_aside_until_it_changes() {
         }
         Ok(())
     });
-    rig.bucket = Faulty::new(Arc::new(DirBucket::open(rig.bucket_dir.path(), disk).unwrap()));
+    let mut rig = Rig::with(|config| config.disk = disk);
     rig.tsdb.add(&Block::new(1));
     rig.tsdb.add(&Block::new(2));
     let report = rig.tick();

@@ -9,9 +9,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Bucket, check_dir_name, check_name};
+use super::pace::Pace;
+use super::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_name};
 use crate::error::{Context, Error, Kind, Result};
-use crate::files::{self, Disk, Writer};
+use crate::files::{self, Disk, Source, Writer};
 use crate::limits;
 use crate::supervisor::Stop;
 
@@ -26,6 +27,7 @@ pub struct DirBucket {
     root: PathBuf,
     name: String,
     disk: Disk,
+    pace: Pace,
 }
 
 impl DirBucket {
@@ -37,11 +39,16 @@ impl DirBucket {
         if root.exists() && !root.is_dir() {
             return Err(Error::new(Kind::Permanent, format!("{} is not a folder", root.display())));
         }
-        let bucket = DirBucket { name: format!("fs: {}", root.display()), root, disk };
+        let bucket = DirBucket { name: format!("fs: {}", root.display()), root, disk, pace: Pace::default() };
         if let Err(err) = bucket.sweep() {
             log::warn!(bucket = bucket.name.as_str(), err = err.to_string(); "sweeping temporary files failed");
         }
         Ok(bucket)
+    }
+
+    /// The same bucket, written to at the given pace.
+    pub fn with_pace(self, pace: Pace) -> Self {
+        DirBucket { pace, ..self }
     }
 
     fn sweep(&self) -> Result<()> {
@@ -181,15 +188,57 @@ impl Bucket for DirBucket {
         Ok(())
     }
 
-    fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
-        let mut reader = self.disk.open(file)?;
+    fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
+        stop.check()?;
+        let found = self.disk.stat_link(&self.path(object)?)?;
+        if !found.is_file() {
+            return Err(Error::new(Kind::NotFound, format!("{object} is not an object")));
+        }
+        Ok(Attributes { size_bytes: found.len(), tag: String::new() })
+    }
+
+    fn upload(&self, object: &str, source: &Source, _: &dyn Journal, stop: &Stop) -> Result<Stored> {
+        let size_bytes = source.size_bytes();
         self.store(object, stop, |writer| {
-            reader.for_each(|buffer| {
-                stop.check()?;
+            source.for_each(0..size_bytes, |buffer| {
+                self.pace.take(buffer.len(), stop)?;
                 writer.write(buffer)
             })
         })
-        .context(|| format!("upload {object}"))
+        .context(|| format!("upload {object}"))?;
+        Ok(Stored { attributes: Attributes { size_bytes, tag: String::new() }, resumed_bytes: 0 })
+    }
+
+    fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
+        let stored = match self.attributes(object, stop) {
+            Err(err) if err.kind() == Kind::NotFound => return Ok(Compared::Missing),
+            other => other?,
+        };
+        if stored.size_bytes != source.size_bytes() {
+            return Ok(Compared::Size { stored_bytes: stored.size_bytes });
+        }
+        let object = self.disk.open_source(&self.path(object)?)?;
+        let (mut offset, mut is_same) = (0, true);
+        let mut other = vec![0; limits::COPY_BUFFER_BYTES];
+        source.for_each(0..source.size_bytes(), |buffer| {
+            stop.check()?;
+            let mut rest = buffer;
+            while is_same && !rest.is_empty() {
+                let want = other.get_mut(..rest.len()).unwrap_or_default();
+                let n_read = object.read_at(offset, want)?;
+                let (these, after) = rest.split_at(n_read.min(rest.len()));
+                is_same = n_read > 0 && Some(these) == other.get(..n_read);
+                offset += n_read as u64;
+                rest = after;
+            }
+            Ok(())
+        })?;
+        Ok(if is_same { Compared::Same } else { Compared::Content })
+    }
+
+    /// Nothing is stored in parts here.
+    fn abandon(&self, _: &str, _: &Parts, _: &Stop) -> Result<()> {
+        Ok(())
     }
 
     fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
@@ -213,6 +262,7 @@ impl Bucket for DirBucket {
 mod tests {
     use super::*;
     use crate::files::Op;
+    use crate::objstore::NoJournal;
     use crate::supervisor::stop_pair;
     use std::sync::{Arc, Mutex};
 
@@ -294,7 +344,7 @@ mod tests {
             Ok(())
         });
         let bucket = DirBucket::open(&root, disk).unwrap();
-        let err = bucket.upload("x/y", &file, &stop).unwrap_err();
+        let err = bucket.upload("x/y", &Disk::real().open_source(&file).unwrap(), &NoJournal, &stop).unwrap_err();
         assert_eq!((err.kind(), n_writes.load(Ordering::SeqCst)), (Kind::Stopped, 1));
         assert!(!root.join("x").exists());
         assert_eq!(std::fs::read_dir(root.join(TEMP_DIR)).unwrap().count(), 0);

@@ -1,11 +1,11 @@
 //! What every bucket is wrapped in: a prefix before all names, and the counting of operations.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::Bucket;
+use super::{Attributes, Bucket, Compared, Journal, Parts, Stored};
 use crate::error::{Context, Kind, Result};
+use crate::files::Source;
 use crate::metrics::BucketMetrics;
 use crate::supervisor::Stop;
 
@@ -54,8 +54,20 @@ impl Bucket for Prefixed {
         self.inner.iter(&full, &mut |name| each(name.strip_prefix(&self.prefix).unwrap_or(name)), stop)
     }
 
-    fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
-        self.inner.upload(&self.full(object)?, file, stop)
+    fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
+        self.inner.attributes(&self.full(object)?, stop)
+    }
+
+    fn upload(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
+        self.inner.upload(&self.full(object)?, source, journal, stop)
+    }
+
+    fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
+        self.inner.compare(&self.full(object)?, source, stop)
+    }
+
+    fn abandon(&self, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
+        self.inner.abandon(&self.full(object)?, parts, stop)
     }
 
     fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
@@ -131,10 +143,23 @@ impl Bucket for Metered {
         self.observe("iter", true, || self.inner.iter(dir, each, stop))
     }
 
-    fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
-        let bytes = self.observe("upload", true, || self.inner.upload(object, file, stop))?;
-        self.uploaded(bytes);
-        Ok(bytes)
+    fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
+        self.observe("attributes", false, || self.inner.attributes(object, stop))
+    }
+
+    fn upload(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
+        let stored = self.observe("upload", true, || self.inner.upload(object, source, journal, stop))?;
+        self.uploaded(stored.attributes.size_bytes.saturating_sub(stored.resumed_bytes));
+        Ok(stored)
+    }
+
+    fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
+        self.observe("attributes", false, || self.inner.compare(object, source, stop))
+    }
+
+    /// Not an operation of Thanos, and so not counted.
+    fn abandon(&self, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
+        self.inner.abandon(object, parts, stop)
     }
 
     fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
@@ -153,6 +178,7 @@ mod tests {
     use super::*;
     use crate::files::Disk;
     use crate::metrics::Metrics;
+    use crate::objstore::NoJournal;
     use crate::objstore::dir::DirBucket;
     use crate::supervisor::stop_pair;
 
@@ -199,7 +225,8 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, b"12345").unwrap();
 
-        bucket.upload("a", &file, &stop).unwrap();
+        let source = Disk::real().open_source(&file).unwrap();
+        bucket.upload("a", &source, &NoJournal, &stop).unwrap();
         bucket.upload_bytes("b", b"123", &stop).unwrap();
         bucket.exists("a", &stop).unwrap();
         bucket.get("a", &stop).unwrap();

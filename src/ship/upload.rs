@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::meta::{BlockFile, Meta};
 use crate::error::{Context, Error, Kind, Result};
 use crate::files::Disk;
-use crate::objstore::Bucket;
+use crate::objstore::{Bucket, NoJournal};
 use crate::supervisor::Stop;
 
 /// How blocks are uploaded.
@@ -68,10 +68,13 @@ impl Uploader<'_> {
     fn upload_one(&self, block: &str, dir: &Path, file: &BlockFile, stop: &Stop) -> Result<()> {
         stop.check()?;
         let path = dir.join(&file.rel_path);
+        let source = self.disk.open_source(&path)?;
         let sent = self
             .bucket
-            .upload(&format!("{block}/{}", file.rel_path), &path, stop)
-            .context(|| format!("upload file {}", path.display()))?;
+            .upload(&format!("{block}/{}", file.rel_path), &source, &NoJournal, stop)
+            .context(|| format!("upload file {}", path.display()))?
+            .attributes
+            .size_bytes;
         if Some(sent) != file.size_bytes {
             let expected = file.size_bytes.unwrap_or_default();
             let text = format!("{} changed while it was uploaded: {sent} bytes, not {expected}", path.display());

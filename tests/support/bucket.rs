@@ -3,12 +3,12 @@
 
 #![allow(dead_code)]
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use pillion::error::{Error, Kind, Result};
+use pillion::files::{Disk, Source};
 use pillion::limits;
-use pillion::objstore::Bucket;
+use pillion::objstore::{Attributes, Bucket, Compared, Journal, NoJournal, Part, Parts, Stored};
 use pillion::supervisor::{Stop, stop_pair};
 
 /// A bucket that can be made to fail.
@@ -82,15 +82,31 @@ impl Bucket for Faulty {
         self.inner.iter(dir, each, stop)
     }
 
-    fn upload(&self, object: &str, file: &Path, stop: &Stop) -> Result<u64> {
+    fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
+        self.ask("attributes", object)?;
+        self.inner.attributes(object, stop)
+    }
+
+    fn upload(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
         self.ask("upload", object)?;
         if self.state.lock().unwrap().shortened.as_ref().is_some_and(|text| object.contains(text)) {
-            let bytes = std::fs::read(file)?;
+            let bytes = std::fs::read(source.path())?;
             let short = bytes.split_last().map(|(_, short)| short).unwrap_or_default();
             self.inner.upload_bytes(object, short, stop)?;
-            return Ok(short.len() as u64);
+            let attributes = Attributes { size_bytes: short.len() as u64, tag: String::new() };
+            return Ok(Stored { attributes, resumed_bytes: 0 });
         }
-        self.inner.upload(object, file, stop)
+        self.inner.upload(object, source, journal, stop)
+    }
+
+    fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
+        self.ask("compare", object)?;
+        self.inner.compare(object, source, stop)
+    }
+
+    fn abandon(&self, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
+        self.ask("abandon", object)?;
+        self.inner.abandon(object, parts, stop)
     }
 
     fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
@@ -131,13 +147,34 @@ pub fn suite(bucket: &dyn Bucket) {
 
     // Files of every size that a buffer could get wrong, and an empty one, come back as they were.
     let file = dir.path().join("file");
+    let open = || Disk::real().open_source(&file).unwrap();
+    let upload = |object: &str| bucket.upload(object, &open(), &NoJournal, &stop);
     let buffer = limits::COPY_BUFFER_BYTES;
     for size in [0, 1, buffer - 1, buffer, buffer + 1, 3 * buffer + 7] {
         let bytes: Vec<u8> = (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect();
         std::fs::write(&file, &bytes).unwrap();
-        assert_eq!(bucket.upload("a/file", &file, &stop).unwrap(), size as u64);
+        let stored = upload("a/file").unwrap();
+        assert_eq!((stored.attributes.size_bytes, stored.resumed_bytes), (size as u64, 0));
         assert_eq!(bucket.get("a/file", &stop).unwrap(), bytes);
+        assert_eq!(bucket.attributes("a/file", &stop).unwrap(), stored.attributes);
+        assert_eq!(bucket.compare("a/file", &open(), &stop).unwrap(), Compared::Same);
     }
+
+    // A comparison tells what is wrong; it looks at every byte.
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    assert_eq!(bucket.compare("a/file", &open(), &stop).unwrap(), Compared::Content);
+    bytes.pop();
+    std::fs::write(&file, &bytes).unwrap();
+    let stored_bytes = bytes.len() as u64 + 1;
+    assert_eq!(bucket.compare("a/file", &open(), &stop).unwrap(), Compared::Size { stored_bytes });
+    assert_eq!(bucket.compare("a/missing", &open(), &stop).unwrap(), Compared::Missing);
+    assert_eq!(bucket.attributes("a/missing", &stop).unwrap_err().kind(), Kind::NotFound);
+
+    // Nothing is left of an upload that will not go on, and one that is not known is fine.
+    let unknown = Parts { upload_id: "unknown".into(), part_bytes: 1, size_bytes: 1, sent: Vec::<Part>::new() };
+    bucket.abandon("a/file", &unknown, &stop).unwrap();
 
     // An object is replaced whole, by a shorter one too.
     bucket.upload_bytes("a/x", b"longer", &stop).unwrap();
@@ -170,13 +207,15 @@ pub fn suite(bucket: &dyn Bucket) {
     for odd in ["", "/", "/a", "a/", "a//b", "..", "../x", "a/../x", ".", "a/./b", "a\nb"] {
         assert_eq!(bucket.exists(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(bucket.get(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
-        assert_eq!(bucket.upload(odd, &file, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        assert_eq!(upload(odd).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(bucket.upload_bytes(odd, b"x", &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(bucket.delete(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
     }
 
-    // A file that is not there makes no object.
-    bucket.upload("a/y", &dir.path().join("missing"), &stop).unwrap_err();
+    // A file that becomes shorter while it is read makes no object.
+    let shrunk = open();
+    std::fs::write(&file, b"short").unwrap();
+    bucket.upload("a/y", &shrunk, &NoJournal, &stop).unwrap_err();
     assert!(!bucket.exists("a/y", &stop).unwrap());
 
     // Many at once.
@@ -201,7 +240,7 @@ pub fn suite(bucket: &dyn Bucket) {
     stopper.stop();
     assert_eq!(bucket.exists("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
     assert_eq!(bucket.get("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
-    assert_eq!(bucket.upload("a/z", &file, &stop).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(upload("a/z").unwrap_err().kind(), Kind::Stopped);
     assert_eq!(bucket.upload_bytes("a/z", b"z", &stop).unwrap_err().kind(), Kind::Stopped);
     assert_eq!(bucket.delete("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
     let (_stopper, stop) = stop_pair().unwrap();
