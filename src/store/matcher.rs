@@ -1,6 +1,6 @@
 //! Label matchers of the StoreAPI, and what they say about the external labels. Pure.
 
-use regex::Regex;
+use regex_lite::Regex;
 
 use crate::error::{Error, Kind, Result};
 use crate::labels::Labels;
@@ -60,10 +60,16 @@ fn matcher(proto: &LabelMatcher) -> Result<Matcher> {
 
 /// Whether an external label's value fulfils a matcher. Patterns are anchored, and `.` matches a newline too, as in
 /// Prometheus.
+///
+/// `Differs:` upper and lower case are one only among ASCII letters, so a pattern with the flag `i` is refused where
+/// other letters are about.
 fn matches(matcher: &Matcher, value: &str) -> Result<bool> {
+    let bad = |why: &str| Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {why}", matcher.name));
     let pattern = || {
-        Regex::new(&format!("^(?s:{})$", matcher.value))
-            .map_err(|err| Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {err}", matcher.name)))
+        if ignores_case(&matcher.value) && !(matcher.value.is_ascii() && value.is_ascii()) {
+            return Err(bad("the flag i is supported among ASCII letters only"));
+        }
+        Regex::new(&format!("^(?s:{})$", matcher.value)).map_err(|err| bad(&err.to_string()))
     };
     Ok(match matcher.kind {
         MatchType::Equal => matcher.value == value,
@@ -71,6 +77,14 @@ fn matches(matcher: &Matcher, value: &str) -> Result<bool> {
         MatchType::Regex => pattern()?.is_match(value),
         MatchType::NotRegex => !pattern()?.is_match(value),
     })
+}
+
+/// Whether a pattern sets the flag `i` somewhere, such as `(?i)` or `(?s-i:x)`; also true where that only looks so.
+fn ignores_case(pattern: &str) -> bool {
+    let flags = |group: &str| {
+        group.bytes().take_while(|byte| byte.is_ascii_alphabetic() || *byte == b'-').any(|flag| flag == b'i')
+    };
+    pattern.split("(?").skip(1).any(flags)
 }
 
 #[cfg(test)]
@@ -122,6 +136,52 @@ mod tests {
         check(7, "job", "a", "BadRequest");
         let external = Labels::new([("region", "eu")]);
         select(&[proto(0, "region", "us"), proto(2, "region", "[")], &external).unwrap_err();
+    }
+
+    /// What RE2 answers, and Prometheus with it.
+    #[test]
+    fn patterns_mean_what_they_mean_to_prometheus() {
+        for (pattern, matching, other) in [
+            ("eu-.+", "eu-west", "eu-"),
+            ("", "", "x"),
+            ("a|b", "b", "ab"),
+            ("(?:a|b)c?", "bc", "abc"),
+            ("(?P<x>a)+", "aaa", ""),
+            ("(?i)EU", "eu", "us"),
+            ("(?i:e)U", "EU", "Eu"),
+            ("[a-c[:digit:]]{2,3}", "a1c", "abcd"),
+            ("[^a-c]", "ü", "a"),
+            (r"\d\w\s\D\W\S", "1_ a-b", "1_xa-b"),
+            (r"\d", "7", "\u{0667}"),
+            (r"\w", "a", "ü"),
+            (r"\x{fc}\x41", "üA", "uA"),
+            (r"a\.b", "a.b", "axb"),
+            (r".*\bb\b", "a b", "ab"),
+            (r"\Aa\z", "a", "b"),
+            ("(?m)^a$", "a", "a\nb"),
+            ("a*?b+?", "aabb", "aa"),
+            ("(?U)a+", "aa", "b"),
+        ] {
+            let matcher = |value: &str| Matcher { kind: MatchType::Regex, name: "x".into(), value: value.into() };
+            assert!(matches(&matcher(pattern), matching).unwrap(), "{pattern} {matching}");
+            assert!(!matches(&matcher(pattern), other).unwrap(), "{pattern} {other}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_would_mean_something_else_are_refused() {
+        let external = Labels::new([("region", "eu"), ("city", "Köln")]);
+        for (name, pattern) in [
+            ("region", r"\pL+"),
+            ("region", r"\Qa\E"),
+            ("region", r"\C"),
+            ("city", "(?i)k.*"),
+            ("region", "a|(?s-i:ü)"),
+        ] {
+            let err = select(&[proto(2, name, pattern)], &external).unwrap_err();
+            assert!(err.to_string().starts_with("bad pattern for label "), "{pattern}: {err}");
+        }
+        select(&[proto(2, "city", "K.*"), proto(2, "region", "(?i)EU|(?is:x)")], &external).unwrap();
     }
 
     #[test]
