@@ -71,6 +71,26 @@ impl Node {
         }
     }
 
+    /// A whole number as YAML 1.1 and Go read it: `67_108_864`, `0x4000000`, `0o17`, `0b1`; a zero in front means octal.
+    pub fn as_i64(&self) -> Option<i64> {
+        let Value::Scalar { text, plain: true } = &self.value else { return None };
+        let (is_negative, digits) = match text.strip_prefix('-') {
+            Some(digits) => (true, digits),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let digits = digits.replace('_', "").to_ascii_lowercase();
+        let of = |prefix: &str, radix: u32| digits.strip_prefix(prefix).map(|rest| (rest, radix));
+        let octal = || of("0", 8).filter(|(rest, _)| !rest.is_empty());
+        let (digits, radix) =
+            of("0x", 16).or_else(|| of("0o", 8)).or_else(|| of("0b", 2)).or_else(octal).unwrap_or((&digits, 10));
+        // The parser of the standard library takes a sign once more.
+        if digits.starts_with(['+', '-']) {
+            return None;
+        }
+        let value = i64::from_str_radix(digits, radix).ok()?;
+        Some(if is_negative { -value } else { value })
+    }
+
     /// The members of a sequence.
     pub fn as_sequence(&self) -> Option<&[Node]> {
         match &self.value {
@@ -119,6 +139,18 @@ impl Node {
             Some(node) => {
                 node.as_bool().map(Some).ok_or_else(|| node.error(format!("field {name} must be true or false")))
             }
+        }
+    }
+
+    /// The whole number of the field `name`, which must not be below zero; `None` when it is absent or null.
+    pub fn u64_field(&self, name: &str) -> Result<Option<u64>> {
+        match self.get(name).filter(|node| !node.is_null()) {
+            None => Ok(None),
+            Some(node) => match node.as_i64().map(u64::try_from) {
+                Some(Ok(number)) => Ok(Some(number)),
+                Some(Err(_)) => Err(node.error(format!("field {name} must not be below zero"))),
+                None => Err(node.error(format!("field {name} must be a whole number"))),
+            },
         }
     }
 
@@ -241,6 +273,37 @@ mod tests {
         let got: Vec<Option<bool>> = node.as_sequence().unwrap().iter().map(Node::as_bool).collect();
         let (t, f) = (Some(true), Some(false));
         assert_eq!(got, [t, t, t, f, f, f, None, None, None]);
+    }
+
+    #[test]
+    fn whole_numbers() {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("67108864", Some(64 << 20)),
+            ("67_108_864", Some(64 << 20)),
+            ("0x40_00000", Some(64 << 20)),
+            ("0o17", Some(15)),
+            ("017", Some(15)),
+            ("0b101", Some(5)),
+            ("+7", Some(7)),
+            ("-7", Some(-7)),
+            ("--7", None),
+            ("0x-7", None),
+            ("'7'", None),
+            ("1.5", None),
+            ("1e6", None),
+            ("64MiB", None),
+            ("9223372036854775808", None),
+            ("0x", None),
+            ("~", None),
+        ] {
+            assert_eq!(parse(text).unwrap().as_i64(), want, "{text}");
+        }
+        let node = parse("a: 5\nb: -1\nc: x\nd:").unwrap();
+        assert_eq!(node.u64_field("a").unwrap(), Some(5));
+        assert_eq!((node.u64_field("d").unwrap(), node.u64_field("e").unwrap()), (None, None));
+        assert_eq!(node.u64_field("b").unwrap_err().to_string(), "line 2: field b must not be below zero");
+        assert_eq!(node.u64_field("c").unwrap_err().to_string(), "line 3: field c must be a whole number");
     }
 
     #[test]
