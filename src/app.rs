@@ -167,12 +167,16 @@ fn target(config: &Config) -> Target {
 fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> Result<Shipper> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
+    for remark in config.bucket.iter().flat_map(|bucket| &bucket.remarks) {
+        log::warn!(remark = remark; "a setting of the bucket configuration does not do what its name says");
+    }
     let (bucket, prefix): (Arc<dyn Bucket>, &str) = match &config.bucket {
         Some(bucket) => match &bucket.provider {
             Provider::Filesystem { directory } => {
                 log::info!("loading bucket configuration");
                 (Arc::new(DirBucket::open(directory, disk.clone())?), &bucket.prefix)
             }
+            Provider::S3(_) => return Err(Error::new(Kind::Permanent, "bucket with type S3 is not supported yet")),
         },
         None => return Err(Error::new(Kind::Permanent, "no bucket is configured")),
     };

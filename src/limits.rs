@@ -73,6 +73,13 @@ pub const META_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Buffer of a file copy, in bytes.
 pub const COPY_BUFFER_BYTES: usize = 128 * 1024;
 
+/// Stands for "no limit" where an operator sets a time-out of the bucket to 0: nothing waits without an end.
+pub const BUCKET_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Smallest part of an upload in parts, but the last. `Source:` Amazon S3, and all others.
+pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
+/// Largest part, and largest object that is stored with one request. `Source:` Amazon S3.
+pub const PART_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+
 /// A part that has not ended this long after the stop is named in the log and left behind.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -133,7 +133,7 @@ fn what_cannot_work_ends_the_start_with_one_line_that_says_what_to_change() {
     let file = format!("--tsdb.path={}", file.display());
     check(&[&file, &args[1]], "--tsdb.path");
     check(&["--objstore.config=type: FILESYSTEM\nconfig:\n  directry: /x\n"], "directry");
-    check(&["--objstore.config=type: S3\nconfig: {}\n"], "bucket with type S3 is not supported yet");
+    check(&["--objstore.config=type: S3\nconfig: {}\n"], "line 2: no s3 endpoint in config file");
     check(&["--reloader.config-file=/x"], "--reloader.config-file is not supported yet");
     check(&["--objstore.config-file=/nonexistent/bucket.yml"], "/nonexistent/bucket.yml");
 }

@@ -244,7 +244,7 @@ mod tests {
             ),
             (
                 "--objstore.config={type: S3}",
-                "parsing config YAML of --objstore.config: bucket with type S3 is not supported yet",
+                "parsing config YAML of --objstore.config: line 1: no s3 endpoint in config file",
             ),
         ] {
             let err = config(&[arg]).expect_err(arg).to_string();
@@ -259,7 +259,7 @@ mod tests {
         let config =
             config(&["--objstore.config={type: FILESYSTEM, config: {directory: $(FOLDER)/x}, prefix: p/}"]).unwrap();
         let provider = Provider::Filesystem { directory: "/data/x".into() };
-        assert_eq!(config.bucket, Some(BucketConfig { prefix: "p".into(), provider }));
+        assert_eq!(config.bucket, Some(BucketConfig { prefix: "p".into(), provider, remarks: Vec::new() }));
         let empty = super::tests::config(&["--objstore.config="]).unwrap();
         assert_eq!(empty.bucket, None);
     }

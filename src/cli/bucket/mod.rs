@@ -1,9 +1,14 @@
 //! The object storage configuration: strict YAML, with errors that name file and line and never a value.
 
+mod clouds;
+mod http;
+mod s3;
+
 use std::path::PathBuf;
 
 use crate::cli::content::Content;
 use crate::error::{Context, Error, Kind, Result};
+use crate::objstore::s3::config::S3Config;
 use crate::yaml::{self, Node};
 
 /// Where blocks are uploaded to.
@@ -13,6 +18,8 @@ pub struct BucketConfig {
     pub prefix: String,
     /// The store itself.
     pub provider: Provider,
+    /// What the operator should be warned of at start: settings without the effect that their names promise.
+    pub remarks: Vec<String>,
 }
 
 /// A kind of object store.
@@ -23,10 +30,9 @@ pub enum Provider {
         /// An absolute path.
         directory: PathBuf,
     },
+    /// A bucket behind the S3 protocol, of whatever cloud.
+    S3(Box<S3Config>),
 }
-
-/// Types that Thanos has and Pillion does not.
-const NOT_YET: [&str; 9] = ["GCS", "S3", "AZURE", "SWIFT", "COS", "ALIYUNOSS", "BOS", "OCI", "OBS"];
 
 impl BucketConfig {
     /// Reads the configuration. A relative folder is taken from the working directory.
@@ -44,14 +50,22 @@ fn parse_text(text: &str) -> Result<BucketConfig> {
     let kind = root.str_field("type")?.unwrap_or_default().to_uppercase();
     let empty = yaml::parse("")?;
     let config = root.get("config").unwrap_or(&empty);
+    let mut remarks = Vec::new();
     let provider = match kind.as_str() {
         "FILESYSTEM" => filesystem(&root, config)?,
+        "S3" => Provider::S3(Box::new(s3::read(config, &mut remarks)?)),
+        "COS" => Provider::S3(Box::new(clouds::cos(config, &mut remarks)?)),
+        "ALIYUNOSS" => Provider::S3(Box::new(clouds::aliyun(config)?)),
+        "BOS" => Provider::S3(Box::new(clouds::bos(config)?)),
+        "OBS" => Provider::S3(Box::new(clouds::obs(config, &mut remarks)?)),
         "" => return Err(root.error("field type is missing, it says which kind of object storage this is")),
-        known if NOT_YET.contains(&known) => {
-            return Err(unsupported(&format!("bucket with type {known} is not supported yet")));
-        }
         // A long text is not a type that was misspelt.
-        other if other.len() <= 16 => return Err(unsupported(&format!("bucket with type {other:?} is not supported"))),
+        other if other.len() <= 16 => {
+            return Err(match clouds::REFUSED.iter().find(|(name, _)| *name == other) {
+                Some((name, instead)) => unsupported(&format!("bucket with type {name} is not supported: {instead}")),
+                None => unsupported(&format!("bucket with type {other:?} is not supported")),
+            });
+        }
         _ => return Err(unsupported("bucket with this type is not supported")),
     };
     let prefix = root.str_field("prefix")?.unwrap_or_default().trim_matches('/').to_owned();
@@ -59,7 +73,7 @@ fn parse_text(text: &str) -> Result<BucketConfig> {
         let node = root.get("prefix").unwrap_or(&root);
         return Err(node.error("field prefix must not have . or .. as a part"));
     }
-    Ok(BucketConfig { prefix, provider })
+    Ok(BucketConfig { prefix, provider, remarks })
 }
 
 fn unsupported(text: &str) -> Error {
@@ -94,12 +108,12 @@ mod tests {
             ("{type: Filesystem, config: {directory: /1}, prefix: //}", "", "/1"),
             ("{type: Filesystem, config: {directory: /1}, prefix: 7}", "7", "/1"),
         ] {
-            let want =
-                BucketConfig { prefix: prefix.into(), provider: Provider::Filesystem { directory: directory.into() } };
+            let provider = Provider::Filesystem { directory: directory.into() };
+            let want = BucketConfig { prefix: prefix.into(), provider, remarks: Vec::new() };
             assert_eq!(parse(text).unwrap(), want, "{text}");
         }
-        let Provider::Filesystem { directory } = parse("{type: FILESYSTEM, config: {directory: b}}").unwrap().provider;
-        assert_eq!(directory, std::env::current_dir().unwrap().join("b"));
+        let relative = parse("{type: FILESYSTEM, config: {directory: b}}").unwrap().provider;
+        assert_eq!(relative, Provider::Filesystem { directory: std::env::current_dir().unwrap().join("b") });
     }
 
     #[test]
@@ -117,8 +131,16 @@ mod tests {
             ("type: FILESYSTEM\nconfig:", "line 1: field directory is missing in config"),
             ("type: FILESYSTEM", "line 1: field directory is missing in config"),
             ("type: [S3]", "line 1: field type must be a text"),
-            ("type: S3\nconfig: {bucket: hunter2}", "bucket with type S3 is not supported yet"),
-            ("type: gcs", "bucket with type GCS is not supported yet"),
+            ("type: S3\nconfig: {bucket: hunter2}", "line 2: no s3 endpoint in config file"),
+            ("type: S3", "line 1: no s3 endpoint in config file"),
+            ("type: gcs", "bucket with type GCS is not supported: use Google's S3-compatible interface: type: S3"),
+            ("type: AZURE\nconfig: {storage_account_key: hunter2}", "bucket with type AZURE is not supported: Azure"),
+            ("type: Swift", "bucket with type SWIFT is not supported: use the S3-compatible interface"),
+            ("type: oci", "bucket with type OCI is not supported: use Oracle's S3 Compatibility API"),
+            ("type: COS\nconfig:\n  secret_key: hunter2", "line 3: field bucket is missing in config"),
+            ("type: ALIYUNOSS", "line 1: field bucket is missing in config"),
+            ("type: bos", "line 1: field bucket is missing in config"),
+            ("type: OBS\nconfig: {token: hunter2}", "line 2: field token not found in config"),
             ("type: floppy", "bucket with type \"FLOPPY\" is not supported"),
             ("type: hunter2-hunter2-hunter2", "bucket with this type is not supported"),
             ("config: {directory: /x}", "line 1: field type is missing"),

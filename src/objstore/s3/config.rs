@@ -26,6 +26,8 @@ pub struct S3Config {
     pub region: String,
     /// Keep AWS host names as they are instead of the dual-stack ones.
     pub disable_dualstack: bool,
+    /// Requests without a signature. Only this does it: keys that are not found are an error.
+    pub anonymous: bool,
     /// Credentials as the AWS SDK looks for them.
     pub aws_sdk_auth: bool,
     /// Static credentials, empty for none.
@@ -56,7 +58,7 @@ pub struct S3Config {
     pub part_size: u64,
     /// Encryption by the store.
     pub sse: Option<Sse>,
-    /// URL of STS for web identity; empty for AWS's.
+    /// URL of STS, for web identity and assumed roles; empty for AWS's.
     pub sts_endpoint: String,
     /// Attempts for each request; 1 is no retry.
     pub max_attempts: u32,
@@ -69,6 +71,7 @@ impl Default for S3Config {
             endpoint: String::new(),
             region: String::new(),
             disable_dualstack: false,
+            anonymous: false,
             aws_sdk_auth: false,
             access_key: Secret::default(),
             secret_key: Secret::default(),
