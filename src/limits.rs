@@ -80,9 +80,30 @@ pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 /// Largest part, and largest object that is stored with one request. `Source:` Amazon S3.
 pub const PART_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
+/// One exchange for credentials, with STS or a container's endpoint: from the start of the connection to the end of the
+/// answer. A thread that waits for it does not hear the stop.
+pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(8);
+/// One exchange with an instance's metadata service, which is next door or not there. `Source:` AWS's SDKs.
+pub const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+/// A `credential_process` that has not ended by then is killed. Some ask a server.
+pub const CREDENTIAL_PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest answer that is read for credentials, and largest token file; real ones are a few KiB.
+pub const CREDENTIALS_BYTES_MAX: u64 = 64 * 1024;
+/// Largest shared credentials or config file.
+pub const PROFILES_BYTES_MAX: u64 = 1024 * 1024;
+/// Keys are not fetched again sooner, even if by our clock they have ended: the clock may be wrong.
+pub const CREDENTIALS_AGE_MIN: Duration = Duration::from_secs(60);
+/// Pause between attempts to refresh while the old keys are still good.
+pub const CREDENTIALS_REFRESH_PAUSE: Duration = Duration::from_secs(30);
+/// How long a failure answers for all threads, so that they do not wait for one time-out after the other.
+pub const CREDENTIALS_FAILURE_KEPT: Duration = Duration::from_secs(1);
+/// Roles that are assumed one through the other.
+pub const ASSUMED_ROLES_MAX: usize = 5;
+
 /// A part that has not ended this long after the stop is named in the log and left behind.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
+const _: () = assert!(CREDENTIALS_TIMEOUT.as_secs() < STOP_DEADLINE.as_secs());
 const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
 const _: () = assert!(FRAME_BYTES_MAX < HELD_BYTES_MAX);
 const _: () = assert!(CALL_QUEUE >= CALL_THREADS);

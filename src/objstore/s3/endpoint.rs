@@ -220,7 +220,7 @@ fn is_host_part(bucket: &str) -> bool {
 }
 
 /// Whether a text can be the name of a region; other stores have odd ones such as `garage` or `RegionOne`.
-fn is_region(region: &str) -> bool {
+pub(super) fn is_region(region: &str) -> bool {
     let is_plain = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
     (1..=63).contains(&region.len()) && region.bytes().all(is_plain)
 }

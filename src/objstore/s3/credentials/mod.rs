@@ -1,9 +1,28 @@
-//! Who we are to the store.
+//! Who we are to the store: static keys, or the first of the usual places that has any. Whoever needs keys asks
+//! [`Credentials`]; [`Chain`] looks for them, keeps them and renews them before they end.
 
+mod answer;
+mod chain;
+mod container;
+mod environment;
+mod exchange;
+mod ini;
+mod instance;
+mod process;
+mod profile;
+mod sign;
+mod sts;
+#[cfg(test)]
+mod test_server;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use chain::Chain;
+
 use super::config::Secret;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::supervisor::Stop;
 
 /// Keys that sign requests.
@@ -23,11 +42,88 @@ pub struct Keys {
 pub trait Credentials: Send + Sync {
     /// The keys to sign with now; `None` to go on without any, because the configuration says so.
     ///
+    /// `Errors:` of class `credentials`, `Retry` or `Permanent`.
     /// `Blocks:` while keys are fetched, each exchange for a bounded time.
     fn keys(&self, stop: &Stop) -> Result<Option<Keys>>;
 
     /// Other keys than `used`, which the store has called expired. Whoever comes first fetches them, for all threads.
     ///
-    /// `Blocks:` as [`Credentials::keys`].
+    /// `Errors:` and `Blocks:` as [`Credentials::keys`].
     fn renew(&self, used: &Keys, stop: &Stop) -> Result<Option<Keys>>;
+}
+
+/// Environment variables by their names.
+pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What the providers know of the world around them.
+struct Surroundings {
+    env: Env,
+    /// URL of STS; empty for AWS's.
+    sts_endpoint: String,
+}
+
+impl Surroundings {
+    /// An environment variable that is set to something.
+    fn var(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    /// Whether an environment variable says yes.
+    fn says(&self, name: &str) -> bool {
+        self.var(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+}
+
+/// What a provider found.
+enum Found {
+    Keys(Fetched),
+    /// It is not configured here; why that is thought, for the error that names all places.
+    Nothing(String),
+}
+
+/// Keys with the files that they were read from.
+struct Fetched {
+    keys: Keys,
+    /// As they were just before they were read; keys are read again when one has changed.
+    files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl From<Keys> for Fetched {
+    fn from(keys: Keys) -> Self {
+        Fetched { keys, files: Vec::new() }
+    }
+}
+
+/// What changes with a file's content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    n_bytes: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// `None` for a file that is not there.
+    fn of(path: &Path) -> Option<Stamp> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Stamp { modified: metadata.modified().ok(), n_bytes: metadata.len(), inode: metadata.ino() })
+    }
+}
+
+/// Reads a small file of text: a token, a file of profiles.
+fn read_text(path: &Path, limit: u64) -> Result<String> {
+    use std::io::Read;
+    let wrong = |text: &str| Error::new(Kind::Permanent, format!("{}: {text}", path.display()));
+    let file = std::fs::File::open(path).map_err(|err| wrong(&err.to_string()))?;
+    // A pipe or a device could keep us waiting.
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err(wrong("is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|err| wrong(&err.to_string()))?;
+    if bytes.len() as u64 > limit {
+        return Err(wrong(&format!("is larger than {limit} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8"))
 }

@@ -1,0 +1,83 @@
+//! One HTTP exchange for credentials: bounded in time and size, through no proxy and to nowhere else than was asked.
+
+use std::time::Duration;
+
+use ureq::http::{Method, Request};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::{http, limits};
+
+/// A whole answer.
+pub(super) struct Answer {
+    pub status: u16,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body for reading, with what is not UTF-8 replaced.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// Why there is no answer.
+pub(super) struct Failure {
+    /// Nobody answered in time.
+    pub is_timeout: bool,
+    /// There is nobody.
+    pub is_unreachable: bool,
+    pub err: Error,
+}
+
+/// Asks once.
+///
+/// `Blocks:` up to `timeout`.
+pub(super) fn ask(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Answer, Failure> {
+    let broken = |err: Error| Failure { is_timeout: false, is_unreachable: false, err };
+    let tls = match url.starts_with("https:") {
+        true => Some(http::system_tls().map_err(broken)?),
+        false => None,
+    };
+    let agent = http::agent(concat!("Pillion/", env!("CARGO_PKG_VERSION")), tls.as_ref(), Some(timeout));
+    let mut request = Request::builder().method(method.clone()).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    // What cannot be sent is not named: a header may hold a token.
+    let unfit = |_| broken(Error::new(Kind::Permanent, "the URL or a header has characters that cannot be sent"));
+    let answered = if method == Method::GET {
+        let request = request.body(()).map_err(unfit)?;
+        agent.run(agent.configure_request(request).max_redirects(0).max_redirects_will_error(false).build())
+    } else {
+        let request = request.body(body).map_err(unfit)?;
+        agent.run(agent.configure_request(request).max_redirects(0).max_redirects_will_error(false).build())
+    };
+    let answer = answered.map_err(|err| Failure {
+        is_timeout: matches!(err, ureq::Error::Timeout(_)),
+        is_unreachable: matches!(err, ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound),
+        err: http::transport(err),
+    })?;
+    let status = answer.status().as_u16();
+    let body = http::read_body(answer.into_body(), limits::CREDENTIALS_BYTES_MAX, "the answer").map_err(broken)?;
+    Ok(Answer { status, body })
+}
+
+/// As [`ask`], for a peer that has to be there.
+pub(super) fn ask_present(method: Method, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split(['/', '?']).next().unwrap_or_default().to_owned();
+    ask(method, url, headers, body, limits::CREDENTIALS_TIMEOUT)
+        .map_err(|failure| failure.err)
+        .context(|| format!("ask {host} (time-out {:?})", limits::CREDENTIALS_TIMEOUT))
+}
+
+/// Whether a status that is no success may be another one later.
+pub(super) fn kind(status: u16) -> Kind {
+    if matches!(status, 408 | 429 | 500..) { Kind::Retry } else { Kind::Permanent }
+}
