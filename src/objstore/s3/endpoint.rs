@@ -83,7 +83,7 @@ impl Endpoint {
             }
         };
         let (region, follows_region) = (region.map(str::to_owned), aws.is_some_and(|aws| aws.follows_region));
-        Ok(Endpoint {
+        let endpoint = Endpoint {
             bucket: config.bucket.clone(),
             region,
             is_virtual,
@@ -91,7 +91,13 @@ impl Endpoint {
             is_dualstack: !config.disable_dualstack,
             is_never_path: config.lookup == Lookup::VirtualHosted || is_virtual && host.ends_with(".aliyuncs.com"),
             server,
-        })
+        };
+        if is_virtual && endpoint.with_bucket().is_none() {
+            return Err(wrong(
+                "field bucket and field endpoint make no host name together: set bucket_lookup_type: path",
+            ));
+        }
+        Ok(endpoint)
     }
 
     /// The region to sign for, as far as the configuration or the host tells it. Hosts such as `s3.amazonaws.com` are
@@ -151,10 +157,15 @@ impl Endpoint {
     }
 
     fn virtual_url(&self) -> Url {
+        self.with_bucket().unwrap_or_else(|| self.path_url())
+    }
+
+    /// The server with the bucket before it; `None` when that is no host, which [`Endpoint::new`] has refused.
+    fn with_bucket(&self) -> Option<Url> {
         let mut url = self.server.clone();
-        let host = format!("{}.{}", self.bucket, self.server.host_str().unwrap_or_default());
-        url.set_host(Some(&host)).expect("names that were checked make a host");
-        url
+        let host = format!("{}.{}", self.bucket, self.server.host_str()?);
+        url.set_host(Some(&host)).ok()?;
+        Some(url)
     }
 }
 
@@ -208,7 +219,8 @@ fn check_bucket(bucket: &str) -> Result<()> {
              and has no dot beside another or beside a -",
         ));
     }
-    if bucket.parse::<std::net::Ipv4Addr>().is_ok() {
+    let parts = || bucket.split('.');
+    if parts().count() == 4 && parts().all(|part| part.bytes().all(|c| c.is_ascii_digit())) {
         return Err(wrong("field bucket must not be an IP address"));
     }
     Ok(())
