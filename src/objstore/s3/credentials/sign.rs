@@ -6,9 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::Keys;
 
-/// A request to be signed. The path is `/` and there is no query.
+/// A request to be signed. It has no query.
 pub(super) struct Unsigned<'a> {
     pub host: &'a str,
+    /// As it is sent: `/` for AWS.
+    pub path: &'a str,
     pub region: &'a str,
     pub content_type: &'a str,
     pub body: &'a str,
@@ -21,7 +23,7 @@ pub(super) struct Unsigned<'a> {
 ///
 /// `Source:` "Create a signed AWS API request", IAM User Guide.
 pub(super) fn authorization(request: &Unsigned<'_>, keys: &Keys) -> String {
-    let Unsigned { host, region, content_type, body, date } = request;
+    let Unsigned { host, path, region, content_type, body, date } = request;
     let token = keys.session_token.0.as_str();
     let mut headers = format!("content-type:{content_type}\nhost:{host}\nx-amz-date:{date}\n");
     let mut names = String::from("content-type;host;x-amz-date");
@@ -29,7 +31,7 @@ pub(super) fn authorization(request: &Unsigned<'_>, keys: &Keys) -> String {
         headers.push_str(&format!("x-amz-security-token:{token}\n"));
         names.push_str(";x-amz-security-token");
     }
-    let canonical = format!("POST\n/\n\n{headers}\n{names}\n{}", hex(&Sha256::digest(body.as_bytes())));
+    let canonical = format!("POST\n{path}\n\n{headers}\n{names}\n{}", hex(&Sha256::digest(body.as_bytes())));
     let day = date.get(..8).unwrap_or_default();
     let scope = format!("{day}/{region}/sts/aws4_request");
     let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
@@ -93,6 +95,7 @@ mod tests {
         };
         let request = Unsigned {
             host: "sts.us-east-1.amazonaws.com",
+            path: "/",
             region: "us-east-1",
             content_type: "application/x-www-form-urlencoded",
             body: "Action=GetCallerIdentity&Version=2011-06-15",

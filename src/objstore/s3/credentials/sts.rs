@@ -99,7 +99,8 @@ pub(super) fn assume(around: &Surroundings, role: &Role, source: &Keys, now: Sys
     let (day, clock) = digits.split_at_checked(8).unwrap_or_default();
     let date = format!("{day}T{clock}Z");
     let host = &url[Position::BeforeHost..Position::AfterPort];
-    let unsigned = Unsigned { host, region: &region, content_type: CONTENT_TYPE, body: &body, date: &date };
+    let unsigned =
+        Unsigned { host, path: url.path(), region: &region, content_type: CONTENT_TYPE, body: &body, date: &date };
     let authorization = sign::authorization(&unsigned, source);
     let mut headers =
         vec![("Content-Type", CONTENT_TYPE), ("X-Amz-Date", date.as_str()), ("Authorization", authorization.as_str())];
