@@ -306,6 +306,11 @@ impl Source {
         }
     }
 
+    /// The error of a file that ends before the size it had.
+    pub fn shrunk(&self) -> Error {
+        Error::new(Kind::Retry, format!("{} became shorter while it was read", self.path.display()))
+    }
+
     /// Feeds the bytes of `range` to `each`, buffer by buffer.
     ///
     /// `Errors:` `Retry` when the file has become shorter than it was.
@@ -316,8 +321,7 @@ impl Source {
             let want = usize::try_from(range.end - offset).unwrap_or(usize::MAX).min(buffer.len());
             let n_read = self.read_at(offset, buffer.get_mut(..want).unwrap_or_default())?;
             if n_read == 0 {
-                let text = format!("{} became shorter while it was read", self.path.display());
-                return Err(Error::new(Kind::Retry, text));
+                return Err(self.shrunk());
             }
             each(buffer.get(..n_read).unwrap_or_default())?;
             offset += n_read as u64;

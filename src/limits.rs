@@ -100,6 +100,30 @@ pub const CREDENTIALS_FAILURE_KEPT: Duration = Duration::from_secs(1);
 /// Roles that are assumed one through the other.
 pub const ASSUMED_ROLES_MAX: usize = 5;
 
+/// Time to establish a connection to the store, for each of its addresses. `Source:` Thanos's dialer.
+pub const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A body that makes no progress for this long, in either direction, is given up; how long it takes is not limited.
+pub const S3_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes in the kernel that were not sent yet, for each connection to the store: enough for a full pipe, few enough
+/// for a link of 64 kbit/s to show progress within the time above.
+pub const S3_UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// How long is waited for a word of a server that does not take the rest of a request.
+pub const S3_LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a signed URL can be used: as long as clocks may differ, for it ends before that where the store's is ahead.
+pub const S3_SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// A difference of clocks beyond this is taken as the reason of a refusal; stores accept 15 minutes.
+pub const S3_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
+/// Largest XML answer that is read: a page of 1000 names of 1024 bytes, each byte escaped.
+pub const S3_XML_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Names asked for with one listing; the store's own limit.
+pub const S3_PAGE_NAMES: usize = 1000;
+/// Pages after which a listing is taken for endless.
+pub const S3_PAGES_MAX: usize = 100_000;
+/// Part size of files that are smaller than the configured part size. `Source:` minio-go `minPartSize`.
+pub const S3_SMALL_PART_BYTES: u64 = 16 * 1024 * 1024;
+/// Parts of one upload; the stores' limit.
+pub const S3_PARTS_MAX: u64 = 10_000;
+
 /// A part that has not ended this long after the stop is named in the log and left behind.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -1,5 +1,5 @@
-//! What needs the operating system's own words: process figures from `/proc`. The only file, with `grpc/front` and
-//! `grpc/bridge`, that may hold unsafe code.
+//! What needs the operating system's own words: process figures from `/proc`, a socket option. The only file, with
+//! `grpc/front` and `grpc/bridge`, that may hold unsafe code.
 
 use std::path::Path;
 
@@ -91,6 +91,25 @@ pub fn release_start_up_code() {
             return;
         }
     }
+}
+
+/// Bounds the bytes that wait in the kernel for their first time on the wire, so that a writer is blocked at the pace of
+/// the link. What is under way and not acknowledged yet is not bounded by it.
+pub fn set_unsent_bytes_max(socket: std::os::fd::BorrowedFd<'_>, bytes: u32) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let size = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4);
+    // SAFETY: the option takes an int, whose address and size are given, and nothing keeps the address.
+    #[allow(unsafe_code)]
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            std::ptr::from_ref(&bytes).cast(),
+            size,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 fn clock_ticks() -> f64 {

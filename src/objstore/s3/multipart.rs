@@ -1,0 +1,420 @@
+//! An upload in parts, one after another straight from the file, that goes on after a crash where it ended.
+//!
+//! The journal knows of an upload before the store does (without a name), and of a part when the store has it. So
+//! whatever happens in between, the next attempt finds what is there: it goes on, or removes it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Scope, ScopedJoinHandle};
+
+use md5::{Digest, Md5};
+use rusty_s3::Method;
+
+use super::client::Request;
+use super::exchange::Body;
+use super::fault::Fault;
+use super::parts::{self, Hash};
+use super::{S3Bucket, content_md5, is_opaque, xml};
+use crate::error::{Context, Error, Kind, Result};
+use crate::files::Source;
+use crate::limits;
+use crate::objstore::{Attributes, Journal, Part, Parts, Stored};
+use crate::supervisor::Stop;
+
+/// Uploads begun for one file in one call: a store may have forgotten the first.
+const UPLOADS_MAX: u32 = 2;
+/// Times a part is sent whose ETag is not the MD5 of what was sent.
+const SENDS_MAX: u32 = 2;
+
+/// Stores a file in parts of `part_bytes`, or goes on with what the journal remembers.
+pub fn upload(
+    bucket: &S3Bucket,
+    object: &str,
+    source: &Source,
+    part_bytes: u64,
+    journal: &dyn Journal,
+    stop: &Stop,
+) -> Result<Stored> {
+    let upload = Upload { bucket, object, source, journal, stop };
+    for _ in 0..UPLOADS_MAX {
+        let begun = match upload.resume()? {
+            Some(parts) => parts,
+            None => upload.begin(part_bytes)?,
+        };
+        let is_forgetful = journal.parts().is_none();
+        let upload_id = begun.upload_id.clone();
+        match upload.go_on(begun) {
+            Ok(Some(stored)) => return Ok(stored),
+            Ok(None) => {
+                log::info!(bucket = bucket.name.as_str(), object = object;
+                    "the object store has forgotten an upload in parts; beginning again");
+            }
+            Err(err) => {
+                // Nobody will know of the parts, so they must not stay.
+                if is_forgetful && let Err(err) = abort(bucket, object, &upload_id, stop) {
+                    log::debug!(bucket = bucket.name.as_str(), object = object, err = err.to_string();
+                        "cannot abort the upload in parts");
+                }
+                return Err(err);
+            }
+        }
+    }
+    let text = format!("upload {object}: the store has forgotten the upload in parts {UPLOADS_MAX} times");
+    Err(Error::new(Kind::Retry, text).classed("server"))
+}
+
+/// MD5 of a part of a file. `cancelled` ends it early.
+pub fn hash(source: &Source, range: (u64, u64), stop: &Stop, cancelled: Option<&AtomicBool>) -> Result<Hash> {
+    let mut md5 = Md5::new();
+    source.for_each(range.0..range.1, |buffer| {
+        if cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)) {
+            return Err(Error::new(Kind::Stopped, "cancelled"));
+        }
+        stop.check()?;
+        md5.update(buffer);
+        Ok(())
+    })?;
+    Ok(md5.finalize().into())
+}
+
+/// Aborts an upload; one that is gone is fine.
+pub fn abort(bucket: &S3Bucket, object: &str, upload_id: &str, stop: &Stop) -> Result<()> {
+    let request = Request::new("AbortMultipartUpload", "s3:AbortMultipartUpload", Method::Delete, Some(object))
+        .with("uploadId", upload_id);
+    match bucket.client.ask(&request, stop) {
+        Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+/// Aborts the uploads of this very object whose names nobody knows. Where the store does not show them or we may not
+/// look, they stay to the bucket's lifecycle rule.
+pub fn sweep(bucket: &S3Bucket, object: &str, stop: &Stop) -> Result<()> {
+    let mut from: Option<(String, String)> = None;
+    for _ in 0..limits::S3_PAGES_MAX {
+        let mut request = Request::new("ListMultipartUploads", "s3:ListBucketMultipartUploads", Method::Get, None)
+            .with("uploads", "")
+            .with("prefix", object);
+        if let Some((key, upload_id)) = &from {
+            request = request.with("key-marker", key.as_str()).with("upload-id-marker", upload_id.as_str());
+        }
+        let answer = match bucket.client.ask(&request, stop) {
+            Err(fault) if fault.is_unsupported() || matches!(fault.status, 403 | 404) => {
+                log::debug!(bucket = bucket.name.as_str(), object = object, err = fault.error.to_string();
+                    "cannot look for forgotten uploads in parts");
+                return Ok(());
+            }
+            other => other?,
+        };
+        let page = xml::uploads(&answer.body).context(|| format!("list uploads of {object}"))?;
+        for (_, upload_id) in page.uploads.iter().filter(|(key, _)| key == object) {
+            abort(bucket, object, upload_id, stop)?;
+        }
+        match page.next {
+            None => return Ok(()),
+            next if next == from => return Ok(()),
+            next => from = next,
+        }
+    }
+    Ok(())
+}
+
+struct Upload<'a> {
+    bucket: &'a S3Bucket,
+    object: &'a str,
+    source: &'a Source,
+    journal: &'a dyn Journal,
+    stop: &'a Stop,
+}
+
+impl<'a> Upload<'a> {
+    /// What of an earlier attempt can be kept; `None` to begin anew.
+    fn resume(&self) -> Result<Option<Parts>> {
+        let Some(mut parts) = self.journal.parts() else { return Ok(None) };
+        if parts.upload_id.is_empty() {
+            sweep(self.bucket, self.object, self.stop)?;
+            return Ok(None);
+        }
+        let n_parts = parts::n_parts(parts.size_bytes, parts.part_bytes);
+        let is_ours = parts.size_bytes == self.source.size_bytes()
+            && (1..=limits::PART_BYTES_MAX).contains(&parts.part_bytes)
+            && n_parts <= limits::S3_PARTS_MAX
+            && parts.sent.len() as u64 <= n_parts;
+        if !is_ours || !self.is_unchanged(&parts)? {
+            log::info!(bucket = self.bucket.name.as_str(), object = self.object;
+                "the file has changed since its upload in parts began; beginning again");
+            abort(self.bucket, self.object, &parts.upload_id, self.stop)?;
+            return Ok(None);
+        }
+        match self.listed(&parts.upload_id) {
+            Ok(listed) => {
+                let is_kept = |idx: usize, part: &Part| {
+                    let number = u32::try_from(idx + 1).unwrap_or(u32::MAX);
+                    let (start, end) = parts::range(idx as u64, parts.part_bytes, parts.size_bytes);
+                    listed.get(&number).is_some_and(|(tag, size_bytes)| {
+                        *size_bytes == end - start && (tag.is_empty() || *tag == part.tag)
+                    })
+                };
+                let n_kept = parts.sent.iter().enumerate().take_while(|(idx, part)| is_kept(*idx, part)).count();
+                parts.sent.truncate(n_kept);
+            }
+            // Whatever the code: stores differ in it.
+            Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => return Ok(None),
+            Err(fault) if fault.is_unsupported() || fault.status == 403 => {
+                log::debug!(bucket = self.bucket.name.as_str(), object = self.object, err = fault.error.to_string();
+                    "cannot list the parts of an upload; relying on the journal");
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+        Ok(Some(parts))
+    }
+
+    /// Whether the file still has the bytes of the parts that were sent.
+    fn is_unchanged(&self, parts: &Parts) -> Result<bool> {
+        for (idx, part) in parts.sent.iter().enumerate() {
+            let range = parts::range(idx as u64, parts.part_bytes, parts.size_bytes);
+            if parts::hex(&hash(self.source, range, self.stop, None)?) != part.md5 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tags and sizes of the parts that the store has, by number.
+    fn listed(&self, upload_id: &str) -> Result<BTreeMap<u32, (String, u64)>, Fault> {
+        let mut listed = BTreeMap::new();
+        let mut from: Option<u32> = None;
+        for _ in 0..limits::S3_PARTS_MAX {
+            let mut request = Request::new("ListParts", "s3:ListMultipartUploadParts", Method::Get, Some(self.object))
+                .with("uploadId", upload_id);
+            if let Some(from) = from {
+                request = request.with("part-number-marker", from.to_string());
+            }
+            let answer = self.bucket.client.ask(&request, self.stop)?;
+            let page = xml::parts(&answer.body).context(|| format!("list parts of {}", self.object))?;
+            listed.extend(page.parts.into_iter().map(|part| (part.number, (part.tag, part.size_bytes))));
+            match page.next {
+                next if next.is_none() || next == from => break,
+                next => from = next,
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Begins an upload. Where it is not sure whether the store has begun one, it is looked for and removed.
+    fn begin(&self, part_bytes: u64) -> Result<Parts> {
+        let mut parts = Parts { part_bytes, size_bytes: self.source.size_bytes(), ..Parts::default() };
+        self.journal.record(Some(&parts))?;
+        let request = Request::new("CreateMultipartUpload", "s3:PutObject", Method::Post, Some(self.object))
+            .with("uploads", "")
+            .with_headers(&self.bucket.new_headers)
+            .with_body(Body::Bytes(b""));
+        let mut n_failed = 0;
+        loop {
+            let fault = match self.bucket.client.ask_once(&request, self.stop) {
+                Ok(answer) => match xml::upload_id(&answer.body) {
+                    Ok(upload_id) => {
+                        parts.upload_id = upload_id;
+                        break;
+                    }
+                    Err(err) => match self.bucket.client.hidden_fault(&request, &answer) {
+                        Some(fault) => fault,
+                        None => err.context(format!("begin the upload of {}", self.object)).into(),
+                    },
+                },
+                Err(fault) => fault,
+            };
+            n_failed += 1;
+            if fault.error.kind() != Kind::Retry || n_failed >= self.bucket.client.attempts_max() {
+                return Err(fault.into());
+            }
+            self.bucket.client.wait(n_failed, self.stop)?;
+            if fault.is_doubtful() {
+                sweep(self.bucket, self.object, self.stop)?;
+            }
+        }
+        self.bucket.is_there.store(true, Ordering::Relaxed);
+        self.journal.record(Some(&parts))?;
+        Ok(parts)
+    }
+
+    /// Sends what is missing and makes an object of it; `None` when the store has forgotten the upload.
+    fn go_on(&self, mut parts: Parts) -> Result<Option<Stored>> {
+        let n_parts = parts::n_parts(parts.size_bytes, parts.part_bytes);
+        let range_of = |idx: u64| parts::range(idx, parts.part_bytes, parts.size_bytes);
+        let resumed_bytes = match parts.sent.len() as u64 {
+            0 => 0,
+            n_sent => range_of(n_sent - 1).1,
+        };
+        let mut ahead: Option<Hash> = None;
+        let first = parts.sent.len() as u64;
+        for idx in first..n_parts {
+            let range = parts::range(idx, parts.part_bytes, parts.size_bytes);
+            let known = match (self.bucket.sends_md5, ahead.take()) {
+                (false, _) => None,
+                (true, Some(hash)) => Some(hash),
+                (true, None) => Some(hash(self.source, range, self.stop, None)?),
+            };
+            let next = (self.bucket.sends_md5 && idx + 1 < n_parts)
+                .then(|| parts::range(idx + 1, parts.part_bytes, parts.size_bytes));
+            // The MD5 goes before the body, so the next part's is made while this one is on its way.
+            let cancelled = AtomicBool::new(false);
+            let (sent, hashed) = thread::scope(|scope| {
+                let helper = next.and_then(|next| self.spawn_hash(scope, next, &cancelled));
+                let sent = self.send(&parts, idx, range, known);
+                cancelled.store(sent.is_err(), Ordering::Relaxed);
+                (sent, helper.and_then(|helper| helper.join().ok()))
+            });
+            // What the helper could not do is done, or fails, when it is needed.
+            ahead = hashed.and_then(Result::ok);
+            match sent {
+                Ok(part) => parts.sent.push(part),
+                Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => return self.forgotten(),
+                Err(fault) => return Err(fault.into()),
+            }
+            self.journal.record(Some(&parts))?;
+        }
+        let attributes = match self.complete(&parts)? {
+            Some(attributes) => attributes,
+            None => return self.forgotten(),
+        };
+        self.journal.record(None)?;
+        Ok(Some(Stored { attributes, resumed_bytes }))
+    }
+
+    fn forgotten<T>(&self) -> Result<Option<T>> {
+        self.journal.record(None)?;
+        Ok(None)
+    }
+
+    fn spawn_hash<'scope, 'env: 'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, 'env>,
+        range: (u64, u64),
+        cancelled: &'scope AtomicBool,
+    ) -> Option<ScopedJoinHandle<'scope, Result<Hash>>> {
+        let builder = thread::Builder::new().name("ship-md5".into()).stack_size(limits::SMALL_STACK_BYTES);
+        builder.spawn_scoped(scope, move || hash(self.source, range, self.stop, Some(cancelled))).ok()
+    }
+
+    /// Sends one part. One whose ETag is not its MD5 is sent again, where ETags are MD5s; after that the check of the
+    /// whole object decides.
+    fn send(&self, parts: &Parts, idx: u64, range: (u64, u64), known: Option<Hash>) -> Result<Part, Fault> {
+        let mut n_sent = 0;
+        loop {
+            let body = Body::File { source: self.source, range, is_hashed: known.is_none() };
+            let mut request = Request::new("UploadPart", "s3:PutObject", Method::Put, Some(self.object))
+                .with("partNumber", (idx + 1).to_string())
+                .with("uploadId", parts.upload_id.as_str())
+                .with_headers(&self.bucket.key_headers)
+                .with_body(body);
+            if let Some(md5) = &known {
+                request = request.with_headers(&[content_md5(md5)]);
+            }
+            let answer = self.bucket.client.ask(&request, self.stop)?;
+            n_sent += 1;
+            let md5 = known.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
+            let tag = match xml::unquoted(answer.header("etag")) {
+                "" => md5.clone(),
+                tag => tag.to_owned(),
+            };
+            let is_told = !self.bucket.has_opaque_tags.load(Ordering::Relaxed) && !is_opaque(&answer);
+            if tag == md5 || !is_told || n_sent >= SENDS_MAX {
+                return Ok(Part { tag, md5 });
+            }
+            log::debug!(bucket = self.bucket.name.as_str(), object = self.object, part = idx + 1;
+                "the ETag of a part is not its MD5; sending the part again");
+        }
+    }
+
+    /// Makes the object; `None` when the store has forgotten the upload or its parts.
+    ///
+    /// Without a clear answer the store may have made the object or not, so it is asked for it.
+    fn complete(&self, parts: &Parts) -> Result<Option<Attributes>> {
+        let hashes: Option<Vec<Hash>> = parts.sent.iter().map(|part| parts::unhex(&part.md5)).collect();
+        let expected = parts::tag_of_parts(&hashes.unwrap_or_default());
+        let body = complete_body(parts);
+        let request = Request::new("CompleteMultipartUpload", "s3:PutObject", Method::Post, Some(self.object))
+            .with("uploadId", parts.upload_id.as_str())
+            .with_headers(&[("content-type".to_owned(), "application/xml".to_owned())])
+            .with_body(Body::Bytes(body.as_bytes()));
+        let mut n_failed = 0;
+        loop {
+            let fault: Fault = match self.bucket.client.ask_once(&request, self.stop) {
+                Ok(answer) => match self.bucket.client.hidden_fault(&request, &answer) {
+                    Some(fault) => fault,
+                    None => match xml::completed(&answer.body) {
+                        Ok(_) => break,
+                        Err(err) => err.context(format!("complete the upload of {}", self.object)).into(),
+                    },
+                },
+                Err(fault) => fault,
+            };
+            let is_missing = fault.status == 404 && fault.code != "NoSuchBucket";
+            if (is_missing || fault.is_doubtful())
+                && let Some(attributes) = self.already_there(&expected)?
+            {
+                return Ok(Some(attributes));
+            }
+            if is_missing {
+                return Ok(None);
+            }
+            if matches!(fault.code.as_str(), "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall") {
+                log::warn!(bucket = self.bucket.name.as_str(), object = self.object, err = fault.error.to_string();
+                    "the object store does not have the parts that were sent; sending them again");
+                abort(self.bucket, self.object, &parts.upload_id, self.stop)?;
+                return Ok(None);
+            }
+            n_failed += 1;
+            if fault.error.kind() != Kind::Retry || n_failed >= self.bucket.client.attempts_max() {
+                return Err(fault.into());
+            }
+            self.bucket.client.wait(n_failed, self.stop)?;
+        }
+        // The answer of some stores has no ETag, and of some a wrong one: what HEAD says is what others will see.
+        let head = match self.bucket.head(self.object, self.stop) {
+            Err(fault) if fault.status == 404 => {
+                // Acknowledged and not there: nothing is left to go on with.
+                self.journal.record(None)?;
+                return Err(self.bucket.client.altered(&request, "the store has acknowledged an object and has none"));
+            }
+            other => other?,
+        };
+        let is_same = head.attributes.tag == expected && head.attributes.size_bytes == parts.size_bytes;
+        if is_same {
+            return Ok(Some(head.attributes));
+        }
+        let settled =
+            self.bucket.settle(self.object, self.source, &expected, &head.attributes.tag, head.is_opaque, self.stop);
+        if settled.as_ref().is_err_and(|err| err.class() == "integrity") {
+            self.journal.record(None)?;
+        }
+        settled.map(Some)
+    }
+
+    /// The object, if it has the bytes that were sent.
+    fn already_there(&self, expected: &str) -> Result<Option<Attributes>> {
+        let head = match self.bucket.head(self.object, self.stop) {
+            Err(fault) if fault.error.kind() == Kind::NotFound => return Ok(None),
+            other => other?,
+        };
+        if head.attributes.size_bytes != self.source.size_bytes() {
+            return Ok(None);
+        }
+        let is_opaque = head.is_opaque || self.bucket.has_opaque_tags.load(Ordering::Relaxed);
+        let is_same =
+            head.attributes.tag == expected || (is_opaque && self.bucket.holds(self.object, self.source, self.stop)?);
+        Ok(is_same.then_some(head.attributes))
+    }
+}
+
+/// The list of parts that makes an object.
+fn complete_body(parts: &Parts) -> String {
+    let mut body = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (idx, part) in parts.sent.iter().enumerate() {
+        let (number, tag) = (idx + 1, xml::escaped(&part.tag));
+        body.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>&quot;{tag}&quot;</ETag></Part>"));
+    }
+    body.push_str("</CompleteMultipartUpload>");
+    body
+}
