@@ -7,7 +7,6 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::admin::{self, Admin};
-use crate::cli::bucket::Provider;
 use crate::cli::config::Config;
 use crate::cli::values::HashFunc;
 use crate::error::{Context, Error, Kind, Result};
@@ -20,8 +19,8 @@ use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
 use crate::metrics::{FrontMetrics, Metrics};
-use crate::objstore::dir::DirBucket;
-use crate::objstore::{Bucket, Metered, Prefixed};
+use crate::objstore::pace::Pace;
+use crate::objstore::{Metered, open};
 use crate::prom::checks::Expected;
 use crate::prom::client::{Client, Target};
 use crate::ship::{self, ShipConfig, Shipper};
@@ -167,23 +166,11 @@ fn target(config: &Config) -> Target {
 fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> Result<Shipper> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
-    for remark in config.bucket.iter().flat_map(|bucket| &bucket.remarks) {
-        log::warn!(remark = remark; "a setting of the bucket configuration does not do what its name says");
-    }
-    let (bucket, prefix): (Arc<dyn Bucket>, &str) = match &config.bucket {
-        Some(bucket) => match &bucket.provider {
-            Provider::Filesystem { directory } => {
-                log::info!("loading bucket configuration");
-                (Arc::new(DirBucket::open(directory, disk.clone())?), &bucket.prefix)
-            }
-            Provider::S3(_) => return Err(Error::new(Kind::Permanent, "bucket with type S3 is not supported yet")),
-        },
-        None => return Err(Error::new(Kind::Permanent, "no bucket is configured")),
-    };
+    let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
+    let bucket = open::open(bucket, &disk, Pace::default())?;
     let bucket_metrics = metrics.bucket(bucket.name());
-    let bucket = Metered::wrap(Prefixed::wrap(bucket, prefix)?, bucket_metrics);
+    let bucket = Metered::wrap(bucket, bucket_metrics);
     let ship = ShipConfig {
-        data_dir: config.tsdb_path.clone(),
         meta_file_name: config.shipper.meta_file_name.clone(),
         upload_compacted: config.shipper.upload_compacted,
         allow_out_of_order_uploads: config.shipper.allow_out_of_order_uploads,
@@ -191,6 +178,7 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> 
         sha256: config.hash_func == HashFunc::Sha256,
         ready_timeout: config.ready_timeout,
         disk,
+        ..ShipConfig::new(&config.tsdb_path)
     };
     Ok(Shipper::new(ship, bucket, state.clone(), metrics.shipper()))
 }

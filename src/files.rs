@@ -21,6 +21,8 @@ use crate::limits;
 pub enum Op {
     /// Asking what a name is.
     Stat,
+    /// Asking how large a file system is.
+    Capacity,
     /// Reading the names in a folder.
     List,
     /// Opening a file for reading.
@@ -101,6 +103,14 @@ impl Disk {
     /// What `path` itself is.
     pub fn stat_link(&self, path: &Path) -> Result<Metadata> {
         self.run(Op::Stat, path, || std::fs::symlink_metadata(path))
+    }
+
+    /// Size of the file system that holds `path`. `Units:` bytes.
+    pub fn capacity(&self, path: &Path) -> Result<u64> {
+        self.run(Op::Capacity, path, || {
+            let found = rustix::fs::statvfs(path)?;
+            Ok(found.f_blocks.saturating_mul(found.f_frsize))
+        })
     }
 
     /// The names in `dir`, sorted bytewise.
@@ -392,7 +402,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf> {
 /// `open /x: no such file or directory`.
 fn failed(err: &io::Error, op: Op, path: &Path, to: Option<&Path>) -> Error {
     let verb = match op {
-        Op::Stat => "stat",
+        Op::Stat | Op::Capacity => "stat",
         Op::List | Op::Open => "open",
         Op::Read => "read",
         Op::Create => "create",
@@ -406,7 +416,9 @@ fn failed(err: &io::Error, op: Op, path: &Path, to: Option<&Path>) -> Error {
     let kind = match (op, err.raw_os_error().map(Errno::from_raw_os_error)) {
         (Op::Read, Some(Errno::IO | Errno::ISDIR)) => Kind::Corrupt,
         // The file system cannot do it, or may not: it will not be able to at the next attempt.
-        (Op::Link, Some(Errno::PERM | Errno::XDEV | Errno::OPNOTSUPP | Errno::MLINK)) => Kind::Permanent,
+        (Op::Link, Some(Errno::XDEV | Errno::OPNOTSUPP | Errno::MLINK)) => Kind::Permanent,
+        (Op::Link | Op::Create | Op::CreateDir | Op::Rename, Some(Errno::PERM)) => Kind::Permanent,
+        (_, Some(Errno::ACCESS | Errno::ROFS)) => Kind::Permanent,
         // A name below a file: there is nothing of that name.
         (_, Some(Errno::NOTDIR)) => Kind::NotFound,
         _ => Error::io(err).kind(),

@@ -21,6 +21,9 @@ const CA_BUNDLES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// What this daemon calls itself.
+pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));
+
 /// TLS settings that trust the system's certificate authorities, a company's own among them.
 ///
 /// `Errors:` `Permanent` when no bundle can be read; it says which package brings one.

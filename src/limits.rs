@@ -68,6 +68,18 @@ pub const GRPC_CQ_THREADS: usize = 1;
 
 /// How often the shipper looks at the data directory. `Source:` Thanos, a constant there too.
 pub const SHIP_INTERVAL: Duration = Duration::from_secs(30);
+/// Descriptors that hold pending blocks where hard links are refused, if half of the process's limit allows as many: a
+/// two-hour block has two to four files, so this is weeks of them.
+pub const HELD_FILES_MAX: usize = 1024;
+/// The part of the file system that claims may use when nobody says how much: one in this many bytes.
+pub const CLAIM_BUDGET_SHARE: u64 = 10;
+/// How often one attempt sends an object that the bucket does not show afterwards. A store that lost an object once
+/// does not lose it again; one that always does must not be sent the same gigabytes for ever.
+pub const COMMIT_ROUNDS: usize = 3;
+/// Blocks of the bucket that the overlap check remembers; past it they are fetched again each time.
+pub const REMOTE_BLOCKS_MAX: usize = 20_000;
+/// Largest state of an upload that is read: 10,000 parts of 100 bytes, for each of a few files.
+pub const PROGRESS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Largest meta.json that is read.
 pub const META_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Buffer of a file copy, in bytes.
@@ -129,5 +141,6 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 const _: () = assert!(CREDENTIALS_TIMEOUT.as_secs() < STOP_DEADLINE.as_secs());
 const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
+const _: () = assert!(COMMIT_ROUNDS > 1);
 const _: () = assert!(FRAME_BYTES_MAX < HELD_BYTES_MAX);
 const _: () = assert!(CALL_QUEUE >= CALL_THREADS);

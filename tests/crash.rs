@@ -1,19 +1,27 @@
-//! Fails the shipper's work at every single step on the disk, runs it again, and looks at what is there.
+//! Fails the shipper's work at every single step on the disk and at every request to the bucket, runs it again, and
+//! looks at what is there.
 //!
-//! Each step is failed in four ways: as an error, after which the same shipper goes on; as a death of the process, after
-//! which nothing is done any more, not even cleaning up; and as two kinds of power cut, which also take with them what
-//! was not synced: the content of files, and in one kind the new names in folders too.
+//! Each step is failed in several ways: as an error, after which the same shipper goes on; as a death of the process,
+//! after which nothing is done any more, not even cleaning up; and as two kinds of power cut, which also take with them
+//! what was not synced: the content of files, and in one kind the new names in folders too. A request is failed before
+//! it is done or after, or is acknowledged and its object lost.
+//!
+//! In one variant Prometheus removes every block that is claimed at the moment of the failure, and has other external
+//! labels afterwards: the blocks must arrive all the same, with the labels that were pinned.
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
+#[path = "support/bucket.rs"]
+mod bucket;
 #[path = "support/tsdb.rs"]
 mod tsdb;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bucket::{Fate, PartsBucket, Stored_};
 use pillion::files::{Disk, Op, Step};
 use pillion::labels::Labels;
 use pillion::limits;
@@ -29,12 +37,31 @@ use tsdb::{Block, Tsdb, fast_dir, ledger_text, tree, ulid};
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
     Error,
+    /// As an error, but a request is done before it fails.
+    Unanswered,
+    /// No error: an object is acknowledged and lost. Steps on the disk go well.
+    Lost,
     Death,
+    /// As a death, but a request is done before it.
+    DeathAfter,
     PowerCutContent,
     PowerCutContentAndNames,
 }
 
 /// Counts steps, fails one, and knows what is not synced.
+impl Mode {
+    fn is_final(self) -> bool {
+        !matches!(self, Mode::Error | Mode::Unanswered | Mode::Lost)
+    }
+}
+
+/// Which kind of bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Folder,
+    Parts,
+}
+
 #[derive(Default)]
 struct Fault {
     n_steps: usize,
@@ -47,10 +74,29 @@ struct Fault {
 }
 
 impl Fault {
-    fn step(&mut self, step: &Step) -> io::Result<()> {
+    /// What becomes of a request to a bucket that is no folder.
+    fn request(&mut self, request: &str, mode: Mode) -> Fate {
+        self.n_steps += 1;
+        if self.is_final && self.failed.is_some() {
+            return Fate::Refused;
+        }
+        if self.n_steps != self.at {
+            return Fate::Done;
+        }
+        self.failed.get_or_insert_with(|| request.to_owned());
+        match mode {
+            Mode::Unanswered | Mode::DeathAfter => Fate::Unanswered,
+            Mode::Lost => Fate::Lost,
+            _ => Fate::Refused,
+        }
+    }
+
+    fn step(&mut self, step: &Step, mode: Mode) -> io::Result<()> {
         self.n_steps += 1;
         let is_dead = self.is_final && self.failed.is_some();
-        if is_dead || self.n_steps == self.at {
+        if self.n_steps == self.at && mode == Mode::Lost {
+            self.failed.get_or_insert_with(|| format!("{step:?} went well"));
+        } else if is_dead || self.n_steps == self.at {
             self.failed.get_or_insert_with(|| format!("{step:?}"));
             return Err(io::Error::from_raw_os_error(28));
         }
@@ -110,7 +156,11 @@ impl Fault {
 /// A data directory with two good blocks, an empty one and a corrupted one, and a bucket.
 struct World {
     tsdb: Tsdb,
+    kind: Kind,
     bucket_dir: tempfile::TempDir,
+    stored: Arc<Mutex<Stored_>>,
+    /// The files of the good blocks as they were made, by object name.
+    originals: BTreeMap<String, Vec<u8>>,
     stop: Stop,
     _stopper: Stopper,
 }
@@ -118,13 +168,21 @@ struct World {
 const GOOD: [u32; 2] = [1, 4];
 
 impl World {
-    fn new() -> Self {
+    fn new(kind: Kind) -> Self {
         let tsdb = Tsdb::in_dir(fast_dir());
-        tsdb.add(&Block { chunk_bytes: vec![2 * limits::COPY_BUFFER_BYTES + 9, 40], ..Block::new(1) });
+        let first = if kind == Kind::Folder { 2 * limits::COPY_BUFFER_BYTES + 9 } else { 2100 };
+        tsdb.add(&Block { chunk_bytes: vec![first, 40], ..Block::new(1) });
         tsdb.add(&Block { n_samples: 0, ..Block::new(2) });
         tsdb.add(&Block::new(3));
         std::fs::remove_file(tsdb.block_dir(3).join("index")).unwrap();
         tsdb.add(&Block { chunk_bytes: vec![100], ..Block::new(4) });
+        let mut originals = BTreeMap::new();
+        for n in GOOD {
+            for name in tree(&tsdb.block_dir(n)).into_iter().filter(|name| name != "tombstones") {
+                let bytes = std::fs::read(tsdb.block_dir(n).join(&name)).unwrap();
+                originals.insert(format!("{}/{name}", ulid(n)), bytes);
+            }
+        }
         // What an earlier crash left behind.
         std::fs::create_dir_all(tsdb.path().join("thanos/upload/left")).unwrap();
         std::fs::write(tsdb.path().join("thanos/upload/left/index"), b"x").unwrap();
@@ -132,47 +190,72 @@ impl World {
         std::fs::create_dir_all(bucket_dir.path().join("bucket").join(TEMP_DIR)).unwrap();
         std::fs::write(bucket_dir.path().join("bucket").join(TEMP_DIR).join("1-1"), b"x").unwrap();
         let (stopper, stop) = stop_pair().unwrap();
-        World { tsdb, bucket_dir, stop, _stopper: stopper }
+        World { tsdb, kind, bucket_dir, stored: Arc::default(), originals, stop, _stopper: stopper }
     }
 
     fn bucket_path(&self) -> PathBuf {
         self.bucket_dir.path().join("bucket")
     }
 
-    /// A sidecar that starts.
-    fn start(&self, disk: &Disk) -> Shipper {
-        let bucket: Arc<dyn Bucket> = Arc::new(DirBucket::open(&self.bucket_path(), disk.clone()).unwrap());
-        let labels = Labels::new([("region", "eu")]);
+    /// A sidecar that starts, beside a Prometheus of this region.
+    fn start(&self, disk: &Disk, judge: impl Fn(&str) -> Fate + Send + Sync + 'static, region: &str) -> Shipper {
+        let bucket: Arc<dyn Bucket> = match self.kind {
+            Kind::Folder => Arc::new(DirBucket::open(&self.bucket_path(), disk.clone()).unwrap()),
+            Kind::Parts => PartsBucket::new(&self.stored, judge),
+        };
+        let labels = Labels::new([("region", region)]);
         let state = Published::new(PromState { external_labels: labels, ..PromState::unknown(0) });
         let config = ShipConfig { disk: disk.clone(), ..ShipConfig::new(self.tsdb.path()) };
         Shipper::new(config, bucket, state, Metrics::new().shipper())
     }
 
-    fn objects(&self) -> Vec<String> {
-        let mut names = tree(&self.bucket_path());
-        names.retain(|name| !name.starts_with(TEMP_DIR));
-        names
+    fn start_unharmed(&self, region: &str) -> Shipper {
+        self.start(&Disk::real(), |_| Fate::Done, region)
+    }
+
+    fn objects(&self) -> BTreeMap<String, Vec<u8>> {
+        match self.kind {
+            Kind::Folder => tree(&self.bucket_path())
+                .into_iter()
+                .filter(|name| !name.starts_with(TEMP_DIR))
+                .map(|name| (name.clone(), std::fs::read(self.bucket_path().join(name)).unwrap()))
+                .collect(),
+            Kind::Parts => self.stored.lock().unwrap().objects.clone(),
+        }
+    }
+
+    /// What the claim of a block says: `pinned`, `unpinned`, or nothing if there is no claim.
+    fn claim(&self, n: u32) -> Option<String> {
+        let path = self.tsdb.path().join("thanos/upload").join(ulid(n).as_str()).join("meta.json");
+        let meta: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        Some(meta["pillion_claim"].as_str()?.to_owned())
+    }
+
+    /// The region under which a block is in the bucket.
+    fn region(&self, n: u32) -> Option<String> {
+        let meta: Value = serde_json::from_slice(self.objects().get(&format!("{}/meta.json", ulid(n)))?).unwrap();
+        Some(meta["thanos"]["labels"]["region"].as_str().unwrap().to_owned())
     }
 
     /// What holds at every moment, whatever went wrong.
     fn check_always(&self, at: &str) {
         let mut whole = BTreeSet::new();
-        for name in self.objects() {
+        let objects = self.objects();
+        for (name, stored) in &objects {
             let (block, rel_path) = name.split_once('/').unwrap();
-            let stored = std::fs::read(self.bucket_path().join(&name)).unwrap();
             if rel_path == "meta.json" {
                 whole.insert(block.to_owned());
-                let meta: Value = serde_json::from_slice(&stored).unwrap_or_else(|err| panic!("{at}: {name}: {err}"));
+                let meta: Value = serde_json::from_slice(stored).unwrap_or_else(|err| panic!("{at}: {name}: {err}"));
+                assert!(meta.get("pillion_claim").is_none(), "{at}: the mark of a claim is in the bucket");
                 let files = meta["thanos"]["files"].as_array().unwrap_or_else(|| panic!("{at}: {name} has no files"));
                 assert!(files.len() >= 3, "{at}: {files:?}");
                 for file in files.iter().filter(|file| file["rel_path"] != "meta.json") {
-                    let path = self.bucket_path().join(block).join(file["rel_path"].as_str().unwrap());
-                    let size = std::fs::metadata(&path).map(|found| found.len()).ok();
-                    assert_eq!(size, file["size_bytes"].as_u64(), "{at}: {}", path.display());
+                    let name = format!("{block}/{}", file["rel_path"].as_str().unwrap());
+                    let size = objects.get(&name).map(|bytes| bytes.len() as u64);
+                    assert_eq!(size, file["size_bytes"].as_u64(), "{at}: {name}");
                 }
             } else {
-                let local = std::fs::read(self.tsdb.path().join(&name)).unwrap();
-                assert!(stored == local, "{at}: {name} differs from the local file");
+                assert!(self.originals.get(name) == Some(stored), "{at}: {name} differs from the local file");
             }
         }
         let ledger = self.tsdb.ledger();
@@ -188,24 +271,20 @@ impl World {
         }
     }
 
-    /// What holds once a tick went through.
-    fn check_done(&self, at: &str) {
+    /// What holds once a tick went through; `is_all_local`: no block was removed.
+    fn check_done(&self, at: &str, is_all_local: bool) {
         self.check_always(at);
-        let expected: Vec<String> = GOOD
-            .iter()
-            .flat_map(|n| {
-                let mut files = tree(&self.tsdb.block_dir(*n));
-                files.retain(|name| name != "tombstones");
-                files.into_iter().map(|name| format!("{}/{name}", ulid(*n)))
-            })
-            .collect();
-        assert_eq!(self.objects(), expected, "{at}");
-        assert_eq!(self.tsdb.ledger(), ledger_text(&[1, 2, 3, 4], &[2, 3]), "{at}");
+        assert!(self.objects().keys().eq(self.originals.keys()), "{at}: {:?}", self.objects().keys());
         let staged = self.tsdb.path().join("thanos/upload");
-        assert_eq!(std::fs::read_dir(staged).unwrap().count(), 0, "{at}");
-        for n in GOOD {
-            let meta = std::fs::read_to_string(self.tsdb.block_dir(n).join("meta.json")).unwrap();
-            assert_eq!(meta, self.original_meta(n), "{at}: Prometheus's own meta.json was edited");
+        assert_eq!(std::fs::read_dir(staged).unwrap().count(), 0, "{at}: {:?}", self.tsdb.staged());
+        assert!(self.stored.lock().unwrap().uploads.is_empty(), "{at}: parts are left in the bucket");
+        if is_all_local {
+            assert_eq!(self.tsdb.ledger(), ledger_text(&[1, 2, 3, 4], &[2, 3]), "{at}");
+            for n in GOOD {
+                let meta = std::fs::read(self.tsdb.block_dir(n).join("meta.json")).unwrap();
+                let original = &self.originals[&format!("{}/meta.json", ulid(n))];
+                assert_eq!(meta, *original, "{at}: Prometheus's own meta.json was edited");
+            }
         }
         let data_dir = self.tsdb.path().read_dir().unwrap();
         let names: BTreeSet<_> = data_dir.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -215,69 +294,100 @@ impl World {
             ours.iter().all(|name| ["thanos", "thanos.shipper.json", "thanos.shipper.json.tmp"].contains(&&***name))
         );
     }
-
-    fn original_meta(&self, n: u32) -> String {
-        match n {
-            1 => Block { chunk_bytes: vec![0, 0], ..Block::new(1) }.meta_json(),
-            _ => Block { chunk_bytes: vec![0], ..Block::new(n) }.meta_json(),
-        }
-    }
 }
 
 fn clean(report: &TickReport) -> bool {
     report.error.is_none() && report.n_failed == 0
 }
 
-/// Fails step `at` in the given way; false when the work had fewer steps.
-fn check(mode: Mode, at: usize) -> bool {
-    let world = World::new();
-    let fault = Arc::new(Mutex::new(Fault { at, is_final: mode != Mode::Error, ..Fault::default() }));
-    let watcher = Arc::clone(&fault);
-    let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step));
-    let mut shipper = world.start(&disk);
+/// Runs one tick in which step `at` fails; what failed, if there were so many steps.
+fn fail(world: &World, mode: Mode, at: usize) -> (Shipper, Arc<Mutex<Fault>>, Option<String>) {
+    let fault = Arc::new(Mutex::new(Fault { at, is_final: mode.is_final(), ..Fault::default() }));
+    let (watcher, asked) = (Arc::clone(&fault), Arc::clone(&fault));
+    let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step, mode));
+    let mut shipper = world.start(&disk, move |request| asked.lock().unwrap().request(request, mode), "eu");
     shipper.tick(&world.stop);
     let failed = fault.lock().unwrap().failed.clone();
-    let place = format!("{mode:?} at step {at}: {failed:?}");
-    let Some(_) = failed else {
-        world.check_done(&place);
-        return false;
-    };
     match mode {
-        Mode::Error | Mode::Death => {}
         Mode::PowerCutContent => fault.lock().unwrap().cut_power(false),
         Mode::PowerCutContentAndNames => fault.lock().unwrap().cut_power(true),
+        _ => {}
+    }
+    (shipper, fault, failed)
+}
+
+/// Fails step `at` in the given way; false when the work had fewer steps.
+fn check(kind: Kind, mode: Mode, at: usize) -> bool {
+    let world = World::new(kind);
+    let (mut shipper, _, failed) = fail(&world, mode, at);
+    let place = format!("{kind:?}, {mode:?} at step {at}: {failed:?}");
+    if failed.is_none() {
+        // The power was cut after everything was done; what was not synced then is not worth anything.
+        if !mode.is_final() {
+            world.check_done(&place, true);
+        }
+        return false;
     }
     // After a power cut the content of the temporary ledger may be gone; only what has its final name counts.
     world.check_always(&place);
 
-    if mode == Mode::Error {
+    if !mode.is_final() {
         let report = shipper.tick(&world.stop);
         assert!(clean(&report), "{place}: {report:?}");
-        world.check_done(&place);
+        world.check_done(&place, true);
         return true;
     }
-    let mut shipper = world.start(&Disk::real());
+    let mut shipper = world.start_unharmed("eu");
     let report = shipper.tick(&world.stop);
     assert!(clean(&report), "{place}: {report:?}");
-    world.check_done(&place);
-    assert!(tree(&world.bucket_path().join(TEMP_DIR)).is_empty(), "{place}");
+    world.check_done(&place, true);
+    assert!(tree(&world.bucket_path().join(TEMP_DIR)).is_empty() || kind == Kind::Parts, "{place}");
     let report = shipper.tick(&world.stop);
     assert!(clean(&report) && report.n_uploaded == 0, "{place}: {report:?}");
-    world.check_done(&place);
+    world.check_done(&place, true);
     true
 }
 
+/// Fails step `at`; then Prometheus removes all blocks that are claimed or shipped, and has other labels.
+fn check_retention(kind: Kind, mode: Mode, at: usize) -> bool {
+    let world = World::new(kind);
+    let (mut shipper, _, failed) = fail(&world, mode, at);
+    let place = format!("retention, {kind:?}, {mode:?} at step {at}: {failed:?}");
+    world.check_always(&place);
+    let mut pinned = Vec::new();
+    for n in GOOD {
+        let (claim, region) = (world.claim(n), world.region(n));
+        if claim.is_some() || region.is_some() {
+            std::fs::remove_dir_all(world.tsdb.block_dir(n)).unwrap();
+            // Labels were known when it was claimed.
+            assert!(claim.is_none_or(|word| word == "pinned"), "{place}");
+            pinned.push(n);
+        }
+    }
+    if mode.is_final() {
+        shipper = world.start_unharmed("us");
+    }
+    for _ in 0..2 {
+        let report = shipper.tick(&world.stop);
+        assert!(clean(&report) && report.n_given_up == 0, "{place}: {report:?}");
+        world.check_done(&place, false);
+    }
+    for n in GOOD {
+        let expected = if pinned.contains(&n) || !mode.is_final() { "eu" } else { "us" };
+        assert_eq!(world.region(n).as_deref(), Some(expected), "{place}: labels of block {n}");
+    }
+    failed.is_some()
+}
+
 /// Dies at step `at`, starts again, ships everything, and then the power is cut; false when there were fewer steps.
-fn check_second_cut(at: usize) -> bool {
-    let world = World::new();
-    let fault = Arc::new(Mutex::new(Fault { at, is_final: true, ..Fault::default() }));
-    let watcher = Arc::clone(&fault);
-    let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step));
-    world.start(&disk).tick(&world.stop);
-    let failed = fault.lock().unwrap().failed.clone();
-    let place = format!("second cut after step {at}: {failed:?}");
+fn check_second_cut(kind: Kind, at: usize) -> bool {
+    let world = World::new(kind);
+    let (_, fault, failed) = fail(&world, Mode::Death, at);
+    let place = format!("{kind:?}, second cut after step {at}: {failed:?}");
     fault.lock().unwrap().restart();
-    let report = world.start(&disk).tick(&world.stop);
+    let watcher = Arc::clone(&fault);
+    let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step, Mode::Death));
+    let report = world.start(&disk, |_| Fate::Done, "eu").tick(&world.stop);
     assert!(clean(&report), "{place}: {report:?}");
     fault.lock().unwrap().cut_power(true);
     // What the ledger lists is in the bucket, and all of it is listed.
@@ -286,11 +396,16 @@ fn check_second_cut(at: usize) -> bool {
     failed.is_some()
 }
 
-/// Fails every step; how many there were.
-fn check_all(mode: Mode) -> usize {
-    let n_steps = (1..).take_while(|at| check(mode, *at)).count();
-    assert!(n_steps > 100, "only {n_steps} steps: does everything go through the watched disk?");
-    n_steps
+/// Fails every step.
+fn check_all(mode: Mode) {
+    for kind in [Kind::Folder, Kind::Parts] {
+        // After a folder's steps as an answer is lost there is nothing that is different from an error.
+        if kind == Kind::Folder && matches!(mode, Mode::Unanswered | Mode::Lost | Mode::DeathAfter) {
+            continue;
+        }
+        let n_steps = (1..).take_while(|at| check(kind, mode, *at)).count();
+        assert!(n_steps > 100, "only {n_steps} steps: does everything go through the watched disk?");
+    }
 }
 
 #[test]
@@ -314,7 +429,34 @@ fn a_power_cut_that_takes_new_names_too_loses_no_synced_block() {
 }
 
 #[test]
+fn an_answer_that_is_lost_after_any_request_is_made_good() {
+    check_all(Mode::Unanswered);
+    check_all(Mode::DeathAfter);
+}
+
+#[test]
+fn an_object_that_the_bucket_loses_is_never_part_of_a_block() {
+    check_all(Mode::Lost);
+}
+
+#[test]
+fn a_claimed_block_arrives_with_its_labels_whatever_prometheus_removes() {
+    for (kind, mode) in [
+        (Kind::Folder, Mode::Error),
+        (Kind::Folder, Mode::PowerCutContentAndNames),
+        (Kind::Parts, Mode::Death),
+        (Kind::Parts, Mode::DeathAfter),
+        (Kind::Parts, Mode::PowerCutContentAndNames),
+    ] {
+        let n_steps = (1..).take_while(|at| check_retention(kind, mode, *at)).count();
+        assert!(n_steps > 100, "only {n_steps} steps");
+    }
+}
+
+#[test]
 fn a_power_cut_after_a_death_and_a_restart_loses_nothing_that_is_listed() {
-    let n_steps = (1..).take_while(|at| check_second_cut(*at)).count();
-    assert!(n_steps > 100, "only {n_steps} steps");
+    for kind in [Kind::Folder, Kind::Parts] {
+        let n_steps = (1..).take_while(|at| check_second_cut(kind, *at)).count();
+        assert!(n_steps > 100, "only {n_steps} steps");
+    }
 }

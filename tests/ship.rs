@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bucket::Faulty;
+use bucket::{Fate, Faulty, PART_BYTES, PartsBucket, Stored_};
 use pillion::error::Kind;
 use pillion::files::{Disk, Op, Step};
 use pillion::labels::Labels;
@@ -99,6 +99,30 @@ impl Rig {
 
     fn meta(&self, n: u32) -> Value {
         serde_json::from_slice(&std::fs::read(self.object(n, "meta.json")).unwrap()).unwrap()
+    }
+
+    /// The blocks that are claimed on the disk.
+    fn claimed(&self) -> Vec<u32> {
+        let dir = |n| self.tsdb.path().join("thanos/upload").join(ulid(n).as_str());
+        (0..100).filter(|n| dir(*n).join("meta.json").exists()).collect()
+    }
+
+    /// Removes a block, as Prometheus does.
+    fn remove(&self, n: u32) {
+        std::fs::remove_dir_all(self.tsdb.block_dir(n)).unwrap();
+    }
+
+    /// A block of the ordinary kind is in the bucket as it was made.
+    fn check_whole(&self, n: u32) {
+        let original = Tsdb::new();
+        original.add(&Block::new(n));
+        for name in ["chunks/000001", "chunks/000002", "index"] {
+            let local = std::fs::read(original.block_dir(n).join(name)).unwrap();
+            assert_eq!(std::fs::read(self.object(n, name)).unwrap(), local, "{n}: {name}");
+            let files = self.meta(n)["thanos"]["files"].clone();
+            let file = files.as_array().unwrap().iter().find(|file| file["rel_path"] == name).cloned();
+            assert_eq!(file.unwrap()["size_bytes"], local.len(), "{n}: {name}");
+        }
     }
 
     fn syncs(&self) -> (u64, u64) {
@@ -195,7 +219,11 @@ fn blocks_go_oldest_first_as_they_appear_and_each_once() {
                 "upload _/chunks/000001",
                 "upload _/chunks/000002",
                 "upload _/index",
+                "attributes _/chunks/000001",
+                "attributes _/chunks/000002",
+                "attributes _/index",
                 "upload _/meta.json",
+                "attributes _/meta.json",
             ]
             .map(|call| call.replace('_', block.as_str()))
         })
@@ -276,9 +304,13 @@ fn the_ledger_is_written_after_every_block() {
     let mut rig = Rig::with(|config| {
         let path = config.data_dir.join(&config.meta_file_name);
         config.disk = Disk::watched(move |step| {
-            // Looked at whenever a block is staged.
-            if step.op == Op::Link && step.path.ends_with("index") {
-                seen.lock().unwrap().push(std::fs::read_to_string(&path).unwrap());
+            // Looked at whenever a file of a claim is opened, which is when its block has its turn.
+            if step.op == Op::Open && step.path.ends_with("index") {
+                let text = Tsdb::ledger_of(&path);
+                let mut seen = seen.lock().unwrap();
+                if seen.last() != Some(&text) {
+                    seen.push(text);
+                }
             }
             Ok(())
         });
@@ -395,7 +427,8 @@ fn what_may_pass_holds_the_order() {
     assert_eq!((report.n_uploaded, report.n_failed), (1, 1));
     assert_eq!(rig.in_bucket(), [1]);
     assert_eq!((rig.syncs(), rig.uploads()), ((0, 1), (1, 1)));
-    assert!(rig.tsdb.staged().is_empty());
+    assert_eq!(report.failures.into_iter().collect::<Vec<_>>(), [("transient", 1)]);
+    assert_eq!(rig.claimed(), [2, 3]);
 
     rig.bucket.fail("exists", Kind::Retry);
     let text = rig.tick().error.unwrap().to_string();
@@ -451,7 +484,8 @@ fn a_file_that_did_not_arrive_whole_gets_no_meta_json() {
         rig.tsdb.add(&Block::new(1));
         rig.bucket.shorten(name);
         let err = rig.tick().error.unwrap().to_string();
-        assert!(err.contains("changed while it was uploaded"), "{err}");
+        let expected = "sent 3 times, and the bucket does not hold what was sent: ";
+        assert!(err.contains(expected) && err.contains(&format!("{name} has ")), "{err}");
         assert!(rig.in_bucket().is_empty());
         rig.bucket.heal();
         assert_eq!(rig.clean_tick(), 1);
@@ -495,16 +529,26 @@ fn hashes_are_stated_when_asked_for() {
 }
 
 #[test]
-fn without_external_labels_nothing_is_shipped() {
+fn without_external_labels_blocks_are_claimed_and_wait() {
     let mut rig = Rig::new();
     rig.state.publish(state_with(&[]));
     rig.tsdb.add(&Block::new(1));
-    let err = rig.tick().error.unwrap().to_string();
-    assert_eq!(err, format!("upload {}: empty external labels are not allowed for Thanos block.", ulid(1)));
-    assert!(rig.in_bucket().is_empty());
+    rig.tsdb.add(&Block::new(2));
+    let report = rig.tick();
+    assert!(report.error.is_none(), "{report:?}");
+    assert_eq!((report.n_uploaded, report.n_failed, report.n_waiting), (0, 0, 1));
+    assert_eq!(report.backlog.pending.len(), 2);
+    assert!(rig.bucket.calls().is_empty() && rig.in_bucket().is_empty());
+    assert_eq!(rig.claimed(), [1, 2]);
+    // Prometheus removes one before it ever said what its labels are.
+    rig.remove(1);
+    rig.restart();
+    assert_eq!(rig.tick().n_uploaded, 0);
     rig.state.publish(state_with(&[("a", "b")]));
-    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.clean_tick(), 2);
     assert_eq!(rig.meta(1)["thanos"]["labels"], serde_json::json!({"a": "b"}));
+    rig.check_whole(1);
+    rig.check_whole(2);
 }
 
 #[test]
@@ -567,25 +611,308 @@ fn overlapping_compacted_blocks_ship_when_order_does_not_count() {
 }
 
 #[test]
-fn where_hard_links_are_refused_blocks_stay_pending_and_the_reason_is_named() {
+fn a_claimed_block_arrives_with_its_labels_whatever_becomes_of_prometheus() {
+    let mut rig = Rig::new();
+    for n in [1, 2, 3] {
+        rig.tsdb.add(&Block::new(n));
+    }
+    rig.bucket.fail("", Kind::Retry);
+    assert_eq!(rig.tick().error.unwrap().to_string(), "check exists: on purpose");
+    assert_eq!(rig.claimed(), [1, 2, 3]);
+    // Retention takes two, the labels change, the sidecar is started anew, and one more block appears.
+    rig.remove(1);
+    rig.remove(2);
+    rig.state.publish(state_with(&[("region", "us")]));
+    rig.restart();
+    rig.tsdb.add(&Block::new(4));
+    rig.tick().error.unwrap();
+    // Prometheus is gone altogether.
+    rig.state.publish(state_with(&[]));
+    rig.restart();
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 4);
+    for n in [1, 2, 3, 4] {
+        rig.check_whole(n);
+        let region = if n == 4 { "us" } else { "eu" };
+        assert_eq!(rig.meta(n)["thanos"]["labels"]["region"], region, "{n}");
+        let text = std::fs::read_to_string(rig.object(n, "meta.json")).unwrap();
+        assert!(!text.contains("pillion"), "{text}");
+    }
+    assert!(rig.tsdb.staged().is_empty());
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[3, 4], &[]));
+}
+
+#[test]
+fn past_their_budget_claims_are_given_up_newest_first() {
+    // A block has 4200 bytes in its chunk files and its index.
+    let mut rig = Rig::with(|config| config.claim_budget_bytes = 2 * 4200 + 1);
+    for n in 1..=4 {
+        rig.tsdb.add(&Block::new(n));
+    }
+    rig.bucket.fail("", Kind::Retry);
+    let report = rig.tick();
+    assert_eq!((report.n_given_up, report.backlog.claimed_bytes), (0, 0), "links to what is there cost nothing");
+    assert!(report.backlog.pending.iter().all(|block| block.is_claimed && block.is_local && block.bytes == 4200));
+    for n in [1, 2, 3] {
+        rig.remove(n);
+    }
+    let report = rig.tick();
+    assert_eq!((report.n_given_up, report.backlog.n_given_up, report.backlog.claimed_bytes), (1, 1, 2 * 4200));
+    assert_eq!(rig.claimed(), [1, 2, 4]);
+    assert_eq!(rig.tick().n_given_up, 0);
+    rig.restart();
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 3);
+    assert_eq!(rig.in_bucket(), [1, 2, 4]);
+}
+
+/// Refuses links with an error number.
+fn without_links(errno: i32) -> Disk {
+    Disk::watched(move |step| match step.op {
+        Op::Link => Err(std::io::Error::from_raw_os_error(errno)),
+        _ => Ok(()),
+    })
+}
+
+#[test]
+fn where_hard_links_are_refused_blocks_are_held_open() {
+    for errno in [1, 13, 18, 30, 31, 95] {
+        let mut rig = Rig::with(|config| config.disk = without_links(errno));
+        rig.tsdb.add(&Block::new(1));
+        rig.tsdb.add(&Block::new(2));
+        rig.bucket.fail(&format!("upload {}/index", ulid(1)), Kind::Retry);
+        let report = rig.tick();
+        assert_eq!((report.n_failed, report.n_corrupted), (1, 0), "{errno}: {report:?}");
+        assert!(report.backlog.pending.iter().all(|block| block.is_claimed));
+        assert!(rig.tsdb.staged().is_empty(), "{errno}");
+        // They are held also when Prometheus removes them, and what was sent is not sent again.
+        rig.remove(1);
+        rig.remove(2);
+        rig.state.publish(state_with(&[("region", "us")]));
+        rig.bucket.heal();
+        rig.bucket.calls();
+        let report = rig.tick();
+        assert!(report.error.is_none(), "{errno}: {report:?}");
+        assert_eq!((report.n_uploaded, report.resumed_bytes), (2, 3500));
+        assert_eq!(rig.bucket.calls()[1], format!("upload {}/index", ulid(1)));
+        for n in [1, 2] {
+            rig.check_whole(n);
+            assert_eq!(rig.meta(n)["thanos"]["labels"]["region"], "eu");
+        }
+    }
+}
+
+#[test]
+fn only_so_many_descriptors_hold_blocks_and_the_oldest_have_them() {
     let mut rig = Rig::with(|config| {
-        config.disk = Disk::watched(|step| match step.op {
-            Op::Link => Err(std::io::Error::from_raw_os_error(1)),
+        config.disk = without_links(1);
+        config.held_files_max = 7;
+    });
+    for n in 1..=4 {
+        rig.tsdb.add(&Block::new(n));
+    }
+    rig.bucket.fail("", Kind::Retry);
+    let report = rig.tick();
+    let held: Vec<bool> = report.backlog.pending.iter().map(|block| block.is_claimed).collect();
+    assert_eq!(held, [true, true, false, false]);
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 4);
+}
+
+#[test]
+fn a_full_disk_delays_the_claim_and_not_the_upload() {
+    let is_full = Arc::new(AtomicUsize::new(1));
+    let full = Arc::clone(&is_full);
+    let mut rig = Rig::with(|config| {
+        config.disk = Disk::watched(move |step| match (step.op, full.load(Ordering::SeqCst)) {
+            (Op::Write | Op::CreateDir, 1) => Err(std::io::Error::from_raw_os_error(28)),
             _ => Ok(()),
         });
     });
     rig.tsdb.add(&Block::new(1));
+    rig.tsdb.add(&Block::new(2));
+    rig.bucket.fail(&format!("{}/index", ulid(2)), Kind::Retry);
     let report = rig.tick();
-    assert_eq!((report.n_failed, report.n_corrupted), (1, 0));
-    let text = report.error.unwrap().to_string();
-    let folder = rig.tsdb.path().join("thanos/upload");
-    assert!(text.contains(&format!("hard links from the data directory into {}", folder.display())), "{text}");
-    assert!(text.ends_with("operation not permitted"), "{text}");
-    assert_eq!(rig.tsdb.ledger(), ledger_text(&[], &[]));
-    assert!(rig.tsdb.staged().is_empty());
-    rig.config.disk = Disk::real();
+    assert_eq!((report.n_uploaded, report.n_failed), (1, 1), "{report:?}");
+    assert!(rig.claimed().is_empty());
+    is_full.store(0, Ordering::SeqCst);
+    rig.tick().error.unwrap();
+    assert_eq!(rig.claimed(), [2]);
+    let state =
+        std::fs::read_to_string(rig.tsdb.path().join("thanos/upload").join(ulid(2).as_str()).join("pillion.json"));
+    assert!(state.unwrap().contains("chunks/000002"), "what was sent before is known in the claim too");
+    rig.remove(2);
     rig.restart();
+    rig.bucket.heal();
+    let report = rig.tick();
+    assert_eq!((report.n_uploaded, report.resumed_bytes), (1, 3500), "{report:?}");
+    rig.check_whole(2);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_still_ships() {
+    let mut rig = Rig::with(|config| {
+        config.disk = Disk::watched(move |step| match step.op {
+            Op::Create | Op::CreateDir | Op::Link | Op::Rename | Op::RemoveFile | Op::RemoveDir => {
+                Err(std::io::Error::from_raw_os_error(30))
+            }
+            _ => Ok(()),
+        });
+    });
+    rig.tsdb.add(&Block::new(1));
     assert_eq!(rig.clean_tick(), 1);
+    rig.check_whole(1);
+    rig.bucket.calls();
+    assert_eq!(rig.clean_tick(), 0);
+    assert!(rig.bucket.calls().is_empty(), "what is shipped is remembered");
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(rig.uploads(), (1, 0));
+    assert_eq!(tree(rig.tsdb.path()).len(), 6, "{:?}", tree(rig.tsdb.path()));
+}
+
+#[test]
+fn an_object_that_the_bucket_has_lost_is_sent_again_before_meta_json() {
+    for name in ["chunks/000002", "index", "meta.json"] {
+        let mut rig = Rig::new();
+        rig.tsdb.add(&Block::new(1));
+        rig.bucket.lose(&format!("{}/{name}", ulid(1)), 1);
+        assert_eq!(rig.clean_tick(), 1);
+        rig.check_whole(1);
+        let n_sent = rig.bucket.calls().iter().filter(|call| **call == format!("upload {}/{name}", ulid(1))).count();
+        assert_eq!(n_sent, 2, "{name}");
+
+        rig.tsdb.add(&Block::new(2));
+        rig.bucket.lose(&format!("{}/{name}", ulid(2)), usize::MAX);
+        let report = rig.tick();
+        let err = report.error.unwrap();
+        assert!(err.to_string().ends_with(&format!("does not hold what was sent: {name} is missing")), "{err}");
+        assert_eq!(report.failures.into_iter().collect::<Vec<_>>(), [("integrity", 1)]);
+        assert_eq!(rig.in_bucket(), [1]);
+        assert_eq!(rig.tsdb.ledger(), ledger_text(&[1], &[]));
+        rig.bucket.heal();
+        assert_eq!(rig.clean_tick(), 1);
+        rig.check_whole(2);
+    }
+}
+
+#[test]
+fn a_meta_json_in_the_bucket_is_not_believed_blindly() {
+    // What is done to the bucket; uploads and repairs that follow.
+    let check = |damage: &dyn Fn(&Rig), expected: (usize, usize)| {
+        let mut rig = Rig::new();
+        rig.tsdb.add(&Block::new(1));
+        rig.clean_tick();
+        damage(&rig);
+        std::fs::remove_file(rig.tsdb.path().join("thanos.shipper.json")).unwrap();
+        rig.restart();
+        let report = rig.tick();
+        assert!(report.error.is_none(), "{report:?}");
+        assert_eq!((report.n_uploaded, report.n_repaired), expected);
+        assert_eq!(rig.tsdb.ledger(), ledger_text(&[1], &[]));
+        assert!(rig.tsdb.staged().is_empty());
+        rig
+    };
+    let remove = |name: &'static str| move |rig: &Rig| std::fs::remove_file(rig.object(1, name)).unwrap();
+    let write =
+        |name: &'static str, text: &'static str| move |rig: &Rig| std::fs::write(rig.object(1, name), text).unwrap();
+    check(&|_| (), (0, 0));
+    check(&remove("index"), (1, 1)).check_whole(1);
+    check(&remove("chunks/000002"), (1, 1)).check_whole(1);
+    check(&write("chunks/000001", "short"), (1, 1)).check_whole(1);
+    check(&write("meta.json", "{"), (1, 0)).check_whole(1);
+    check(&write("meta.json", ""), (1, 0)).check_whole(1);
+    let of_other_files = |rig: &Rig| {
+        let text = std::fs::read_to_string(rig.object(1, "meta.json")).unwrap();
+        std::fs::write(rig.object(1, "meta.json"), text.replace("3000", "3007")).unwrap();
+    };
+    check(&of_other_files, (1, 0)).check_whole(1);
+    // The compactor has begun to remove it.
+    let marked = |rig: &Rig| {
+        std::fs::write(rig.object(1, "deletion-mark.json"), "{}").unwrap();
+        std::fs::remove_file(rig.object(1, "index")).unwrap();
+    };
+    let rig = check(&marked, (0, 0));
+    assert!(!rig.object(1, "index").exists());
+}
+
+#[test]
+fn a_block_with_an_impossible_name_is_reported_and_holds_nothing_up() {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    rig.tsdb.add_as(&Block::new(2), &ulid(2).as_str().to_lowercase());
+    rig.tsdb.add_as(&Block::new(3), &ulid(3).as_str().replacen('0', "8", 1));
+    let report = rig.tick();
+    assert_eq!(report.n_uploaded, 1, "{report:?}");
+    assert_eq!(report.backlog.quarantined.len(), 2, "{report:?}");
+}
+
+#[test]
+fn every_object_waits_for_its_time() {
+    let n_calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&n_calls);
+    let mut rig = Rig::with(|config| {
+        config.calm = Some(Arc::new(move |stop| {
+            count.fetch_add(1, Ordering::SeqCst);
+            stop.check()
+        }));
+    });
+    assert_eq!(rig.clean_tick(), 0);
+    assert_eq!(n_calls.load(Ordering::SeqCst), 0);
+    rig.tsdb.add(&Block::new(1));
+    assert_eq!(rig.clean_tick(), 1);
+    // Once for the block, and for each of its four objects.
+    assert_eq!(n_calls.load(Ordering::SeqCst), 5);
+}
+
+/// A shipper over a bucket that takes parts, and what it is told to do with each request.
+fn parts_shipper(
+    rig: &Rig,
+    stored: &Arc<Mutex<Stored_>>,
+    judge: impl Fn(&str) -> Fate + Send + Sync + 'static,
+) -> Shipper {
+    Shipper::new(rig.config.clone(), PartsBucket::new(stored, judge), rig.state.clone(), rig.metrics.clone())
+}
+
+#[test]
+fn what_was_sent_is_not_sent_again_after_a_restart() {
+    let rig = Rig::new();
+    let stored = Arc::new(Mutex::new(Stored_::default()));
+    rig.tsdb.add(&Block::new(1));
+    // The link is cut at the third part of the first file.
+    let n_parts = AtomicUsize::new(0);
+    let cut = move |request: &str| match request.starts_with("part ") && n_parts.fetch_add(1, Ordering::SeqCst) == 2 {
+        true => Fate::Refused,
+        false => Fate::Done,
+    };
+    let report = parts_shipper(&rig, &stored, cut).tick(&rig.stop);
+    assert_eq!(report.n_failed, 1, "{report:?}");
+    std::fs::remove_dir_all(rig.tsdb.block_dir(1)).unwrap();
+    let report = parts_shipper(&rig, &stored, |_| Fate::Done).tick(&rig.stop);
+    assert_eq!((report.n_uploaded, report.resumed_bytes), (1, 2 * PART_BYTES), "{report:?}");
+    let stored = stored.lock().unwrap();
+    assert_eq!((stored.sent_bytes, stored.uploads.len(), stored.objects.len()), (4200, 0, 4));
+    assert!(rig.tsdb.staged().is_empty());
+}
+
+#[test]
+fn parts_of_a_block_that_is_given_up_leave_the_bucket_once_it_answers() {
+    let mut rig = Rig::new();
+    rig.config.claim_budget_bytes = 1;
+    let stored = Arc::new(Mutex::new(Stored_::default()));
+    rig.tsdb.add(&Block::new(1));
+    let cut = |request: &str| if request.starts_with("complete") { Fate::Refused } else { Fate::Done };
+    parts_shipper(&rig, &stored, cut).tick(&rig.stop);
+    assert_eq!(stored.lock().unwrap().uploads.len(), 1);
+    std::fs::remove_dir_all(rig.tsdb.block_dir(1)).unwrap();
+    let report = parts_shipper(&rig, &stored, |_| Fate::Refused).tick(&rig.stop);
+    assert_eq!(report.n_given_up, 1, "{report:?}");
+    assert_eq!(rig.tsdb.staged(), [format!("{}/pillion.json", ulid(1))]);
+    let report = parts_shipper(&rig, &stored, |_| Fate::Done).tick(&rig.stop);
+    assert!(report.error.is_none() && report.n_given_up == 0, "{report:?}");
+    assert!(stored.lock().unwrap().uploads.is_empty());
+    assert!(rig.tsdb.staged().is_empty());
 }
 
 /// Removes block 1, as Prometheus does, just before the first operation on the disk for which `at` is true.
@@ -605,7 +932,9 @@ fn rig_that_loses_the_block(at: impl Fn(&Step) -> bool + Send + Sync + 'static) 
 
 #[test]
 fn a_block_that_prometheus_removes_once_it_is_staged_still_arrives() {
-    let mut rig = rig_that_loses_the_block(|step| step.op == Op::Create && step.path.ends_with("meta.json"));
+    let mut rig = rig_that_loses_the_block(|step| {
+        step.op == Op::Open && step.path.ends_with("upload/01J00000000000000000000001/index")
+    });
     assert_eq!(rig.clean_tick(), 2);
     assert_eq!(rig.in_bucket(), [1, 2]);
     assert_eq!(tree(&rig.object(1, "")), ["chunks/000001", "chunks/000002", "index", "meta.json"]);
@@ -650,7 +979,7 @@ fn a_stop_ends_the_tick_between_files() {
     assert_eq!(report.error.unwrap().kind(), Kind::Stopped);
     assert!(rig.in_bucket().is_empty());
     assert_eq!((rig.syncs(), rig.uploads()), ((0, 0), (0, 0)));
-    assert!(rig.tsdb.staged().is_empty());
+    assert_eq!(rig.claimed(), [1]);
 }
 
 #[test]

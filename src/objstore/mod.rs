@@ -4,6 +4,7 @@
 //! retries forever: a failed call says through its kind whether a later one could succeed.
 
 pub mod dir;
+pub mod open;
 pub mod pace;
 pub mod s3;
 mod wrap;

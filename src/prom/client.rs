@@ -61,15 +61,13 @@ pub struct Client {
     control_timeout: Duration,
 }
 
-const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));
-
 impl Client {
     /// A client of the Prometheus at `target`; `control_timeout` bounds each request of the heartbeat.
     ///
     /// `Errors:` for https, when the system has no certificate authorities.
     pub fn new(target: Target, control_timeout: Duration) -> Result<Self> {
         let tls = if target.origin.starts_with("https:") { Some(http::system_tls()?) } else { None };
-        let control = http::agent(USER_AGENT, tls.as_ref(), Some(control_timeout));
+        let control = http::agent(http::USER_AGENT, tls.as_ref(), Some(control_timeout));
         Ok(Client { target, tls, control: Mutex::new(Some(control)), control_timeout })
     }
 
@@ -82,7 +80,7 @@ impl Client {
 
     /// One exchange for one StoreAPI call.
     pub fn call(&self) -> Call<'_> {
-        Call { target: &self.target, agent: http::agent(USER_AGENT, self.tls.as_ref(), None) }
+        Call { target: &self.target, agent: http::agent(http::USER_AGENT, self.tls.as_ref(), None) }
     }
 
     fn control(&self, path: &str) -> Result<(u16, Body)> {

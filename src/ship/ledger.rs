@@ -12,6 +12,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::json::{self, Json, Object};
 use super::ulid::Ulid;
 use crate::error::{Context, Error, Kind, Result};
@@ -20,6 +22,8 @@ use crate::limits;
 
 /// The member that names listed blocks which are not in the bucket; absent when there are none.
 const UNSHIPPED: &str = "pillion_unshipped";
+/// The member that says when the last whole block was shipped, so that a restart does not forget it; RFC 3339.
+const LAST_UPLOAD: &str = "pillion_last_upload";
 
 /// A block that is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,7 @@ pub struct Ledger {
     disk: Disk,
     /// Blocks in the order in which the file lists them.
     listed: Vec<Listed>,
+    last_upload: Option<Timestamp>,
     /// What the file is known to hold; `None` if it has to be written whatever it holds.
     on_disk: Option<Vec<u8>>,
 }
@@ -45,7 +50,7 @@ impl Ledger {
     ///
     /// `Errors:` none; a file that cannot be written now is written with the next [`Ledger::save`], and that is logged.
     pub fn open(path: &Path, disk: Disk) -> Self {
-        let mut ledger = Ledger { path: path.to_owned(), disk, listed: Vec::new(), on_disk: None };
+        let mut ledger = Ledger { path: path.to_owned(), disk, listed: Vec::new(), last_upload: None, on_disk: None };
         ledger.load();
         if let Err(err) = ledger.save() {
             log::warn!(err = err.to_string(); "updating meta file failed");
@@ -64,8 +69,10 @@ impl Ledger {
 
     fn load(&mut self) {
         match read(&self.disk, &self.path) {
-            Ok((listed, bytes)) => {
+            Ok((Content { listed, last_upload }, bytes)) => {
                 self.listed = listed;
+                // The file of a moment ago may be older than what is known.
+                self.last_upload = last_upload.or(self.last_upload);
                 self.on_disk = Some(bytes);
             }
             // A data directory that is away for a moment is no reason to forget what was shipped.
@@ -94,6 +101,16 @@ impl Ledger {
         &self.listed
     }
 
+    /// When the last whole block was shipped.
+    pub fn last_upload(&self) -> Option<Timestamp> {
+        self.last_upload
+    }
+
+    /// A whole block was shipped at `time`; it reaches the disk with [`Ledger::save`].
+    pub fn uploaded_at(&mut self, time: Timestamp) {
+        self.last_upload = Some(time);
+    }
+
     /// Replaces the list; it reaches the disk with [`Ledger::save`].
     pub fn set(&mut self, listed: Vec<Listed>) {
         self.listed = listed;
@@ -101,7 +118,7 @@ impl Ledger {
 
     /// Writes the file if that changes it; whether it did.
     pub fn save(&mut self) -> Result<bool> {
-        let bytes = write(&self.listed);
+        let bytes = write(&self.listed, self.last_upload);
         if self.on_disk.as_ref() == Some(&bytes) {
             return Ok(false);
         }
@@ -113,13 +130,20 @@ impl Ledger {
     }
 }
 
-fn read(disk: &Disk, path: &Path) -> Result<(Vec<Listed>, Vec<u8>)> {
-    let bytes = disk.read(path, limits::META_BYTES_MAX).context(|| format!("failed to read {}", path.display()))?;
-    let listed = parse(path, &bytes)?;
-    Ok((listed, bytes))
+/// What the file says.
+#[derive(Debug)]
+struct Content {
+    listed: Vec<Listed>,
+    last_upload: Option<Timestamp>,
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Listed>> {
+fn read(disk: &Disk, path: &Path) -> Result<(Content, Vec<u8>)> {
+    let bytes = disk.read(path, limits::META_BYTES_MAX).context(|| format!("failed to read {}", path.display()))?;
+    let content = parse(path, &bytes)?;
+    Ok((content, bytes))
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Content> {
     let no_ledger = |err: Error| {
         let text = String::from_utf8_lossy(bytes.get(..bytes.len().min(256)).unwrap_or_default()).into_owned();
         err.context(format!("failed to parse {} as JSON: {text:?}", path.display()))
@@ -146,11 +170,17 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Listed>> {
     };
     let unshipped: BTreeSet<Ulid> = names(UNSHIPPED)?.into_iter().collect();
     let listed = names("uploaded")?;
-    Ok(listed.into_iter().map(|ulid| Listed { ulid, shipped: !unshipped.contains(&ulid) }).collect())
+    let listed = listed.into_iter().map(|ulid| Listed { ulid, shipped: !unshipped.contains(&ulid) }).collect();
+    // Only for people and metrics, so one that cannot be read spoils nothing.
+    let last_upload = match root.value(LAST_UPLOAD) {
+        Some(Json::Text(text)) => text.parse().ok(),
+        _ => None,
+    };
+    Ok(Content { listed, last_upload })
 }
 
-/// The file as Thanos writes it; see [`UNSHIPPED`] for the one addition.
-fn write(listed: &[Listed]) -> Vec<u8> {
+/// The file as Thanos writes it; see [`UNSHIPPED`] and [`LAST_UPLOAD`] for what is added.
+fn write(listed: &[Listed], last_upload: Option<Timestamp>) -> Vec<u8> {
     let names = |wanted: &dyn Fn(&Listed) -> bool| -> Vec<Json> {
         listed.iter().filter(|listed| wanted(listed)).map(|listed| Json::text(listed.ulid.as_str())).collect()
     };
@@ -161,6 +191,9 @@ fn write(listed: &[Listed]) -> Vec<u8> {
     let unshipped = names(&|listed| !listed.shipped);
     if !unshipped.is_empty() {
         root.set(UNSHIPPED, Json::Array(unshipped));
+    }
+    if let Some(time) = last_upload {
+        root.set(LAST_UPLOAD, Json::text(time.to_string()));
     }
     json::write(&Json::Object(root)).into_bytes()
 }
@@ -203,6 +236,23 @@ mod tests {
         assert_eq!(again.listed(), ledger.listed());
         assert_eq!(again.entry(ulid(2)), Some(Listed { ulid: ulid(2), shipped: false }));
         assert_eq!(again.entry(ulid(3)), None);
+    }
+
+    #[test]
+    fn the_time_of_the_last_upload_survives_and_nothing_depends_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let time: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let mut ledger = Ledger::open(&path, Disk::real());
+        ledger.set(vec![Listed { ulid: ulid(1), shipped: true }]);
+        ledger.uploaded_at(time);
+        ledger.save().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("],\n\t\"pillion_last_upload\": \"2026-01-02T03:04:05Z\"\n}\n"), "{text}");
+        assert_eq!(Ledger::open(&path, Disk::real()).last_upload(), Some(time));
+        std::fs::write(&path, text.replace("2026-", "x")).unwrap();
+        let again = Ledger::open(&path, Disk::real());
+        assert_eq!((again.last_upload(), again.listed().len()), (None, 1));
     }
 
     #[test]

@@ -12,6 +12,11 @@ use super::ulid::Ulid;
 use crate::error::{Context, Result};
 use crate::labels::Labels;
 
+/// The member that makes a folder with this meta.json a claim; never uploaded.
+const CLAIM: &str = "pillion_claim";
+/// What it says while the labels are not known, and once they are pinned.
+const CLAIM_WORDS: [&str; 2] = ["unpinned", "pinned"];
+
 /// A block's meta.json.
 #[derive(Debug, Clone)]
 pub struct Meta {
@@ -96,6 +101,38 @@ impl Meta {
         files.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
         self.set("files", Json::Array(files.into_iter().map(file_json).collect()));
         self.set("upload_time", Json::text(upload_time));
+    }
+
+    /// The same as a claim's: with the mark that says whether its labels are pinned.
+    pub fn claimed(&self, is_pinned: bool) -> Meta {
+        let mut meta = self.clone();
+        let [unpinned, pinned] = CLAIM_WORDS;
+        meta.root.set(CLAIM, Json::text(if is_pinned { pinned } else { unpinned }));
+        meta
+    }
+
+    /// Takes the mark of a claim off; whether its labels are pinned, and `None` if it has no such mark.
+    pub fn take_claim(&mut self) -> Option<bool> {
+        let Some(Json::Text(word)) = self.root.take(CLAIM) else { return None };
+        let [unpinned, pinned] = CLAIM_WORDS;
+        [(unpinned, false), (pinned, true)]
+            .into_iter()
+            .find(|(known, _)| word == *known)
+            .map(|(_, is_pinned)| is_pinned)
+    }
+
+    /// `thanos.files` with the sizes that are stated; empty where there is no such list.
+    pub fn stated_sizes(&self) -> BTreeMap<String, u64> {
+        let Some(Json::Object(thanos)) = self.root.value("thanos") else { return BTreeMap::new() };
+        let Some(Json::Array(files)) = thanos.value("files") else { return BTreeMap::new() };
+        let stated = files.iter().filter_map(|file| match file {
+            Json::Object(file) => match (file.value("rel_path"), file.value("size_bytes")) {
+                (Some(Json::Text(name)), Some(Json::Number(size))) => Some((name.clone(), size.parse().ok()?)),
+                _ => None,
+            },
+            _ => None,
+        });
+        stated.collect()
     }
 
     fn set(&mut self, member: &str, value: Json) {
@@ -409,6 +446,31 @@ mod tests {
         assert!(written.ends_with(&expected), "{written}");
         let again = parse(written.as_bytes()).unwrap();
         assert_eq!(again.write().unwrap(), written.into_bytes());
+    }
+
+    #[test]
+    fn a_claim_is_marked_and_the_mark_never_leaves() {
+        let meta = parse(format!(r#"{{"version":1,"ulid":"{ULID}","x":1}}"#).as_bytes()).unwrap();
+        for is_pinned in [true, false] {
+            let mut again = parse(&meta.claimed(is_pinned).write().unwrap()).unwrap();
+            assert_eq!(again.take_claim(), Some(is_pinned));
+            assert_eq!(again.take_claim(), None);
+            assert_eq!(again.write().unwrap(), meta.write().unwrap());
+        }
+        let other = format!(r#"{{"version":1,"ulid":"{ULID}","pillion_claim":"x"}}"#);
+        assert_eq!(parse(other.as_bytes()).unwrap().take_claim(), None);
+    }
+
+    #[test]
+    fn the_sizes_that_a_meta_states() {
+        let files =
+            r#"[{"rel_path":"index","size_bytes":9},{"rel_path":"meta.json"},{"rel_path":"x","size_bytes":-1},7]"#;
+        let text = format!(r#"{{"version":1,"ulid":"{ULID}","thanos":{{"files":{files}}}}}"#);
+        // A list that Thanos could not read makes no meta.json.
+        assert!(parse(text.as_bytes()).is_err());
+        let meta = parse(text.replace(",7]", "]").as_bytes()).unwrap();
+        assert_eq!(meta.stated_sizes(), BTreeMap::from([("index".to_owned(), 9)]));
+        assert!(parse(format!(r#"{{"version":1,"ulid":"{ULID}"}}"#).as_bytes()).unwrap().stated_sizes().is_empty());
     }
 
     #[test]

@@ -1,42 +1,55 @@
 //! Ships finished TSDB blocks to a bucket: one tick every 30 s, oldest block first.
 //!
+//! A block is claimed when it is first seen, with the external labels of that moment, and shipped from its claim: so it
+//! arrives whatever Prometheus removes or changes meanwhile, and a restart finds it again. Claims are made while uploads
+//! run, and before Prometheus is known; their labels are pinned as soon as it is.
+//!
 //! One bad block never stops the rest: a block that cannot be read is set aside with its reason until its files
 //! change. Anything that may pass (a bucket that does not answer, a full disk) holds the order instead, for a younger
 //! block that arrives before an older one makes the compactor halt.
+//!
+//! A block that is set aside is not claimed while Prometheus has it, for links would hide its repair. Once Prometheus
+//! has removed it, its claim is the last copy, and stays while the disk budget lasts; each start tries it again.
 
+pub mod backlog;
+mod beside;
+pub mod claim;
+mod claims;
 mod form;
 pub mod json;
 pub mod ledger;
 pub mod meta;
 pub mod plan;
+pub mod progress;
 mod remote;
 pub mod scan;
 pub mod spool;
+mod sync;
 pub mod ulid;
 pub mod upload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::files::Disk;
-use crate::labels::Labels;
 use crate::limits;
 use crate::metrics::ShipMetrics;
 use crate::objstore::Bucket;
 use crate::state::{PromState, Published};
 use crate::supervisor::Stop;
 pub use scan::check_data_dir;
+pub use upload::Calm;
 
-use ledger::{Ledger, Listed};
-use meta::Meta;
-use plan::{Action, BucketBlock, Found, Planned};
+use backlog::Backlog;
+use claims::Claims;
+use ledger::Ledger;
+use remote::Remote;
 use scan::Fingerprint;
 use spool::Spool;
 use ulid::Ulid;
-use upload::Uploader;
 
 /// How often the shipper looks whether the external labels are known. `Source:` Thanos.
 const LABELS_RETRY: Duration = Duration::from_secs(2);
@@ -58,6 +71,12 @@ pub struct ShipConfig {
     pub sha256: bool,
     /// `--prometheus.ready_timeout`: after this time without external labels a warning is logged.
     pub ready_timeout: Duration,
+    /// Bytes of disk that claims of blocks may take which Prometheus has removed; 0 is a tenth of the file system.
+    pub claim_budget_bytes: u64,
+    /// Descriptors that hold blocks where hard links are refused.
+    pub held_files_max: usize,
+    /// Called before the first upload of a block and before every object of it, for jitter and upload windows.
+    pub calm: Option<Calm>,
     /// The disk; watched in tests.
     pub disk: Disk,
 }
@@ -73,22 +92,44 @@ impl ShipConfig {
             upload_concurrency: 0,
             sha256: false,
             ready_timeout: Duration::from_secs(600),
+            claim_budget_bytes: 0,
+            held_files_max: held_files_max(),
+            calm: None,
             disk: Disk::real(),
         }
     }
 }
 
+/// Half of what the process may open, for the other half serves queries.
+fn held_files_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = limit.and_then(|limit| usize::try_from(limit / 2).ok()).unwrap_or(usize::MAX);
+    half.min(limits::HELD_FILES_MAX)
+}
+
 /// What one tick did.
 #[derive(Debug, Default)]
 pub struct TickReport {
-    /// Blocks that were uploaded.
+    /// Blocks that were uploaded, repaired ones included.
     pub n_uploaded: usize,
+    /// Blocks that were in the bucket with their meta.json, but not whole.
+    pub n_repaired: usize,
     /// Blocks whose upload failed.
     pub n_failed: usize,
     /// Blocks that cannot be read and are set aside.
     pub n_corrupted: usize,
     /// Compacted blocks that overlap one in the bucket.
     pub n_overlapping: usize,
+    /// Blocks that wait for the external labels.
+    pub n_waiting: usize,
+    /// Blocks that were given up, because the disk budget of claims was used up.
+    pub n_given_up: u64,
+    /// Bytes that did not have to be sent again.
+    pub resumed_bytes: u64,
+    /// Failures by what was at fault; see [`Error::class`].
+    pub failures: BTreeMap<&'static str, u64>,
+    /// What is left to be done.
+    pub backlog: Backlog,
     /// Why the tick ended before its last block, if it did.
     pub error: Option<Error>,
 }
@@ -100,15 +141,6 @@ struct Aside {
     fingerprint: Option<Fingerprint>,
 }
 
-/// What became of a block that was to be shipped.
-enum Shipped {
-    Uploaded,
-    AlreadyThere,
-    Overlaps(Ulid),
-    /// Prometheus removed it meanwhile.
-    Gone,
-}
-
 /// The shipper.
 pub struct Shipper {
     config: ShipConfig,
@@ -116,12 +148,16 @@ pub struct Shipper {
     state: Published<PromState>,
     metrics: ShipMetrics,
     ledger: Ledger,
-    spool: Spool,
-    /// Whether nothing is left in the staging folder; else the next tick sweeps it.
-    is_swept: bool,
+    claims: Claims,
+    remote: Remote,
     aside: BTreeMap<Ulid, Aside>,
+    /// Folders that look like blocks and have impossible names.
+    misnamed: BTreeSet<String>,
     /// Overlaps that were logged, by new block.
     overlaps: BTreeMap<Ulid, Ulid>,
+    backlog: Backlog,
+    /// The last failure of the ledger that was logged, if nothing has been written since.
+    ledger_told: Option<String>,
 }
 
 impl Shipper {
@@ -129,17 +165,36 @@ impl Shipper {
     pub fn new(config: ShipConfig, bucket: Arc<dyn Bucket>, state: Published<PromState>, metrics: ShipMetrics) -> Self {
         let ledger = Ledger::open(&config.data_dir.join(&config.meta_file_name), config.disk.clone());
         let spool = Spool::new(&config.data_dir, config.disk.clone());
-        let (aside, overlaps) = (BTreeMap::new(), BTreeMap::new());
-        Shipper { config, bucket, state, metrics, ledger, spool, is_swept: false, aside, overlaps }
+        let claims = Claims::new(spool, config.disk.clone(), bucket.name(), config.held_files_max);
+        let backlog = Backlog { last_upload: ledger.last_upload(), ..Backlog::default() };
+        let shipper = Shipper {
+            config,
+            bucket,
+            state,
+            metrics,
+            ledger,
+            claims,
+            remote: Remote::default(),
+            aside: BTreeMap::new(),
+            misnamed: BTreeSet::new(),
+            overlaps: BTreeMap::new(),
+            backlog,
+            ledger_told: None,
+        };
+        shipper.show();
+        shipper
     }
 
     /// Ships until the stop; no failure of disk, bucket or Prometheus ends it. `Blocks:` for the life of the daemon.
+    ///
+    /// `Differs:` Thanos waits for the external labels and ends the process after the ready time-out. Here blocks are
+    /// claimed at once, and that only makes a warning: a Prometheus that replays its WAL for long must not take the
+    /// reading side down with it.
     pub fn run(mut self, stop: Stop) -> Result<()> {
-        if self.wait_for_labels(&stop) {
-            return Ok(());
-        }
-        let mut told = (0, 0, 0);
+        let begun = Instant::now();
+        let (mut told, mut is_warned) = ((0, 0, 0), false);
         loop {
+            let has_labels = self.has_labels();
             let report = self.tick(&stop);
             if stop.is_stopped() {
                 return Ok(());
@@ -154,37 +209,37 @@ impl Shipper {
                     "failed to sync some blocks");
             }
             told = news;
-            if stop.wait(limits::SHIP_INTERVAL) {
-                return Ok(());
+            let ticked = Instant::now();
+            while ticked.elapsed() < limits::SHIP_INTERVAL {
+                if !has_labels && self.has_labels() {
+                    // What was claimed can be shipped now.
+                    break;
+                }
+                if !has_labels && !is_warned && begun.elapsed() >= self.config.ready_timeout {
+                    is_warned = true;
+                    log::warn!(waited_seconds = begun.elapsed().as_secs();
+                        "not uploading as no external labels are configured yet - is Prometheus healthy/reachable?");
+                }
+                let left = limits::SHIP_INTERVAL.saturating_sub(ticked.elapsed());
+                if stop.wait(if has_labels { left } else { left.min(LABELS_RETRY) }) {
+                    return Ok(());
+                }
             }
         }
     }
 
-    /// Waits for the external labels; true when the stop came first.
-    ///
-    /// `Differs:` Thanos ends the process after the ready time-out. Here that only makes a warning: a Prometheus that
-    /// replays its WAL for long must not take the reading side down with it.
-    fn wait_for_labels(&self, stop: &Stop) -> bool {
-        let begun = Instant::now();
-        let mut is_warned = false;
-        while self.state.read().external_labels.is_empty() {
-            if !is_warned && begun.elapsed() >= self.config.ready_timeout {
-                is_warned = true;
-                log::warn!(waited_seconds = begun.elapsed().as_secs();
-                    "not uploading as no external labels are configured yet - is Prometheus healthy/reachable?");
-            }
-            if stop.wait(LABELS_RETRY) {
-                return true;
-            }
-        }
-        stop.is_stopped()
+    fn has_labels(&self) -> bool {
+        !self.state.read().external_labels.is_empty()
     }
 
-    /// Looks at all blocks once and ships what is to be shipped. `Blocks:` while blocks are uploaded.
+    /// Looks at all blocks once, claims what is to be shipped, and ships what has its labels. `Blocks:` while blocks are
+    /// uploaded.
     pub fn tick(&mut self, stop: &Stop) -> TickReport {
         let mut report = TickReport::default();
+        let n_given_up = self.backlog.n_given_up;
         let result = self.sync(stop, &mut report);
-        let is_clean = result.is_ok() && (report.n_failed, report.n_corrupted, report.n_overlapping) == (0, 0, 0);
+        let is_clean = result.is_ok()
+            && (report.n_failed, report.n_corrupted, report.n_overlapping, report.n_waiting) == (0, 0, 0, 0);
         self.metrics.upload_compacted_done.set(i64::from(is_clean && self.config.upload_compacted));
         match &result {
             Ok(()) => self.metrics.dir_syncs.inc(),
@@ -193,219 +248,15 @@ impl Shipper {
             Err(_) => self.metrics.dir_sync_failures.inc(),
         }
         report.error = result.err();
+        report.n_given_up = self.backlog.n_given_up - n_given_up;
+        report.backlog = self.backlog.clone();
+        self.show();
         report
     }
 
-    fn sync(&mut self, stop: &Stop, report: &mut TickReport) -> Result<()> {
-        self.ledger.reload();
-        self.save_ledger();
-        if !self.is_swept {
-            match self.spool.sweep() {
-                Ok(()) => self.is_swept = true,
-                Err(err) => log::error!(err = err.to_string(); "failed to clean upload directory"),
-            }
-        }
-        let labels = self.state.read().external_labels.clone();
-        let found = scan::scan(&self.config.disk, &self.config.data_dir)?;
-        self.forget_all_but(&found);
-        let ledger = &self.ledger;
-        let is_shipped = |ulid| ledger.entry(ulid).is_some_and(|listed| listed.shipped);
-        let planned = plan::plan(&found, is_shipped, self.config.upload_compacted);
-        // What the ledger will list: what is known of each block before the first upload, and then block by block.
-        let mut listing: Vec<Option<Listed>> = planned.iter().map(|planned| self.listed_now(planned, report)).collect();
-        self.record(&listing);
-        let mut in_bucket = None;
-        for (idx, planned) in planned.iter().enumerate() {
-            stop.check()?;
-            let meta = match &planned.action {
-                // An entry says that the block was set aside above.
-                Action::Ship(_) if listing.get(idx).is_some_and(Option::is_some) => continue,
-                Action::Ship(meta) => *meta,
-                Action::Unreadable(err) => {
-                    self.held_up((*err).clone(), report)?;
-                    continue;
-                }
-                _ => continue,
-            };
-            let listed = self.attempt(planned.found, meta, &labels, &mut in_bucket, stop, report)?;
-            if let Some(place) = listing.get_mut(idx) {
-                *place = listed;
-            }
-            self.record(&listing);
-        }
-        Ok(())
-    }
-
-    /// The entry of a block before anything is uploaded; logs and counts the corrupted ones.
-    fn listed_now(&mut self, planned: &Planned, report: &mut TickReport) -> Option<Listed> {
-        let ulid = planned.found.ulid;
-        match planned.action {
-            Action::Done => Some(Listed { ulid, shipped: true }),
-            Action::ListEmpty => {
-                log::debug!(block = ulid.as_str(); "ignoring empty block");
-                Some(Listed { ulid, shipped: false })
-            }
-            Action::ListCorrupt(err) => Some(self.set_aside(ulid, err, None, report)),
-            Action::SkipCompacted => None,
-            Action::Unreadable(_) => self.ledger.entry(ulid),
-            // Not listed until it is shipped, also if it was listed as corrupted: Prometheus must wait for it.
-            Action::Ship(meta) => self
-                .found_corrupt(planned.found, meta)
-                .map(|(err, fingerprint)| self.set_aside(ulid, &err, fingerprint, report)),
-        }
-    }
-
-    /// Why a block cannot be shipped, if it is known or cheaply seen to be corrupted; asks nothing of the bucket.
-    fn found_corrupt(&self, found: &Found, meta: &Meta) -> Option<(Error, Option<Fingerprint>)> {
-        if let Some(Aside { reason, fingerprint: Some(fingerprint) }) = self.aside.get(&found.ulid)
-            && *fingerprint == scan::fingerprint(&self.config.disk, &found.dir)
-        {
-            return Some((Error::new(Kind::Corrupt, reason.clone()), Some(fingerprint.clone())));
-        }
-        match scan::examine(&self.config.disk, &found.dir, meta) {
-            Err(err) if err.kind() == Kind::Corrupt && found.dir.exists() => Some((err, None)),
-            _ => None,
-        }
-    }
-
-    /// Ships one block; its entry in the ledger. An error ends the tick.
-    fn attempt(
-        &mut self,
-        found: &Found,
-        meta: &Meta,
-        labels: &Labels,
-        in_bucket: &mut Option<Vec<BucketBlock>>,
-        stop: &Stop,
-        report: &mut TickReport,
-    ) -> Result<Option<Listed>> {
-        let ulid = found.ulid;
-        let fingerprint = Some(scan::fingerprint(&self.config.disk, &found.dir));
-        let object = format!("{ulid}/meta.json");
-        let there = self.bucket.exists(&object, stop).map_err(|err| remote::fault(err).context("check exists"))?;
-        let shipped = if there { Ok(Shipped::AlreadyThere) } else { self.ship(found, meta, labels, in_bucket, stop) };
-        let listed = match shipped {
-            Ok(Shipped::Uploaded) => {
-                report.n_uploaded += 1;
-                self.metrics.uploads.inc();
-                Some(Listed { ulid, shipped: true })
-            }
-            Ok(Shipped::AlreadyThere) => Some(Listed { ulid, shipped: true }),
-            Ok(Shipped::Gone) => None,
-            Ok(Shipped::Overlaps(other)) => {
-                report.n_overlapping += 1;
-                if self.overlaps.insert(ulid, other) != Some(other) {
-                    log::error!(block = ulid.as_str(), overlaps = other.as_str();
-                        "Found overlap or error during sync, cannot upload compacted block");
-                }
-                None
-            }
-            Err(err) if err.kind() == Kind::Corrupt => Some(self.set_aside(ulid, &err, fingerprint, report)),
-            Err(err) if err.kind() == Kind::Stopped => return Err(err),
-            Err(err) => {
-                self.metrics.upload_failures.inc();
-                self.held_up(err.context(format!("upload {ulid}")), report)?;
-                None
-            }
-        };
-        if listed.is_some_and(|listed| listed.shipped) && self.aside.remove(&ulid).is_some() {
-            log::info!(block = ulid.as_str(); "block that was set aside is shipped");
-        }
-        Ok(listed)
-    }
-
-    /// A failure that may pass: the error again where order counts, else logged and counted.
-    fn held_up(&self, err: Error, report: &mut TickReport) -> Result<()> {
-        report.n_failed += 1;
-        if !self.config.allow_out_of_order_uploads {
-            return Err(err);
-        }
-        log::error!(err = err.to_string(); "shipping failed");
-        Ok(())
-    }
-
-    fn ship(
-        &mut self,
-        found: &Found,
-        meta: &Meta,
-        labels: &Labels,
-        in_bucket: &mut Option<Vec<BucketBlock>>,
-        stop: &Stop,
-    ) -> Result<Shipped> {
-        let (ulid, mut meta) = (found.ulid, meta.clone());
-        let chunks = match scan::examine(&self.config.disk, &found.dir, &meta) {
-            Err(_) if !found.dir.exists() => return Ok(Shipped::Gone),
-            examined => examined?,
-        };
-        meta.ship_as(labels, &chunks);
-        if meta.labels.is_empty() {
-            return Err(Error::new(Kind::Retry, "empty external labels are not allowed for Thanos block."));
-        }
-        let as_shipped = BucketBlock::from(&meta);
-        if meta.level > 1 && !self.config.allow_out_of_order_uploads {
-            let others = match in_bucket {
-                Some(others) => others,
-                None => in_bucket.insert(remote::blocks(&*self.bucket, ulid, stop)?),
-            };
-            if let Some(other) = plan::overlap(&as_shipped, others) {
-                return Ok(Shipped::Overlaps(other.ulid));
-            }
-        }
-        log::info!(id = ulid.as_str(); "upload new block");
-        let uploader = Uploader {
-            disk: &self.config.disk,
-            bucket: &*self.bucket,
-            concurrency: self.config.upload_concurrency,
-            sha256: self.config.sha256,
-        };
-        let staged = self.spool.stage(ulid, &found.dir, &chunks, &meta.write()?);
-        let result = match staged {
-            Err(err) if err.kind() == Kind::NotFound && !found.dir.exists() => Ok(Shipped::Gone),
-            Err(err) => Err(err),
-            Ok(dir) => uploader.upload(&dir, &chunks, &mut meta, stop).map(|()| Shipped::Uploaded),
-        };
-        if let Err(err) = self.spool.release(ulid) {
-            self.is_swept = false;
-            log::error!(err = err.to_string(); "failed to clean upload directory");
-        }
-        if let (Ok(Shipped::Uploaded), Some(others)) = (&result, in_bucket) {
-            others.push(as_shipped);
-        }
-        result
-    }
-
-    /// Sets a block aside, and logs that once for each reason.
-    fn set_aside(
-        &mut self,
-        ulid: Ulid,
-        err: &Error,
-        fingerprint: Option<Fingerprint>,
-        report: &mut TickReport,
-    ) -> Listed {
-        report.n_corrupted += 1;
-        self.metrics.corrupted_blocks.inc();
-        let reason = err.to_string();
-        if self.aside.get(&ulid).is_none_or(|aside| aside.reason != reason) {
-            log::error!(block = ulid.as_str(), err = reason.as_str();
-                "block is corrupted and set aside until its files change; other blocks are not held up");
-        }
-        self.aside.insert(ulid, Aside { reason, fingerprint });
-        Listed { ulid, shipped: false }
-    }
-
-    fn forget_all_but(&mut self, found: &[Found]) {
-        let is_there = |ulid: &Ulid| found.iter().any(|found| found.ulid == *ulid);
-        self.aside.retain(|ulid, _| is_there(ulid));
-        self.overlaps.retain(|ulid, _| is_there(ulid));
-    }
-
-    fn record(&mut self, listing: &[Option<Listed>]) {
-        self.ledger.set(listing.iter().flatten().copied().collect());
-        self.save_ledger();
-    }
-
-    fn save_ledger(&mut self) {
-        if let Err(err) = self.ledger.save() {
-            log::warn!(err = err.to_string(); "updating meta file failed");
-        }
+    /// Shows what is left to be done, and what went wrong since the start, after each block and each tick.
+    fn show(&self) {
+        log::debug!(pending = self.backlog.pending.len(), bytes = self.backlog.bytes(),
+            quarantined = self.backlog.quarantined.len(); "blocks to be shipped");
     }
 }

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::meta::Meta;
 use super::ulid::Ulid;
 use crate::error::{Error, Kind};
 
-/// A block in the data directory.
+/// A block in the data directory, or one that only its claim has kept.
 #[derive(Debug)]
 pub struct Found {
     /// Its name.
     pub ulid: Ulid,
     /// Its folder.
     pub dir: PathBuf,
+    /// Whether Prometheus has it.
+    pub is_local: bool,
     /// Its meta.json, or why that cannot be read: `Corrupt` if the block is at fault, any other kind if it may be
     /// readable later.
     pub meta: Result<Meta, Error>,
@@ -71,7 +74,7 @@ fn time_ms(found: &Found) -> i64 {
 }
 
 /// A block that the bucket holds, as far as overlaps go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketBlock {
     /// Its name.
     pub ulid: Ulid,
@@ -80,19 +83,24 @@ pub struct BucketBlock {
     /// Time after its last sample. `Units:` ms.
     pub max_time_ms: i64,
     /// Its `thanos.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
 }
 
 impl From<&Meta> for BucketBlock {
     fn from(meta: &Meta) -> Self {
         let Meta { ulid, min_time_ms, max_time_ms, labels, .. } = meta;
-        BucketBlock { ulid: *ulid, min_time_ms: *min_time_ms, max_time_ms: *max_time_ms, labels: labels.clone() }
+        BucketBlock {
+            ulid: *ulid,
+            min_time_ms: *min_time_ms,
+            max_time_ms: *max_time_ms,
+            labels: Arc::new(labels.clone()),
+        }
     }
 }
 
 /// The first block of `bucket` with the labels of `new` that shares time with it.
-pub fn overlap<'a>(new: &BucketBlock, bucket: &'a [BucketBlock]) -> Option<&'a BucketBlock> {
-    bucket.iter().find(|old| {
+pub fn overlap<'a>(new: &BucketBlock, bucket: impl IntoIterator<Item = &'a BucketBlock>) -> Option<&'a BucketBlock> {
+    bucket.into_iter().find(|old| {
         old.ulid != new.ulid
             && old.labels == new.labels
             && old.min_time_ms < new.max_time_ms
@@ -116,11 +124,11 @@ mod tests {
             "compaction":{{"level":{level}}}}}"#,
             min_time + 10
         );
-        Found { ulid, dir: PathBuf::new(), meta: meta::parse(text.as_bytes()) }
+        Found { ulid, dir: PathBuf::new(), is_local: true, meta: meta::parse(text.as_bytes()) }
     }
 
     fn broken(n: u32, kind: Kind) -> Found {
-        Found { ulid: ulid(n), dir: PathBuf::new(), meta: Err(Error::new(kind, "broken")) }
+        Found { ulid: ulid(n), dir: PathBuf::new(), is_local: true, meta: Err(Error::new(kind, "broken")) }
     }
 
     /// One word for each block, in order.
@@ -176,7 +184,7 @@ mod tests {
             ulid: ulid(n),
             min_time_ms,
             max_time_ms,
-            labels: BTreeMap::from([("region".to_owned(), region.to_owned())]),
+            labels: Arc::new(BTreeMap::from([("region".to_owned(), region.to_owned())])),
         };
         let bucket = [block(1, 0, 10, "eu"), block(2, 20, 30, "eu"), block(3, 10, 20, "us")];
         let check = |new: BucketBlock, expected: Option<u32>| {

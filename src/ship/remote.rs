@@ -1,32 +1,87 @@
 //! What the bucket already holds, for the overlap check of compacted blocks.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use super::meta;
-use super::plan::BucketBlock;
+use super::plan::{self, BucketBlock};
 use super::ulid::Ulid;
 use crate::error::{Error, Kind, Result};
+use crate::limits;
 use crate::objstore::Bucket;
 use crate::supervisor::Stop;
 
-/// All whole blocks of the bucket; `ulid` is the block for which they are wanted. A folder without meta.json is a
-/// block that somebody is uploading, or gave up on; it cannot overlap anything (D-28).
-pub fn blocks(bucket: &dyn Bucket, ulid: Ulid, stop: &Stop) -> Result<Vec<BucketBlock>> {
-    log::info!(id = ulid.as_str(); "gathering all existing blocks from the remote bucket for check");
-    let mut blocks = Vec::new();
-    let mut read = |name: &str| {
-        let Some(block) = name.strip_suffix('/').and_then(Ulid::parse) else { return Ok(()) };
-        match bucket.get(&format!("{block}/meta.json"), stop) {
-            Err(err) if err.kind() == Kind::NotFound => {}
-            Err(err) => return Err(err.context(format!("meta.json bkt get for {block}"))),
-            Ok(bytes) => match meta::parse(&bytes) {
-                Ok(meta) => blocks.push(BucketBlock::from(&meta)),
-                Err(err) => log::warn!(block = block.as_str(), err = err.to_string();
-                    "block in the bucket is left out of the overlap check"),
-            },
+/// The whole blocks of the bucket. A block never changes under its name, so each meta.json is read once in the life of
+/// the process.
+#[derive(Default)]
+pub struct Remote {
+    known: BTreeMap<Ulid, BucketBlock>,
+    /// Label sets of those blocks, each once: a bucket has many blocks and few of these.
+    label_sets: BTreeSet<Arc<BTreeMap<String, String>>>,
+    /// Whether the bucket was listed in this tick.
+    is_fresh: bool,
+}
+
+impl Remote {
+    /// A new tick: what is in the bucket may have changed.
+    pub fn age(&mut self) {
+        self.is_fresh = false;
+    }
+
+    /// The first block of the bucket that overlaps `new`. A folder without meta.json is a block that somebody is
+    /// uploading, or gave up on; it cannot overlap anything (D-28).
+    pub fn overlap(&mut self, new: &BucketBlock, bucket: &dyn Bucket, stop: &Stop) -> Result<Option<Ulid>> {
+        if !self.is_fresh {
+            self.gather(new.ulid, bucket, stop).map_err(|err| fault(err).context("get all block meta."))?;
         }
+        Ok(plan::overlap(new, self.known.values()).map(|old| old.ulid))
+    }
+
+    /// A block that this process has just shipped.
+    pub fn add(&mut self, block: BucketBlock) {
+        if self.is_fresh {
+            self.remember(block);
+        }
+    }
+
+    fn gather(&mut self, ulid: Ulid, bucket: &dyn Bucket, stop: &Stop) -> Result<()> {
+        log::info!(id = ulid.as_str(); "gathering all existing blocks from the remote bucket for check");
+        if self.known.len() > limits::REMOTE_BLOCKS_MAX {
+            self.known.clear();
+            self.label_sets.clear();
+        }
+        let mut there = BTreeSet::new();
+        let each = &mut |name: &str| {
+            there.extend(name.strip_suffix('/').and_then(Ulid::parse));
+            Ok(())
+        };
+        bucket.iter("", each, stop)?;
+        self.known.retain(|ulid, _| there.contains(ulid));
+        for block in there {
+            if self.known.contains_key(&block) {
+                continue;
+            }
+            match bucket.get(&format!("{block}/meta.json"), stop) {
+                Err(err) if err.kind() == Kind::NotFound => {}
+                Err(err) => return Err(err.context(format!("meta.json bkt get for {block}"))),
+                Ok(bytes) => match meta::parse(&bytes) {
+                    Ok(meta) => self.remember(BucketBlock { ulid: block, ..BucketBlock::from(&meta) }),
+                    Err(err) => log::warn!(block = block.as_str(), err = err.to_string();
+                        "block in the bucket is left out of the overlap check"),
+                },
+            }
+        }
+        self.is_fresh = true;
         Ok(())
-    };
-    bucket.iter("", &mut read, stop).map_err(|err| fault(err).context("get all block meta."))?;
-    Ok(blocks)
+    }
+
+    fn remember(&mut self, mut block: BucketBlock) {
+        match self.label_sets.get(&block.labels) {
+            Some(same) => block.labels = Arc::clone(same),
+            None => drop(self.label_sets.insert(Arc::clone(&block.labels))),
+        }
+        self.known.insert(block.ulid, block);
+    }
 }
 
 /// An error of the bucket, of which no local block can be at fault.

@@ -28,7 +28,7 @@ pub fn scan(disk: &Disk, data_dir: &Path) -> Result<Vec<Found>> {
         match read_meta(disk, &dir, ulid) {
             // Prometheus removed it since the listing.
             Err(_) if !dir.exists() => {}
-            meta => blocks.push(Found { ulid, dir, meta }),
+            meta => blocks.push(Found { ulid, dir, meta, is_local: true }),
         }
     }
     Ok(blocks)
@@ -61,10 +61,19 @@ fn block_fault(err: Error) -> Error {
     }
 }
 
-/// Checks that a block's files are all there and not empty; the names in `chunks/`, sorted.
+/// The files of a block that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// The names in its `chunks/`, sorted.
+    pub chunks: Vec<String>,
+    /// Size of its chunk files and its index.
+    pub bytes: u64,
+}
+
+/// Checks that a block's files are all there and not empty.
 ///
 /// `Errors:` `Corrupt`, with the file and what is wrong with it.
-pub fn examine(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Vec<String>> {
+pub fn examine(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Examined> {
     let corrupt = |text: String| Error::new(Kind::Corrupt, text);
     let check_file = |path: &Path| {
         let found = disk.stat(path).map_err(block_fault)?;
@@ -74,13 +83,13 @@ pub fn examine(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Vec<String>> {
         if found.len() == 0 {
             return Err(corrupt(format!("{} is empty", path.display())));
         }
-        Ok(())
+        Ok(found.len())
     };
-    check_file(&dir.join("index"))?;
+    let mut bytes = check_file(&dir.join("index"))?;
     let chunks = dir.join("chunks");
     let mut names = Vec::new();
     for entry in disk.list(&chunks).map_err(block_fault)? {
-        check_file(&chunks.join(&entry.name))?;
+        bytes += check_file(&chunks.join(&entry.name))?;
         names.push(entry.name);
     }
     if names.is_empty() && meta.n_chunks > 0 {
@@ -92,7 +101,7 @@ pub fn examine(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Vec<String>> {
     if let Some((expected, _)) = missing {
         return Err(corrupt(format!("{} is missing", chunks.join(format!("{expected:06}")).display())));
     }
-    Ok(names)
+    Ok(Examined { chunks: names, bytes })
 }
 
 /// Sizes and times of a block's files, by which a change is noticed without reading them.
@@ -112,10 +121,22 @@ pub fn fingerprint(disk: &Disk, dir: &Path) -> Fingerprint {
     files
 }
 
+/// Folders that look like blocks but whose names are not those of blocks, such as a ULID in small letters or one past
+/// the end of its time: they are never shipped, and somebody should know.
+pub fn misnamed(disk: &Disk, data_dir: &Path) -> Result<Vec<String>> {
+    let entries = disk.list(data_dir).context(|| "read dir")?;
+    let looks_so = |entry: &Entry| {
+        let name = entry.name.as_str();
+        name.len() == 26 && name.bytes().all(|byte| byte.is_ascii_alphanumeric()) && Ulid::parse(name).is_none()
+    };
+    let suspects = entries.into_iter().filter(|entry| entry.kind.is_dir() && looks_so(entry));
+    Ok(suspects.map(|entry| entry.name).filter(|name| data_dir.join(name).join("meta.json").exists()).collect())
+}
+
 /// Checks at start what uploads need of `--tsdb.path`.
 ///
-/// `Errors:` when it is missing, not a folder, or not writable, with what to change. A missing `wal` is only logged,
-/// as Thanos does: the directory may be shared in a moment.
+/// `Errors:` when it is missing, not a folder, or not readable, with what to change. One that cannot be written to costs
+/// claims and ledger, which is logged. So is a missing `wal`, as Thanos does: the directory may be shared in a moment.
 pub fn check_data_dir(path: &Path) -> Result<()> {
     let shown = path.display();
     let hint = "set --tsdb.path to the directory that Prometheus has as --storage.tsdb.path";
@@ -129,13 +150,20 @@ pub fn check_data_dir(path: &Path) -> Result<()> {
     if !is_dir {
         return Err(permanent(format!("opening tsdb directory: {shown} is not a directory; {hint}")));
     }
-    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    if let Err(err) = rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS) {
+    let refused = |access: Access| match rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS) {
+        Ok(()) => None,
+        Err(err) => Some(std::io::Error::from(err)),
+    };
+    if let Some(err) = refused(Access::READ_OK | Access::EXEC_OK) {
         return Err(permanent(format!(
-            "opening tsdb directory: {shown} is not writable ({}); run as the user that owns it, or give this one write \
-             access: uploads stage blocks in its thanos/upload and keep thanos.shipper.json",
-            std::io::Error::from(err)
+            "opening tsdb directory: {shown} is not readable ({err}); run as the user that owns it, or give this one access"
         )));
+    }
+    if let Some(err) = refused(Access::WRITE_OK) {
+        log::warn!(dir = shown.to_string(), err = err.to_string();
+            "tsdb directory is not writable: blocks are shipped, but what is shipped is remembered only until the next \
+             restart, and a block that Prometheus removes meanwhile is lost; give the sidecar write access to keep \
+             thanos.shipper.json and claims in thanos/upload");
     }
     if let Err(err) = Disk::real().stat(&path.join("wal")) {
         let text = "WAL dir is not accessible. Is this dir a TSDB directory? If yes it is shared with TSDB?";
@@ -171,7 +199,7 @@ mod tests {
         let examined = found.meta.as_ref().map_err(Clone::clone);
         let examined = examined.and_then(|meta| examine(&Disk::real(), &found.dir, meta));
         match examined {
-            Ok(names) => assert_eq!(names.join(" "), expected),
+            Ok(examined) => assert_eq!(examined.chunks.join(" "), expected),
             Err(err) => {
                 assert_eq!(err.kind(), Kind::Corrupt);
                 let text = err.to_string().replace(&format!("{}/", dir.display()), "");
@@ -216,6 +244,21 @@ mod tests {
         std::os::unix::fs::symlink(outside, data_dir.path().join("01ARZ3NDEKTSV4RRFFQ69G5FAX")).unwrap();
         let found = scan(&Disk::real(), data_dir.path()).unwrap();
         assert_eq!(found.iter().map(|found| &found.dir).collect::<Vec<_>>(), [&dir]);
+    }
+
+    #[test]
+    fn a_block_with_an_impossible_name_is_noticed() {
+        let data_dir = tempfile::tempdir().unwrap();
+        block(data_dir.path());
+        for name in ["01arz3ndektsv4rrffq69g5fav", "81ARZ3NDEKTSV4RRFFQ69G5FAV", "01ARZ3NDEKTSV4RRFFQ69G5FAU"] {
+            std::fs::create_dir(data_dir.path().join(name)).unwrap();
+        }
+        assert!(misnamed(&Disk::real(), data_dir.path()).unwrap().is_empty());
+        for name in ["01arz3ndektsv4rrffq69g5fav", "81ARZ3NDEKTSV4RRFFQ69G5FAV"] {
+            std::fs::write(data_dir.path().join(name).join("meta.json"), b"{}").unwrap();
+        }
+        let expected = ["01arz3ndektsv4rrffq69g5fav", "81ARZ3NDEKTSV4RRFFQ69G5FAV"];
+        assert_eq!(misnamed(&Disk::real(), data_dir.path()).unwrap(), expected);
     }
 
     #[test]

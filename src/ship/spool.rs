@@ -1,78 +1,157 @@
-//! `<data dir>/thanos/upload`: a block's files under second names while it is uploaded, so that Prometheus can remove
-//! the block without harm to the upload.
+//! `<data dir>/thanos/upload`: claims on the disk. A claim is a folder with a block's files under second names, so that
+//! neither Prometheus's retention nor a restart loses the block before it is shipped.
 //!
-//! meta.json alone is not linked but written: it gets the Thanos section, and editing a link would edit Prometheus's
-//! own file. Leftovers would pin disk space for ever, so they are swept at start, and a block's folder goes after each
-//! attempt, whatever became of it.
+//! meta.json alone is not linked but written, for editing a link would edit Prometheus's own file. It is written last,
+//! when all else is synced, and carries a mark: a folder without a marked meta.json is no claim but a leftover, of a
+//! claim that was not finished or of another program. It is removed first when a claim ends. `pillion.json` beside it
+//! says how far the upload is. Never decides what is claimed or for how long; that is done in `claims`.
 
 use std::path::{Path, PathBuf};
 
+use super::meta::{self, Meta};
 use super::ulid::Ulid;
 use crate::error::{Context, Kind, Result};
 use crate::files::Disk;
+use crate::limits;
 
 /// Mode of the folders, as Thanos has it.
 const DIR_MODE: u32 = 0o750;
+/// The state of the upload.
+const STATE: &str = "pillion.json";
 
-/// The staging folder.
+/// The folder of claims.
 pub struct Spool {
     dir: PathBuf,
     disk: Disk,
 }
 
+/// What is found in a folder that has the name of a block.
+pub enum Held {
+    /// A claim.
+    Claim {
+        /// Its meta.json without the mark.
+        meta: Box<Meta>,
+        /// Whether its labels are pinned.
+        is_pinned: bool,
+    },
+    /// Something else.
+    Leftover,
+}
+
 impl Spool {
-    /// The staging folder of `data_dir`; created when a block is staged.
+    /// The claims of `data_dir`; the folder is created with the first one.
     pub fn new(data_dir: &Path, disk: Disk) -> Self {
         Spool { dir: data_dir.join("thanos").join("upload"), disk }
     }
 
-    /// Removes what a crash left behind.
-    pub fn sweep(&self) -> Result<()> {
-        let entries = match self.disk.list(&self.dir) {
-            Err(err) if err.kind() == Kind::NotFound => return Ok(()),
-            other => other?,
-        };
-        for entry in entries {
-            let path = self.dir.join(&entry.name);
-            if entry.kind.is_dir() {
-                self.disk.remove_tree(&path)?;
-            } else {
-                self.disk.remove_file(&path)?;
-            }
-        }
-        Ok(())
+    /// The folder of a block's claim.
+    pub fn dir(&self, ulid: Ulid) -> PathBuf {
+        self.dir.join(ulid.as_str())
     }
 
-    /// Stages the block in `block_dir`: its `chunks/` and its index linked, and `meta_json` beside them. The folder.
-    ///
-    /// `Errors:` `Permanent` where hard links cannot be made. Call [`Spool::release`] also after an error.
-    pub fn stage(&self, ulid: Ulid, block_dir: &Path, chunks: &[String], meta_json: &[u8]) -> Result<PathBuf> {
-        let dir = self.dir.join(ulid.as_str());
-        self.disk.remove_tree(&dir)?;
-        for above in [self.dir.parent().unwrap_or(&self.dir), &self.dir, &dir, &dir.join("chunks")] {
-            self.disk.create_dir(above, DIR_MODE)?;
-        }
-        for chunk in chunks {
-            self.link(&block_dir.join("chunks").join(chunk), &dir.join("chunks").join(chunk))?;
-        }
-        self.link(&block_dir.join("index"), &dir.join("index"))?;
-        self.disk.write_synced(&dir.join("meta.json"), meta_json)?;
-        Ok(dir)
+    /// The state file of a block's claim.
+    pub fn state_path(&self, ulid: Ulid) -> PathBuf {
+        self.dir(ulid).join(STATE)
     }
 
-    fn link(&self, from: &Path, to: &Path) -> Result<()> {
-        self.disk.link(from, to).map_err(|err| match err.kind() {
-            Kind::Permanent => err.context(format!(
-                "hard links from the data directory into {} are not possible, and blocks cannot be shipped without",
-                self.dir.display()
-            )),
-            _ => err.context("hard link block"),
+    /// Size of the file system that holds the claims. `Units:` bytes.
+    pub fn capacity(&self) -> Result<u64> {
+        self.disk.capacity(&self.dir).or_else(|_| {
+            let data_dir = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
+            self.disk.capacity(data_dir)
         })
     }
 
-    /// Removes a staged block.
+    /// The blocks of which there is a folder, claim or not. Whatever else is there is removed.
+    pub fn list(&self) -> Result<Vec<Ulid>> {
+        let entries = match self.disk.list(&self.dir) {
+            Err(err) if err.kind() == Kind::NotFound => return Ok(Vec::new()),
+            other => other.context(|| "read claims")?,
+        };
+        let mut ulids = Vec::new();
+        for entry in entries {
+            let path = self.dir.join(&entry.name);
+            match Ulid::parse(&entry.name) {
+                Some(ulid) if entry.kind.is_dir() => ulids.push(ulid),
+                _ if entry.kind.is_dir() => self.disk.remove_tree(&path)?,
+                _ => self.disk.remove_file(&path)?,
+            }
+        }
+        Ok(ulids)
+    }
+
+    /// What the folder of a block is.
+    pub fn load(&self, ulid: Ulid) -> Result<Held> {
+        let read = self.disk.read(&self.dir(ulid).join("meta.json"), limits::META_BYTES_MAX);
+        let parsed = match read.and_then(|bytes| meta::parse(&bytes)) {
+            Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Corrupt | Kind::Limit) => {
+                return Ok(Held::Leftover);
+            }
+            other => other.context(|| format!("read claim of block {ulid}"))?,
+        };
+        let mut meta = Box::new(parsed);
+        Ok(match meta.take_claim() {
+            Some(is_pinned) if meta.ulid == ulid => Held::Claim { meta, is_pinned },
+            _ => Held::Leftover,
+        })
+    }
+
+    /// Claims the block in `block_dir`: its `chunks/` and its index linked, and then `meta` beside them. When this
+    /// returns, the claim outlives a power cut; before, it is a leftover. The folder.
+    ///
+    /// `Errors:` `Permanent` where links cannot be made, or nothing can be written at all. `NotFound` when Prometheus
+    /// removes the block meanwhile.
+    pub fn claim(&self, block_dir: &Path, chunks: &[String], meta: &Meta, is_pinned: bool) -> Result<PathBuf> {
+        let dir = self.dir(meta.ulid);
+        self.release(meta.ulid)?;
+        let above = self.dir.parent().unwrap_or(&self.dir);
+        let chunks_dir = dir.join("chunks");
+        for folder in [above, &self.dir, &dir, &chunks_dir] {
+            self.disk.create_dir(folder, DIR_MODE)?;
+        }
+        for chunk in chunks {
+            self.disk.link(&block_dir.join("chunks").join(chunk), &chunks_dir.join(chunk))?;
+        }
+        self.disk.link(&block_dir.join("index"), &dir.join("index"))?;
+        // Everything that the mark stands for, from the bottom up to the data directory.
+        let data_dir = above.parent().unwrap_or(above);
+        for folder in [&chunks_dir, &dir, &self.dir, above, data_dir] {
+            self.disk.sync_dir(folder)?;
+        }
+        self.write_meta(meta, is_pinned)?;
+        Ok(dir)
+    }
+
+    /// Writes the meta.json of a claim, in place of the one that is there.
+    pub fn write_meta(&self, meta: &Meta, is_pinned: bool) -> Result<()> {
+        let bytes = meta.claimed(is_pinned).write()?;
+        self.disk.replace(&self.dir(meta.ulid).join("meta.json"), &bytes)
+    }
+
+    /// Ends a claim and removes its files, but not its state.
+    pub fn empty(&self, ulid: Ulid) -> Result<()> {
+        let dir = self.dir(ulid);
+        self.unmark(&dir)?;
+        self.disk.remove_tree(&dir.join("chunks")).context(|| "failed to clean upload directory")?;
+        match self.disk.remove_file(&dir.join("index")) {
+            Err(err) if err.kind() != Kind::NotFound => Err(err.context("failed to clean upload directory")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends a claim and removes all of it; one that is not there is fine.
     pub fn release(&self, ulid: Ulid) -> Result<()> {
-        self.disk.remove_tree(&self.dir.join(ulid.as_str())).context(|| "failed to clean upload directory")
+        let dir = self.dir(ulid);
+        let removed = self.unmark(&dir).and_then(|()| self.disk.remove_tree(&dir));
+        removed.context(|| "failed to clean upload directory")
+    }
+
+    /// From here on the folder is a leftover, also after a power cut: a claim never has only some of its files.
+    fn unmark(&self, dir: &Path) -> Result<()> {
+        match self.disk.remove_file(&dir.join("meta.json")) {
+            Err(err) if err.kind() == Kind::NotFound => Ok(()),
+            other => other.and_then(|()| self.disk.sync_dir(dir)),
+        }
     }
 }
 
@@ -81,64 +160,117 @@ mod tests {
     use super::*;
     use crate::files::Op;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::sync::{Arc, Mutex};
 
-    fn block(data_dir: &Path) -> (Ulid, PathBuf) {
-        let ulid = Ulid::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
-        let dir = data_dir.join(ulid.as_str());
+    const ULID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn block(data_dir: &Path) -> (Meta, PathBuf) {
+        let text = format!(r#"{{"version":1,"ulid":"{ULID}"}}"#);
+        let dir = data_dir.join(ULID);
         std::fs::create_dir_all(dir.join("chunks")).unwrap();
         for name in ["meta.json", "index", "tombstones", "chunks/000001"] {
             std::fs::write(dir.join(name), name).unwrap();
         }
-        (ulid, dir)
+        (meta::parse(text.as_bytes()).unwrap(), dir)
+    }
+
+    fn is_claim(spool: &Spool, meta: &Meta) -> Option<bool> {
+        match spool.load(meta.ulid).unwrap() {
+            Held::Claim { meta: loaded, is_pinned } => {
+                assert_eq!(loaded.write().unwrap(), meta.write().unwrap());
+                Some(is_pinned)
+            }
+            Held::Leftover => None,
+        }
     }
 
     #[test]
     fn chunks_and_index_are_links_and_meta_json_is_not() {
         let data_dir = tempfile::tempdir().unwrap();
-        let (ulid, dir) = block(data_dir.path());
+        let (meta, dir) = block(data_dir.path());
         let spool = Spool::new(data_dir.path(), Disk::real());
-        let staged = spool.stage(ulid, &dir, &["000001".to_owned()], b"new meta").unwrap();
+        let chunks = ["000001".to_owned()];
+        let claim = spool.claim(&dir, &chunks, &meta, false).unwrap();
         let inode = |dir: &Path, name: &str| std::fs::metadata(dir.join(name)).unwrap().ino();
         for name in ["index", "chunks/000001"] {
-            assert_eq!(inode(&dir, name), inode(&staged, name), "{name}");
+            assert_eq!(inode(&dir, name), inode(&claim, name), "{name}");
         }
-        assert_ne!(inode(&dir, "meta.json"), inode(&staged, "meta.json"));
         assert_eq!(std::fs::read(dir.join("meta.json")).unwrap(), b"meta.json");
-        assert_eq!(std::fs::read(staged.join("meta.json")).unwrap(), b"new meta");
-        assert!(!staged.join("tombstones").exists());
-        assert_eq!(std::fs::metadata(&staged).unwrap().permissions().mode() & 0o777, DIR_MODE);
-        spool.stage(ulid, &dir, &["000001".to_owned()], b"again").unwrap();
-        spool.release(ulid).unwrap();
-        spool.release(ulid).unwrap();
-        assert!(!staged.exists());
+        assert!(!claim.join("tombstones").exists());
+        assert_eq!(std::fs::metadata(&claim).unwrap().permissions().mode() & 0o777, DIR_MODE);
+        assert_eq!(is_claim(&spool, &meta), Some(false));
+        spool.write_meta(&meta, true).unwrap();
+        assert_eq!(is_claim(&spool, &meta), Some(true));
+        spool.claim(&dir, &chunks, &meta, false).unwrap();
+        spool.release(meta.ulid).unwrap();
+        spool.release(meta.ulid).unwrap();
+        assert!(!claim.exists());
         assert_eq!(std::fs::metadata(dir.join("index")).unwrap().nlink(), 1);
     }
 
     #[test]
-    fn leftovers_are_swept() {
+    fn the_mark_comes_last_and_goes_first_with_a_sync_before_and_after() {
         let data_dir = tempfile::tempdir().unwrap();
-        let (ulid, dir) = block(data_dir.path());
-        let spool = Spool::new(data_dir.path(), Disk::real());
-        spool.sweep().unwrap();
-        let staged = spool.stage(ulid, &dir, &["000001".to_owned()], b"new meta").unwrap();
-        std::fs::write(staged.with_file_name("stray"), b"x").unwrap();
-        spool.sweep().unwrap();
-        assert_eq!(std::fs::read_dir(data_dir.path().join("thanos/upload")).unwrap().count(), 0);
+        let (meta, dir) = block(data_dir.path());
+        let steps = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&steps);
+        let root = data_dir.path().to_owned();
+        let disk = Disk::watched(move |step| {
+            let path = step.to.unwrap_or(step.path);
+            let name = path.strip_prefix(&root).unwrap().display().to_string();
+            seen.lock().unwrap().push((step.op, name.replace(ULID, "_").replace("thanos/upload/_", "claim")));
+            Ok(())
+        });
+        let spool = Spool::new(data_dir.path(), disk);
+        spool.claim(&dir, &["000001".to_owned()], &meta, true).unwrap();
+        let seen = std::mem::take(&mut *steps.lock().unwrap());
+        let steps_of = |wanted: &[Op]| -> Vec<String> {
+            seen.iter().filter(|(op, _)| wanted.contains(op)).map(|(_, name)| name.clone()).collect()
+        };
+        assert_eq!(
+            steps_of(&[Op::Link, Op::SyncDir, Op::Rename]),
+            [
+                "claim/chunks/000001",
+                "claim/index",
+                "claim/chunks",
+                "claim",
+                "thanos/upload",
+                "thanos",
+                "",
+                "claim/meta.json",
+                "claim"
+            ]
+        );
+        spool.release(meta.ulid).unwrap();
+        let ended = std::mem::take(&mut *steps.lock().unwrap());
+        let first: Vec<_> = ended.iter().take(2).map(|(op, name)| (*op, name.as_str())).collect();
+        assert_eq!(first, [(Op::RemoveFile, "claim/meta.json"), (Op::SyncDir, "claim")]);
     }
 
     #[test]
-    fn where_links_are_refused_the_error_names_folder_and_reason() {
+    fn what_is_not_a_claim_is_told_apart() {
         let data_dir = tempfile::tempdir().unwrap();
-        let (ulid, dir) = block(data_dir.path());
-        for (errno, reason) in [(1, "operation not permitted"), (18, "cross-device link"), (95, "not supported")] {
-            let disk = Disk::watched(move |step| match step.op {
-                Op::Link => Err(std::io::Error::from_raw_os_error(errno)),
-                _ => Ok(()),
-            });
-            let err = Spool::new(data_dir.path(), disk).stage(ulid, &dir, &[], b"").unwrap_err();
-            assert_eq!(err.kind(), Kind::Permanent);
-            let text = err.to_string();
-            assert!(text.contains("thanos/upload are not possible") && text.contains(reason), "{text}");
+        let (meta, dir) = block(data_dir.path());
+        let spool = Spool::new(data_dir.path(), Disk::real());
+        assert!(spool.list().unwrap().is_empty());
+        let claim = spool.claim(&dir, &["000001".to_owned()], &meta, true).unwrap();
+        std::fs::write(claim.with_file_name("stray"), b"x").unwrap();
+        std::fs::create_dir(claim.with_file_name("folder")).unwrap();
+        assert_eq!(spool.list().unwrap(), [meta.ulid]);
+        assert_eq!(std::fs::read_dir(claim.parent().unwrap()).unwrap().count(), 1);
+        assert_eq!(is_claim(&spool, &meta), Some(true));
+        let path = claim.join("meta.json");
+        let marked = std::fs::read_to_string(&path).unwrap();
+        // Of another block, of another program, half written, and not there.
+        for text in [marked.replace("FAV", "FAW"), marked.replace("pillion_claim", "x"), "{".to_owned()] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(is_claim(&spool, &meta), None);
         }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(is_claim(&spool, &meta), None);
+        std::fs::write(spool.state_path(meta.ulid), b"state").unwrap();
+        spool.empty(meta.ulid).unwrap();
+        spool.empty(meta.ulid).unwrap();
+        assert_eq!(std::fs::read_dir(&claim).unwrap().count(), 1);
     }
 }

@@ -1,22 +1,32 @@
-//! Uploads one staged block: chunk files, then the index, and meta.json last. Its meta.json is what makes a block
-//! exist for everybody who reads the bucket, so it is written only when all else is there.
+//! Uploads one claimed block: chunk files, then the index, and meta.json last. Its meta.json is what makes a block exist
+//! for everybody who reads the bucket, so it is written only when the bucket has shown that all else is there, and the
+//! block counts as shipped only when the bucket has shown meta.json too.
+//!
+//! What an earlier attempt has sent is not sent again, but it is asked for like everything else; an object that is
+//! missing or not as it was is sent once more.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
 use sha2::{Digest, Sha256};
 
-use super::meta::{BlockFile, Meta};
+use super::claim::Claim;
+use super::meta::{self, BlockFile, Meta};
+use super::remote;
 use crate::error::{Context, Error, Kind, Result};
 use crate::files::Disk;
-use crate::objstore::{Bucket, NoJournal};
+use crate::limits;
+use crate::objstore::Bucket;
 use crate::supervisor::Stop;
+
+/// Called before every object; returns when it may be sent. `Errors:` `Stopped`.
+pub type Calm = Arc<dyn Fn(&Stop) -> Result<()> + Send + Sync>;
 
 /// How blocks are uploaded.
 pub struct Uploader<'a> {
-    /// Where the staged files are read.
+    /// Where files are read.
     pub disk: &'a Disk,
     /// Where they go.
     pub bucket: &'a dyn Bucket,
@@ -24,75 +34,219 @@ pub struct Uploader<'a> {
     pub concurrency: usize,
     /// Whether meta.json states the SHA-256 of each file.
     pub sha256: bool,
+    /// What may make an object wait.
+    pub calm: Option<&'a Calm>,
+}
+
+/// What the bucket holds of a block whose meta.json was there before this attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum There {
+    /// All of it.
+    Whole,
+    /// Objects were missing or short, and have been sent.
+    Repaired,
+    /// A meta.json that says nothing that could be believed: the block is to be uploaded as if there were none.
+    Unusable,
 }
 
 impl Uploader<'_> {
-    /// Uploads the block staged in `dir`. `meta` has its Thanos section already; files and time are added.
-    ///
-    /// `Errors:` `Corrupt` when a staged file cannot be read. What was uploaded stays in the bucket: without meta.json
-    /// it is no block, and the next attempt replaces it.
-    pub fn upload(&self, dir: &Path, chunks: &[String], meta: &mut Meta, stop: &Stop) -> Result<()> {
-        let mut files = Vec::with_capacity(chunks.len() + 2);
-        for name in chunks {
-            files.push(self.gather(dir, format!("chunks/{name}"), stop)?);
-        }
-        let index = self.gather(dir, "index".to_owned(), stop)?;
-        let ulid = meta.ulid;
-        let block = ulid.as_str();
-        self.upload_all(block, dir, &files, stop).context(|| "upload chunks")?;
-        self.upload_one(block, dir, &index, stop).context(|| "upload index")?;
-        files.push(index);
-        files.push(BlockFile { rel_path: "meta.json".to_owned(), size_bytes: None, sha256: None });
-        meta.uploaded(&files, &jiff::Timestamp::now().to_string());
+    /// Waits until something may be sent.
+    pub fn wait(&self, stop: &Stop) -> Result<()> {
         stop.check()?;
-        self.bucket.upload_bytes(&format!("{block}/meta.json"), &meta.write()?, stop).context(|| "upload meta file")
+        self.calm.map_or(Ok(()), |calm| calm(stop))
     }
 
-    /// Size of a file, and its hash if asked for.
-    fn gather(&self, dir: &Path, rel_path: String, stop: &Stop) -> Result<BlockFile> {
-        let path = dir.join(&rel_path);
-        let size_bytes = Some(self.disk.stat(&path).context(|| "gather files")?.len());
-        let sha256 = self.sha256.then(|| self.hash(&path, stop)).transpose().context(|| "calculate hash")?;
-        Ok(BlockFile { rel_path, size_bytes, sha256 })
+    /// Uploads a block whose labels are pinned; bytes that did not have to be sent again.
+    ///
+    /// `Errors:` `Corrupt` when a file of the claim cannot be read. What was uploaded stays in the bucket: without
+    /// meta.json it is no block, and the next attempt goes on from there.
+    pub fn upload(&self, claim: &Claim, stop: &Stop) -> Result<u64> {
+        let mut files = self.gather(claim, stop)?;
+        let resumed_bytes = self.complete(claim, &files, stop)?;
+        files.push(BlockFile { rel_path: "meta.json".to_owned(), size_bytes: None, sha256: None });
+        let mut meta = claim.meta.clone();
+        meta.uploaded(&files, &jiff::Timestamp::now().to_string());
+        self.commit(&meta, stop)?;
+        Ok(resumed_bytes)
     }
 
-    fn hash(&self, path: &Path, stop: &Stop) -> Result<String> {
+    /// Looks at a block whose meta.json is in the bucket, and sends what is missing.
+    pub fn check_there(&self, claim: &Claim, stop: &Stop) -> Result<There> {
+        let ulid = claim.meta.ulid;
+        let read = self.bucket.get(&object(claim, "meta.json"), stop);
+        let stored = match read.and_then(|bytes| meta::parse(&bytes)) {
+            Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Corrupt | Kind::Limit) => {
+                log::warn!(block = ulid.as_str(), err = err.to_string();
+                    "the bucket has a meta.json of the block that cannot be read; it is uploaded again");
+                return Ok(There::Unusable);
+            }
+            other => other.context(|| "read meta file in the bucket")?,
+        };
+        let files = self.sizes(claim)?;
+        let sizes: BTreeMap<String, u64> =
+            files.iter().filter_map(|file| Some((file.rel_path.clone(), file.size_bytes?))).collect();
+        let stated = stored.stated_sizes();
+        if stored.ulid != ulid || (!stated.is_empty() && stated != sizes) {
+            log::warn!(block = ulid.as_str();
+                "the bucket has a meta.json of the block that tells of other files; it is uploaded again");
+            return Ok(There::Unusable);
+        }
+        let wrong = self.wrong(claim, &files, stop)?;
+        if wrong.is_empty() {
+            return Ok(There::Whole);
+        }
+        // A block that the compactor is removing is no loss: it is part of another one by now.
+        let mark = object(claim, "deletion-mark.json");
+        if self.bucket.exists(&mark, stop).map_err(remote::fault).context(|| "check deletion mark")? {
+            log::info!(block = ulid.as_str(); "the bucket is removing the block, which was there before");
+            return Ok(There::Whole);
+        }
+        log::warn!(block = ulid.as_str(), wrong = texts(&wrong).as_str();
+            "the bucket has the block's meta.json, but not the whole block; what is missing is sent");
+        // What is right is as good as sent.
+        for name in sizes.keys().filter(|name| !wrong.iter().any(|wrong| wrong.name == **name)) {
+            let stored = self.bucket.attributes(&object(claim, name), stop).map_err(remote::fault)?;
+            claim.record.set_done(name, stored);
+        }
+        self.complete(claim, &files, stop)?;
+        Ok(There::Repaired)
+    }
+
+    /// Sends the files until the bucket shows all of them; bytes that had been sent by an earlier attempt.
+    pub fn complete(&self, claim: &Claim, files: &[BlockFile], stop: &Stop) -> Result<u64> {
+        let resumed_bytes = AtomicU64::new(0);
+        for file in files.iter().filter(|file| claim.record.done(&file.rel_path).is_some()) {
+            resumed_bytes.fetch_add(file.size_bytes.unwrap_or_default(), Ordering::Relaxed);
+        }
+        let (index, chunks): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.rel_path == "index");
+        let mut wrong = Vec::new();
+        for round in 0..limits::COMMIT_ROUNDS {
+            if round > 0 {
+                log::warn!(block = claim.meta.ulid.as_str(), wrong = texts(&wrong).as_str();
+                    "objects are not in the bucket as they were sent; they are sent again");
+            }
+            self.upload_all(claim, &chunks, &resumed_bytes, stop).context(|| "upload chunks")?;
+            self.upload_all(claim, &index, &resumed_bytes, stop).context(|| "upload index")?;
+            wrong = self.wrong(claim, files, stop)?;
+            if wrong.is_empty() {
+                return Ok(resumed_bytes.into_inner());
+            }
+        }
+        Err(lost(&texts(&wrong)))
+    }
+
+    /// Writes the final meta.json and sees that it is there.
+    pub fn commit(&self, meta: &Meta, stop: &Stop) -> Result<()> {
+        let (object, bytes) = (format!("{}/meta.json", meta.ulid), meta.write()?);
+        let mut why = String::new();
+        for _ in 0..limits::COMMIT_ROUNDS {
+            self.wait(stop)?;
+            self.bucket.upload_bytes(&object, &bytes, stop).map_err(remote::fault).context(|| "upload meta file")?;
+            why = match self.bucket.attributes(&object, stop) {
+                Ok(stored) if stored.size_bytes == bytes.len() as u64 => return Ok(()),
+                Ok(stored) => format!("meta.json has {} bytes, not {}", stored.size_bytes, bytes.len()),
+                Err(err) if err.kind() == Kind::NotFound => "meta.json is missing".to_owned(),
+                Err(err) => return Err(remote::fault(err).context("check meta file")),
+            };
+        }
+        Err(lost(&why).context("upload meta file"))
+    }
+
+    /// The files of a claim with their sizes, and their hashes if asked for.
+    pub fn gather(&self, claim: &Claim, stop: &Stop) -> Result<Vec<BlockFile>> {
+        let mut files = self.sizes(claim)?;
+        for file in files.iter_mut().filter(|_| self.sha256) {
+            let hash = match claim.record.sha256(&file.rel_path) {
+                Some(hash) => hash,
+                None => {
+                    let hash = self.hash(claim, &file.rel_path, stop).context(|| "calculate hash")?;
+                    claim.record.set_sha256(&file.rel_path, hash.clone());
+                    hash
+                }
+            };
+            file.sha256 = Some(hash);
+        }
+        Ok(files)
+    }
+
+    fn sizes(&self, claim: &Claim) -> Result<Vec<BlockFile>> {
+        let size = |rel_path: String| {
+            let size_bytes = Some(claim.open(self.disk, &rel_path).context(|| "gather files")?.size_bytes());
+            Ok(BlockFile { rel_path, size_bytes, sha256: None })
+        };
+        claim.names().map(size).collect()
+    }
+
+    fn hash(&self, claim: &Claim, name: &str, stop: &Stop) -> Result<String> {
+        let source = claim.open(self.disk, name)?;
         let mut hasher = Sha256::new();
-        self.disk.open(path)?.for_each(|buffer| {
+        source.for_each(0..source.size_bytes(), |buffer| {
             hasher.update(buffer);
             stop.check()
         })?;
         Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    fn upload_one(&self, block: &str, dir: &Path, file: &BlockFile, stop: &Stop) -> Result<()> {
-        stop.check()?;
-        let path = dir.join(&file.rel_path);
-        let source = self.disk.open_source(&path)?;
-        let sent = self
-            .bucket
-            .upload(&format!("{block}/{}", file.rel_path), &source, &NoJournal, stop)
-            .context(|| format!("upload file {}", path.display()))?
-            .attributes
-            .size_bytes;
-        if Some(sent) != file.size_bytes {
-            let expected = file.size_bytes.unwrap_or_default();
-            let text = format!("{} changed while it was uploaded: {sent} bytes, not {expected}", path.display());
+    /// What is not in the bucket as it should be. What the record says of those is forgotten.
+    fn wrong(&self, claim: &Claim, files: &[BlockFile], stop: &Stop) -> Result<Vec<Wrong>> {
+        let mut wrong = Vec::new();
+        for file in files {
+            let (name, size) = (&file.rel_path, file.size_bytes.unwrap_or_default());
+            let sent = claim.record.done(name);
+            let text = match self.bucket.attributes(&object(claim, name), stop) {
+                Ok(stored) if stored.size_bytes != size => {
+                    format!("{name} has {} bytes, not {size}", stored.size_bytes)
+                }
+                Ok(stored) if sent.as_ref().is_some_and(|sent| sent.tag != stored.tag) => {
+                    format!("{name} is not what was sent")
+                }
+                Ok(_) => continue,
+                Err(err) if err.kind() == Kind::NotFound => format!("{name} is missing"),
+                Err(err) => return Err(remote::fault(err).context(format!("check {name} in the bucket"))),
+            };
+            if sent.is_some() {
+                claim.record.forget(name);
+            }
+            wrong.push(Wrong { name: name.clone(), text });
+        }
+        Ok(wrong)
+    }
+
+    fn upload_one(&self, claim: &Claim, file: &BlockFile, resumed_bytes: &AtomicU64, stop: &Stop) -> Result<()> {
+        let name = &file.rel_path;
+        if claim.record.done(name).is_some() {
+            return Ok(());
+        }
+        self.wait(stop)?;
+        let source = claim.open(self.disk, name)?;
+        let (size, expected) = (source.size_bytes(), file.size_bytes.unwrap_or_default());
+        if size != expected {
+            let text =
+                format!("{} changed while it was uploaded: {size} bytes, not {expected}", source.path().display());
             return Err(Error::new(Kind::Retry, text));
+        }
+        let stored = self
+            .bucket
+            .upload(&object(claim, name), &source, &claim.record.journal(name), stop)
+            .context(|| format!("upload file {}", source.path().display()))?;
+        resumed_bytes.fetch_add(stored.resumed_bytes, Ordering::Relaxed);
+        // What arrived otherwise is found when the bucket is asked for it.
+        if stored.attributes.size_bytes == size {
+            claim.record.set_done(name, stored.attributes);
         }
         Ok(())
     }
 
     /// Uploads files in order, several at once; of several errors that of the first file. After an error no further
     /// file is begun.
-    fn upload_all(&self, block: &str, dir: &Path, files: &[BlockFile], stop: &Stop) -> Result<()> {
+    fn upload_all(&self, claim: &Claim, files: &[&BlockFile], resumed_bytes: &AtomicU64, stop: &Stop) -> Result<()> {
         let next = AtomicUsize::new(0);
         let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
         let work = || {
             loop {
                 let idx = next.fetch_add(1, Ordering::Relaxed);
                 let Some(file) = files.get(idx) else { return };
-                if let Err(err) = self.upload_one(block, dir, file, stop) {
+                if let Err(err) = self.upload_one(claim, file, resumed_bytes, stop) {
                     next.store(files.len(), Ordering::Relaxed);
                     let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
                     if failed.as_ref().is_none_or(|(first, _)| idx < *first) {
@@ -114,6 +268,26 @@ impl Uploader<'_> {
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, err)| Err(err))
     }
+}
+
+fn object(claim: &Claim, name: &str) -> String {
+    format!("{}/{name}", claim.meta.ulid)
+}
+
+/// An object that is not in the bucket as it should be.
+struct Wrong {
+    name: String,
+    text: String,
+}
+
+fn texts(wrong: &[Wrong]) -> String {
+    wrong.iter().map(|wrong| wrong.text.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn lost(why: &str) -> Error {
+    let n_rounds = limits::COMMIT_ROUNDS;
+    Error::new(Kind::Retry, format!("sent {n_rounds} times, and the bucket does not hold what was sent: {why}"))
+        .classed("integrity")
 }
 
 fn spawn<'scope>(

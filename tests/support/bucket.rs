@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use pillion::error::{Error, Kind, Result};
@@ -21,6 +22,8 @@ pub struct Faulty {
 struct State {
     calls: Vec<String>,
     fault: Option<(String, Kind)>,
+    /// Objects that are acknowledged and not kept, and how many times more.
+    lost: Option<(String, usize)>,
     /// Files of which a byte is lost on the way, without an error.
     shortened: Option<String>,
 }
@@ -42,10 +45,26 @@ impl Faulty {
         self.state.lock().unwrap().shortened = Some(text.to_owned());
     }
 
+    /// The next `n_times` that an object whose name contains `text` is uploaded, it is acknowledged and not kept.
+    pub fn lose(&self, text: &str, n_times: usize) {
+        self.state.lock().unwrap().lost = Some((text.to_owned(), n_times));
+    }
+
+    fn is_lost(&self, object: &str) -> bool {
+        let mut state = self.state.lock().unwrap();
+        match &mut state.lost {
+            Some((text, n_left)) if *n_left > 0 && object.contains(text.as_str()) => {
+                *n_left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// From now on nothing fails.
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
-        (state.fault, state.shortened) = (None, None);
+        (state.fault, state.shortened, state.lost) = (None, None, None);
     }
 
     /// The calls since the last time this was asked, such as `exists 01J…/meta.json`.
@@ -96,7 +115,11 @@ impl Bucket for Faulty {
             let attributes = Attributes { size_bytes: short.len() as u64, tag: String::new() };
             return Ok(Stored { attributes, resumed_bytes: 0 });
         }
-        self.inner.upload(object, source, journal, stop)
+        let stored = self.inner.upload(object, source, journal, stop)?;
+        if self.is_lost(object) {
+            self.inner.delete(object, stop)?;
+        }
+        Ok(stored)
     }
 
     fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
@@ -111,12 +134,210 @@ impl Bucket for Faulty {
 
     fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
         self.ask("upload", object)?;
-        self.inner.upload_bytes(object, bytes, stop)
+        self.inner.upload_bytes(object, bytes, stop)?;
+        if self.is_lost(object) { self.inner.delete(object, stop) } else { Ok(()) }
     }
 
     fn delete(&self, object: &str, stop: &Stop) -> Result<()> {
         self.ask("delete", object)?;
         self.inner.delete(object, stop)
+    }
+}
+
+/// What becomes of a request to a [`PartsBucket`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is done.
+    Done,
+    /// It is not done, and says so.
+    Refused,
+    /// It is done, and the answer is lost.
+    Unanswered,
+    /// It is acknowledged, and its object is not kept.
+    Lost,
+}
+
+type Judge = dyn Fn(&str) -> Fate + Send + Sync;
+
+/// A bucket in memory that takes every file in parts of [`PART_BYTES`], as S3 takes large ones.
+pub struct PartsBucket {
+    judge: Box<Judge>,
+    stored: Arc<Mutex<Stored_>>,
+}
+
+/// What such a bucket holds; it outlives the process that uses it.
+#[derive(Default)]
+pub struct Stored_ {
+    /// Whole objects.
+    pub objects: BTreeMap<String, Vec<u8>>,
+    /// Uploads that are under way: the object and its parts.
+    pub uploads: BTreeMap<String, (String, Vec<Vec<u8>>)>,
+    n_uploads: usize,
+    /// Bytes of parts that were sent.
+    pub sent_bytes: u64,
+}
+
+/// Size of a part.
+pub const PART_BYTES: u64 = 1024;
+
+impl PartsBucket {
+    /// A bucket over what is stored, which asks `judge` about each request, such as `part 01J…/index`.
+    pub fn new(stored: &Arc<Mutex<Stored_>>, judge: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(PartsBucket { judge: Box::new(judge), stored: Arc::clone(stored) })
+    }
+
+    fn request<T>(
+        &self,
+        operation: &str,
+        object: &str,
+        stop: &Stop,
+        work: impl FnOnce(&mut Stored_) -> Result<T>,
+    ) -> Result<T> {
+        stop.check()?;
+        pillion::objstore::check_name(object)?;
+        let fate = (self.judge)(&format!("{operation} {object}"));
+        let refused = || Error::new(Kind::Retry, "on purpose");
+        if fate == Fate::Refused {
+            return Err(refused());
+        }
+        let mut stored = self.stored.lock().unwrap();
+        let value = work(&mut stored)?;
+        match fate {
+            Fate::Unanswered => Err(refused()),
+            Fate::Lost if ["complete", "put"].contains(&operation) => {
+                stored.objects.remove(object);
+                Ok(value)
+            }
+            _ => Ok(value),
+        }
+    }
+}
+
+/// A number that changes with the content.
+fn tag(bytes: &[u8]) -> String {
+    let mix = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+    format!("{:016x}", bytes.iter().fold(0xCBF2_9CE4_8422_2325, mix))
+}
+
+fn missing(object: &str) -> Error {
+    Error::new(Kind::NotFound, format!("{object} does not exist"))
+}
+
+impl Bucket for PartsBucket {
+    fn name(&self) -> &str {
+        "parts"
+    }
+
+    fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
+        self.request("exists", object, stop, |stored| Ok(stored.objects.contains_key(object)))
+    }
+
+    fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
+        self.request("get", object, stop, |stored| stored.objects.get(object).cloned().ok_or_else(|| missing(object)))
+    }
+
+    fn iter(&self, _: &str, _: &mut dyn FnMut(&str) -> Result<()>, _: &Stop) -> Result<()> {
+        Err(Error::new(Kind::Permanent, "this bucket is not listed"))
+    }
+
+    fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
+        self.request("attributes", object, stop, |stored| {
+            let bytes = stored.objects.get(object).ok_or_else(|| missing(object))?;
+            Ok(Attributes { size_bytes: bytes.len() as u64, tag: tag(bytes) })
+        })
+    }
+
+    fn upload(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
+        let size_bytes = source.size_bytes();
+        let known = journal.parts().filter(|parts| {
+            let is_same = (parts.part_bytes, parts.size_bytes) == (PART_BYTES, size_bytes);
+            is_same && self.stored.lock().unwrap().uploads.contains_key(&parts.upload_id)
+        });
+        let mut parts = match known {
+            Some(parts) => parts,
+            None => {
+                // Whoever dies now leaves an upload whose name nobody knows; the next one removes it.
+                let unnamed = Parts { size_bytes, part_bytes: PART_BYTES, ..Parts::default() };
+                let is_known = journal.parts().is_some();
+                journal.record(Some(&unnamed))?;
+                let upload_id = self.request("begin", object, stop, |stored| {
+                    stored.uploads.retain(|_, (other, _)| !is_known || other != object);
+                    stored.n_uploads += 1;
+                    let id = format!("upload-{}", stored.n_uploads);
+                    stored.uploads.insert(id.clone(), (object.to_owned(), Vec::new()));
+                    Ok(id)
+                })?;
+                let parts = Parts { upload_id, part_bytes: PART_BYTES, size_bytes, sent: Vec::new() };
+                journal.record(Some(&parts))?;
+                parts
+            }
+        };
+        let resumed_bytes = size_bytes.min(parts.sent.len() as u64 * PART_BYTES);
+        while parts.sent.len() as u64 * PART_BYTES < size_bytes {
+            let from = parts.sent.len() as u64 * PART_BYTES;
+            let mut bytes = Vec::new();
+            source.for_each(from..size_bytes.min(from + PART_BYTES), |buffer| {
+                bytes.extend_from_slice(buffer);
+                Ok(())
+            })?;
+            let part = Part { tag: tag(&bytes), md5: String::new() };
+            self.request("part", object, stop, |stored| {
+                stored.sent_bytes += bytes.len() as u64;
+                let (_, kept) = stored.uploads.get_mut(&parts.upload_id).ok_or_else(|| missing(object))?;
+                kept.truncate(parts.sent.len());
+                kept.push(bytes);
+                Ok(())
+            })?;
+            parts.sent.push(part);
+            journal.record(Some(&parts))?;
+        }
+        let attributes = self.request("complete", object, stop, |stored| {
+            let (_, kept) = stored.uploads.remove(&parts.upload_id).ok_or_else(|| missing(object))?;
+            let bytes = kept.concat();
+            let attributes = Attributes { size_bytes: bytes.len() as u64, tag: tag(&bytes) };
+            stored.objects.insert(object.to_owned(), bytes);
+            Ok(attributes)
+        })?;
+        journal.record(None)?;
+        Ok(Stored { attributes, resumed_bytes })
+    }
+
+    fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
+        self.request("compare", object, stop, |stored| {
+            let Some(bytes) = stored.objects.get(object) else { return Ok(Compared::Missing) };
+            let stored_bytes = bytes.len() as u64;
+            if stored_bytes != source.size_bytes() {
+                return Ok(Compared::Size { stored_bytes });
+            }
+            let mut local = Vec::new();
+            source.for_each(0..source.size_bytes(), |buffer| {
+                local.extend_from_slice(buffer);
+                Ok(())
+            })?;
+            Ok(if local == *bytes { Compared::Same } else { Compared::Content })
+        })
+    }
+
+    fn abandon(&self, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
+        self.request("abandon", object, stop, |stored| {
+            stored
+                .uploads
+                .retain(|id, (other, _)| *id != parts.upload_id && !(parts.upload_id.is_empty() && other == object));
+            Ok(())
+        })
+    }
+
+    fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
+        self.request("put", object, stop, |stored| {
+            stored.objects.insert(object.to_owned(), bytes.to_vec());
+            Ok(())
+        })
+    }
+
+    fn delete(&self, object: &str, stop: &Stop) -> Result<()> {
+        self.request("delete", object, stop, |stored| {
+            stored.objects.remove(object).map(drop).ok_or_else(|| missing(object))
+        })
     }
 }
 

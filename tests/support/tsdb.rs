@@ -117,9 +117,22 @@ impl Tsdb {
         ulid(block.n)
     }
 
-    /// The ledger's text; empty if there is none.
+    /// The ledger's text without the time of the last upload; empty if there is none.
     pub fn ledger(&self) -> String {
-        std::fs::read_to_string(self.path().join("thanos.shipper.json")).unwrap_or_default()
+        Self::ledger_of(&self.path().join("thanos.shipper.json"))
+    }
+
+    /// The same of any ledger.
+    pub fn ledger_of(path: &Path) -> String {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        match text.split_once(",\n\t\"pillion_last_upload\": ") {
+            Some((before, time)) => {
+                let (time, after) = time.split_once('\n').unwrap();
+                time.trim_matches('"').parse::<jiff::Timestamp>().unwrap();
+                format!("{before}\n{after}")
+            }
+            None => text,
+        }
     }
 
     /// Everything in the staging folder.

@@ -4,35 +4,11 @@ mod clouds;
 mod http;
 mod s3;
 
-use std::path::PathBuf;
-
 use crate::cli::content::Content;
 use crate::error::{Context, Error, Kind, Result};
-use crate::objstore::s3::config::S3Config;
 use crate::yaml::{self, Node};
 
-/// Where blocks are uploaded to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BucketConfig {
-    /// Stands before every object's name, with a slash between; empty for none. Neither begins nor ends with a slash.
-    pub prefix: String,
-    /// The store itself.
-    pub provider: Provider,
-    /// What the operator should be warned of at start: settings without the effect that their names promise.
-    pub remarks: Vec<String>,
-}
-
-/// A kind of object store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Provider {
-    /// A folder.
-    Filesystem {
-        /// An absolute path.
-        directory: PathBuf,
-    },
-    /// A bucket behind the S3 protocol, of whatever cloud.
-    S3(Box<S3Config>),
-}
+pub use crate::objstore::open::{BucketConfig, Provider};
 
 impl BucketConfig {
     /// Reads the configuration. A relative folder is taken from the working directory.

@@ -85,9 +85,7 @@ impl S3Bucket {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<S3Bucket> {
         let wrong = |text: String| Err(Error::new(Kind::Permanent, text));
-        if !config.disable_multipart
-            && !(limits::PART_BYTES_MIN..=limits::PART_BYTES_MAX).contains(&config.part_size)
-        {
+        if !config.disable_multipart && !(limits::PART_BYTES_MIN..=limits::PART_BYTES_MAX).contains(&config.part_size) {
             let (least, most) = (limits::PART_BYTES_MIN, limits::PART_BYTES_MAX);
             return wrong(format!("part_size {} is not between {least} and {most} bytes", config.part_size));
         }

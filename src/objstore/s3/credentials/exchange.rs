@@ -44,7 +44,7 @@ pub(super) fn ask(
         true => Some(http::system_tls().map_err(broken)?),
         false => None,
     };
-    let agent = http::agent(concat!("Pillion/", env!("CARGO_PKG_VERSION")), tls.as_ref(), Some(timeout));
+    let agent = http::agent(http::USER_AGENT, tls.as_ref(), Some(timeout));
     let mut request = Request::builder().method(method.clone()).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
