@@ -7,7 +7,8 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::admin::{self, Admin};
-use crate::cli::config::Config;
+use crate::cli::config::{Config, ShipperOptions};
+use crate::cli::upload_limits;
 use crate::cli::values::HashFunc;
 use crate::error::{Context, Error, Kind, Result};
 use crate::files::Disk;
@@ -18,11 +19,12 @@ use crate::grpc::reflection::Reflection;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
-use crate::metrics::{FrontMetrics, Metrics};
+use crate::metrics::{FrontMetrics, Metrics, ShipMetrics};
 use crate::objstore::pace::Pace;
 use crate::objstore::{Metered, open};
 use crate::prom::checks::Expected;
 use crate::prom::client::{Client, Target};
+use crate::ship::calm::{Allowed, Calm};
 use crate::ship::{self, ShipConfig, Shipper};
 use crate::state::{Probes, PromState, Published};
 use crate::store::quota::InFlight;
@@ -49,9 +51,9 @@ pub fn run(config: Config) -> Result<()> {
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
     let started = start(&config, &mut supervisor, &metrics, &probes);
-    let outcome = started.and_then(|client| {
+    let outcome = started.and_then(|Started { client, uploads }| {
         log::info!("starting sidecar");
-        let outcome = wait(&supervisor, http.events());
+        let outcome = wait(&supervisor, http.events(), uploads.as_ref());
         probes.stopping(&outcome.as_ref().map_or_else(ToString::to_string, |()| "stopping".into()));
         // The order matters only in that nothing waits for anything else: all parts end at once and together.
         supervisor.begin_stop();
@@ -71,20 +73,27 @@ pub fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
+/// What main needs of the parts that run.
+struct Started {
+    client: Arc<Client>,
+    uploads: Option<Uploads>,
+}
+
 /// Builds and starts every part but HTTP.
-fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes: &Probes) -> Result<Arc<Client>> {
+fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes: &Probes) -> Result<Started> {
+    let uploads = Uploads::new(config, metrics)?;
     // Listening begins when Prometheus is known, but a port that is taken should be known now.
     let address = config.grpc_address.to_string();
     drop(listen::bind_address(&address, "--grpc-address").context(|| format!("listen gRPC on address {address}"))?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
     let client = Arc::new(Client::new(target(config), config.get_config_timeout)?);
-    let check = match &config.bucket {
+    let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
             None
         }
-        Some(_) => {
-            let shipper = shipper(config, &state, metrics)?;
+        Some(uploads) => {
+            let shipper = shipper(config, &state, metrics, uploads)?;
             supervisor.spawn("ship", move |stop| shipper.run(stop))?;
             Some(Expected {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
@@ -133,7 +142,54 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         metrics: metrics.grpc.front.clone(),
     };
     supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
-    Ok(client)
+    Ok(Started { client, uploads })
+}
+
+/// What uploads are allowed, now and after SIGHUP.
+struct Uploads {
+    options: ShipperOptions,
+    calm: Calm,
+    pace: Pace,
+    metrics: ShipMetrics,
+}
+
+impl Uploads {
+    /// `None` without a bucket. `Errors:` a file of upload limits that cannot be read or understood.
+    fn new(config: &Config, metrics: &Metrics) -> Result<Option<Self>> {
+        let options = config.shipper.clone();
+        let allowed = upload_limits::load(&options.upload_limits_file, &options.allowed)?;
+        if config.bucket.is_none() {
+            return Ok(None);
+        }
+        log::info!(limits = allowed.to_string(); "upload limits");
+        let (pace, metrics) = (Pace::default(), metrics.shipper());
+        let uploads = Uploads { options, calm: Calm::new(allowed.clone(), pace.clone()), pace, metrics };
+        uploads.show(&allowed);
+        Ok(Some(uploads))
+    }
+
+    fn show(&self, allowed: &Allowed) {
+        self.metrics.upload_rate_limit_bytes.set(i64::try_from(allowed.rate_bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Reads the file again; one that is broken changes nothing.
+    fn reload(&self) {
+        if self.options.upload_limits_file.is_empty() {
+            return;
+        }
+        let before = self.calm.allowed();
+        match upload_limits::load(&self.options.upload_limits_file, &self.options.allowed) {
+            Err(err) => {
+                log::error!(err = err.to_string(), still = before.to_string(); "reloading the upload limits failed");
+            }
+            Ok(now) if now == before => log::info!(now = now.to_string(); "upload limits are as before"),
+            Ok(now) => {
+                log::info!(before = before.to_string(), now = now.to_string(); "upload limits changed");
+                self.show(&now);
+                self.calm.change(now);
+            }
+        }
+    }
 }
 
 /// What Series calls may hold: what the operator said, else half of what the process may have.
@@ -163,11 +219,11 @@ fn target(config: &Config) -> Target {
 }
 
 /// The shipper with its bucket.
-fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> Result<Shipper> {
+fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, uploads: &Uploads) -> Result<Shipper> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
     let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
-    let bucket = open::open(bucket, &disk, Pace::default())?;
+    let bucket = open::open(bucket, &disk, uploads.pace.clone())?;
     let bucket_metrics = metrics.bucket(bucket.name());
     let bucket = Metered::wrap(bucket, bucket_metrics);
     let ship = ShipConfig {
@@ -180,7 +236,7 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics) -> 
         disk,
         ..ShipConfig::new(&config.tsdb_path)
     };
-    Ok(Shipper::new(ship, bucket, state.clone(), metrics.shipper()))
+    Ok(Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone()))
 }
 
 /// The gRPC part: waits at the gate, then listens, serves and drains.
@@ -226,7 +282,7 @@ impl Serving {
 }
 
 /// Waits for the end: a signal, or a part that ended.
-fn wait(supervisor: &Supervisor, http: &Receiver<Event>) -> Result<()> {
+fn wait(supervisor: &Supervisor, http: &Receiver<Event>, uploads: Option<&Uploads>) -> Result<()> {
     loop {
         let event = select! {
             recv(supervisor.events()) -> event => event,
@@ -241,6 +297,9 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>) -> Result<()> {
             }
             Event::Signal(_) => {
                 log::info!(signal = "hangup"; "caught signal. Reloading.");
+                if let Some(uploads) = uploads {
+                    uploads.reload();
+                }
             }
             Event::Ended(name, Ok(())) => {
                 return Err(Error::new(Kind::Permanent, format!("{name} ended by itself")));

@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod app;
+pub mod changes;
 pub mod supervisor;
 
 pub mod error;

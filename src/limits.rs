@@ -136,6 +136,15 @@ pub const S3_SMALL_PART_BYTES: u64 = 16 * 1024 * 1024;
 /// Parts of one upload; the stores' limit.
 pub const S3_PARTS_MAX: u64 = 10_000;
 
+/// The upload rate's burst is what goes in one second divided by this: short enough that a link does not notice it.
+pub const PACE_BURST_DIVISOR: u64 = 10;
+/// The upload rate's burst is at least this (and at most a second's worth), so that slow rates do not wake up for crumbs.
+pub const PACE_BURST_BYTES_MIN: u64 = 64 * 1024;
+/// Longest wait for an upload window before the clock is read again: it may have been set, or the machine slept.
+pub const WINDOW_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Largest file of upload limits; a real one is three lines.
+pub const UPLOAD_LIMITS_BYTES_MAX: u64 = 64 * 1024;
+
 /// A part that has not ended this long after the stop is named in the log and left behind.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 

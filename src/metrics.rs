@@ -11,6 +11,8 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use crate::ship::truth::Truth;
+
 const WHY: &str = "metric names and labels are constants, checked by a test";
 /// Buckets of every latency histogram. `Units:` seconds. `Source:` Thanos.
 const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0, 90.0, 120.0];
@@ -114,6 +116,36 @@ pub struct ShipMetrics {
     pub upload_failures: IntCounter,
     pub corrupted_blocks: IntCounter,
     pub upload_compacted_done: IntGauge,
+    /// From here on Pillion's own.
+    pub pending_blocks: IntGauge,
+    pub pending_bytes: IntGauge,
+    pub oldest_pending_age_seconds: Gauge,
+    pub oldest_pending_retention_seconds: Gauge,
+    pub claimed_bytes: IntGauge,
+    pub claims_given_up: IntCounter,
+    pub quarantined_blocks: IntGauge,
+    /// Label `class`: one of [`FAILURE_CLASSES`].
+    pub failures: IntCounterVec,
+    pub resumed_bytes: IntCounter,
+    pub upload_rate_limit_bytes: IntGauge,
+    pub last_success_timestamp_seconds: Gauge,
+}
+
+impl ShipMetrics {
+    /// Shows what waits to be shipped.
+    pub fn show_pending(&self, truth: &Truth) {
+        self.pending_blocks.set(i64::try_from(truth.n_blocks).unwrap_or(i64::MAX));
+        self.pending_bytes.set(i64::try_from(truth.bytes).unwrap_or(i64::MAX));
+        self.oldest_pending_age_seconds.set(truth.oldest_age_s);
+        self.oldest_pending_retention_seconds.set(truth.retention_s);
+    }
+
+    /// Counts a failure. A class without a counter of its own is counted as transient: nothing is lost, and no label is
+    /// made up by a stranger.
+    pub fn count_failure(&self, class: &str) {
+        let known = FAILURE_CLASSES.iter().find(|known| **known == class);
+        self.failures.with_label_values(&[*known.unwrap_or(&"transient")]).inc();
+    }
 }
 
 /// What bucket operations move, with the bucket's name as a constant label. Label `operation`.
@@ -140,6 +172,24 @@ struct ProcessMetrics {
 
 /// The reasons for which the front door turns a connection away or closes it.
 pub const FRONT_REASONS: [&str; 5] = ["connections", "handshake", "settings_ack", "abuse", "protocol"];
+
+/// What can be at fault when shipping fails, as [`crate::error::Error::class`] says it.
+pub const FAILURE_CLASSES: [&str; 14] = [
+    "network",
+    "throttled",
+    "denied",
+    "credentials",
+    "clock",
+    "certificate",
+    "no_bucket",
+    "server",
+    "integrity",
+    "transient",
+    "permanent",
+    "missing",
+    "limit",
+    "corrupt",
+];
 
 impl Metrics {
     /// Declares everything that exists in every configuration.
@@ -232,7 +282,7 @@ impl Metrics {
     /// Declares what exists only when blocks are shipped.
     pub fn shipper(&self) -> ShipMetrics {
         let r = &self.registry;
-        ShipMetrics {
+        let metrics = ShipMetrics {
             dir_syncs: int_counter(r, "thanos_shipper_dir_syncs_total", "Total number of dir syncs"),
             dir_sync_failures: int_counter(
                 r,
@@ -255,7 +305,70 @@ impl Metrics {
                 "thanos_shipper_upload_compacted_done",
                 "If 1 it means shipper uploaded all compacted blocks from the filesystem.",
             ),
+            pending_blocks: int_gauge(
+                r,
+                "pillion_shipper_pending_blocks",
+                "Number of finished blocks that are not in the bucket yet.",
+            ),
+            pending_bytes: int_gauge(
+                r,
+                "pillion_shipper_pending_bytes",
+                "Size of the finished blocks that are not in the bucket yet.",
+            ),
+            oldest_pending_age_seconds: gauge(
+                r,
+                "pillion_shipper_oldest_pending_age_seconds",
+                "Time since the end of the oldest block that is not in the bucket yet; 0 when there is none.",
+            ),
+            oldest_pending_retention_seconds: gauge(
+                r,
+                "pillion_shipper_oldest_pending_retention_seconds",
+                "Time until Prometheus's time retention may delete the oldest block that is not in the bucket yet, below 0 \
+                 once it may have; +Inf when there is no such block, NaN when Prometheus's retention is not known.",
+            ),
+            claimed_bytes: int_gauge(
+                r,
+                "pillion_shipper_claimed_bytes",
+                "Size of the blocks that Prometheus has deleted and that are kept until they are in the bucket.",
+            ),
+            claims_given_up: int_counter(
+                r,
+                "pillion_shipper_claims_given_up_total",
+                "Total number of blocks that were deleted before they were in the bucket, because of the budget for claims.",
+            ),
+            quarantined_blocks: int_gauge(
+                r,
+                "pillion_shipper_quarantined_blocks",
+                "Number of blocks that cannot be read and are set aside until their files change.",
+            ),
+            failures: int_counter_vec(
+                r,
+                "pillion_shipper_failures_total",
+                "Total number of failures to ship, by what was at fault.",
+                &["class"],
+            ),
+            resumed_bytes: int_counter(
+                r,
+                "pillion_shipper_resumed_bytes_total",
+                "Total number of bytes that were not sent again because an earlier attempt had sent them.",
+            ),
+            upload_rate_limit_bytes: int_gauge(
+                r,
+                "pillion_shipper_upload_rate_limit_bytes",
+                "Most bytes per second that uploads send; 0 is no limit.",
+            ),
+            last_success_timestamp_seconds: gauge(
+                r,
+                "pillion_shipper_last_success_timestamp_seconds",
+                "Time at which a whole block was last in the bucket, also before a restart; 0 when there was none.",
+            ),
+        };
+        for class in FAILURE_CLASSES {
+            metrics.failures.with_label_values(&[class]);
         }
+        // Nothing waits as far as is known.
+        metrics.oldest_pending_retention_seconds.set(f64::INFINITY);
+        metrics
     }
 
     /// Declares the metrics of the bucket called `name`.
@@ -409,10 +522,10 @@ impl ProcessMetrics {
             max_fds: int_gauge(r, "process_max_fds", "Maximum number of open file descriptors."),
             virtual_bytes: int_gauge(r, "process_virtual_memory_bytes", "Virtual memory size in bytes."),
             resident_bytes: int_gauge(r, "process_resident_memory_bytes", "Resident memory size in bytes."),
-            start_time: register(
+            start_time: gauge(
                 r,
-                Gauge::new("process_start_time_seconds", "Start time of the process since unix epoch in seconds.")
-                    .expect(WHY),
+                "process_start_time_seconds",
+                "Start time of the process since unix epoch in seconds.",
             ),
             threads: int_gauge(r, "process_threads", "Number of OS threads in the process."),
         }
@@ -447,6 +560,10 @@ fn int_gauge(r: &Registry, name: &str, help: &str) -> IntGauge {
     register(r, IntGauge::new(name, help).expect(WHY))
 }
 
+fn gauge(r: &Registry, name: &str, help: &str) -> Gauge {
+    register(r, Gauge::new(name, help).expect(WHY))
+}
+
 fn int_counter_vec(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     register(r, IntCounterVec::new(Opts::new(name, help), labels).expect(WHY))
 }
@@ -462,6 +579,7 @@ fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Error, Kind};
 
     #[test]
     fn everything_is_there_from_the_first_scrape() {
@@ -474,6 +592,9 @@ mod tests {
             "thanos_status{check=\"ready\",component=\"sidecar\"} 0",
             "thanos_store_selects_dropped_total{reason=\"series\"} 0",
             "thanos_shipper_uploads_total 0",
+            "pillion_shipper_failures_total{class=\"throttled\"} 0",
+            "pillion_shipper_pending_blocks 0",
+            "pillion_shipper_oldest_pending_retention_seconds inf",
             "thanos_objstore_bucket_operations_total{bucket=\"fs: /x\",operation=\"upload\"} 0",
             "thanos_objstore_bucket_last_successful_upload_time{bucket=\"fs: /x\"} 0",
             "grpc_req_panics_recovered_total 0",
@@ -482,5 +603,19 @@ mod tests {
         }
         assert_eq!(page.matches("grpc_server_handled_total{").count(), GRPC_METHODS.len() * GRPC_CODES.len());
         assert!(page.contains("process_resident_memory_bytes "), "{page}");
+    }
+
+    #[test]
+    fn failures_are_counted_by_class_and_unknown_classes_make_no_label() {
+        let ship = Metrics::new().shipper();
+        for class in ["throttled", "transient", "made up"] {
+            ship.count_failure(class);
+        }
+        let count = |class: &str| ship.failures.with_label_values(&[class]).get();
+        assert_eq!((count("throttled"), count("transient"), count("network")), (1, 2, 0));
+        // Kinds without a word of their own have a counter too; what was stopped has not failed.
+        for kind in [Kind::Retry, Kind::Permanent, Kind::NotFound, Kind::Limit, Kind::BadRequest, Kind::Corrupt] {
+            assert!(FAILURE_CLASSES.contains(&Error::new(kind, "x").class()), "{kind:?}");
+        }
     }
 }

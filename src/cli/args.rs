@@ -7,8 +7,10 @@ use argh::FromArgs;
 
 use crate::cli::address::{ListenAddress, PrometheusUrl};
 use crate::cli::values::{
-    HashFunc, LogFormat, LogLevel, PrometheusDuration, Secret, float, int, positive, reload_method, tls_version, uint,
+    ByteSize, HashFunc, LogFormat, LogLevel, PrometheusDuration, Secret, float, int, positive, reload_method,
+    tls_version, uint,
 };
+use crate::ship::window::Window;
 use crate::time::{GoDuration, TimeOrDuration, parse_query_time};
 
 /// The global flags and those of `sidecar`.
@@ -150,6 +152,21 @@ pub struct SidecarFlags {
     /// files uploaded at once
     #[argh(option, from_str_fn(int))]
     pub shipper_upload_concurrency: i64,
+    /// bytes per second of all uploads
+    #[argh(option)]
+    pub shipper_upload_rate_limit: ByteSize,
+    /// longest delay before uploads begin
+    #[argh(option)]
+    pub shipper_upload_jitter: GoDuration,
+    /// when uploads may go on
+    #[argh(option)]
+    pub shipper_upload_window: Vec<Window>,
+    /// file of the three above
+    #[argh(option)]
+    pub shipper_upload_limits_file: String,
+    /// bytes kept after Prometheus has deleted them
+    #[argh(option)]
+    pub shipper_claim_budget: ByteSize,
     /// most series of a call
     #[argh(option, from_str_fn(uint))]
     pub store_limits_request_series: u64,

@@ -10,6 +10,7 @@ use crate::cli::bucket::BucketConfig;
 use crate::cli::content::{self, Content};
 use crate::cli::values::{HashFunc, LogFormat, LogLevel};
 use crate::error::{Error, Kind, Result};
+use crate::ship::calm::Allowed;
 use crate::store::quota::PerCall;
 use crate::time::{GoDuration, TimeOrDuration};
 
@@ -73,6 +74,12 @@ pub struct ShipperOptions {
     pub meta_file_name: String,
     /// Files of a block that are uploaded at once, at least 1.
     pub upload_concurrency: usize,
+    /// What the flags allow uploads.
+    pub allowed: Allowed,
+    /// The file that overrides `allowed`, read again at SIGHUP; empty for none.
+    pub upload_limits_file: String,
+    /// Bytes of blocks that are kept after Prometheus has deleted them; 0 where nobody said.
+    pub claim_budget_bytes: u64,
 }
 
 impl Config {
@@ -113,6 +120,13 @@ impl Config {
                 skip_corrupted_blocks: flags.shipper_skip_corrupted_blocks,
                 meta_file_name: file_name(flags.shipper_meta_file_name)?,
                 upload_concurrency: usize::try_from(flags.shipper_upload_concurrency).unwrap_or(1).max(1),
+                allowed: Allowed {
+                    rate_bytes: flags.shipper_upload_rate_limit.0,
+                    jitter: not_negative("shipper.upload-jitter", flags.shipper_upload_jitter)?,
+                    windows: flags.shipper_upload_window,
+                },
+                upload_limits_file: flags.shipper_upload_limits_file,
+                claim_budget_bytes: flags.shipper_claim_budget.0,
             },
             hash_func: flags.hash_func,
             per_call: PerCall {
@@ -125,6 +139,13 @@ impl Config {
             bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
         })
     }
+}
+
+fn not_negative(flag: &str, value: GoDuration) -> Result<Duration> {
+    if value.0 < 0 {
+        return Err(wrong(format!("--{flag} must not be negative, got {value}")));
+    }
+    Ok(value.or_zero())
 }
 
 fn wrong(text: impl Into<String>) -> Error {
@@ -192,6 +213,23 @@ mod tests {
         assert_eq!(config.min_time.at(0), crate::time::YEAR_ZERO_MS);
         assert_eq!((config.bucket, config.shipper.upload_concurrency), (None, 1));
         assert_eq!(config.shipper.meta_file_name, "thanos.shipper.json");
+        assert_eq!(config.shipper.allowed.to_string(), "no rate limit, jitter 10s, at any time");
+        assert_eq!((config.shipper.upload_limits_file.as_str(), config.shipper.claim_budget_bytes), ("", 0));
+    }
+
+    #[test]
+    fn limits_of_uploads() {
+        let config = config(&[
+            "--shipper.upload-rate-limit=2.5MB",
+            "--shipper.upload-jitter=0",
+            "--shipper.upload-window=22:00-06:00+01:00",
+            "--shipper.upload-window=12:00-13:00",
+            "--shipper.claim-budget=5GiB",
+        ])
+        .unwrap();
+        let expected = "2500000 bytes per second, jitter 0s, at 22:00-06:00+01:00 and 12:00-13:00Z";
+        assert_eq!(config.shipper.allowed.to_string(), expected);
+        assert_eq!(config.shipper.claim_budget_bytes, 5 << 30);
     }
 
     #[test]
@@ -227,6 +265,7 @@ mod tests {
             ("--shipper.meta-file-name=a/", "--shipper.meta-file-name must be the name of a file"),
             ("--shipper.meta-file-name=/a", "--shipper.meta-file-name must be the name of a file"),
             ("--tsdb.path=", "--tsdb.path must not be empty"),
+            ("--shipper.upload-jitter=-1s", "--shipper.upload-jitter must not be negative, got -1s"),
             (
                 "--auto-gomemlimit.ratio=0",
                 "failed to configure Go runtime memory limits: --auto-gomemlimit.ratio must be greater than 0 and less \

@@ -124,6 +124,7 @@ impl Flag {
 const PATH: Value = Value::Text("file-path");
 const CONTENT: Value = Value::Secret("content");
 const ADDRESS: Value = Value::Text("host:port");
+const BYTES: Value = Value::Text("bytes");
 
 /// The words of `--log.level`.
 pub const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug"];
@@ -291,6 +292,41 @@ pub const SIDECAR: &[Flag] = &[
         "How many files of a block are uploaded at once; 0 is one.",
     ),
     Flag::new(
+        "shipper.upload-rate-limit",
+        BYTES,
+        "",
+        "Most bytes per second that uploads send, over all connections together, such as 10MB or 2.5MiB; 0 is no limit.",
+    )
+    .own(Presence::Default("0")),
+    Flag::new(
+        "shipper.upload-jitter",
+        Value::Duration,
+        "",
+        "Longest random delay before uploads begin, so that a fleet does not upload in the same second; 0 is none.",
+    )
+    .own(Presence::Default("10s")),
+    Flag::new(
+        "shipper.upload-window",
+        Value::Text("HH:MM-HH:MM"),
+        "",
+        "Time of day in UTC at which uploads may go on, or with an offset behind it as in 22:00-06:00+01:00; without any they always may.",
+    )
+    .own(Presence::Repeatable),
+    Flag::new(
+        "shipper.upload-limits-file",
+        PATH,
+        "",
+        "YAML file with rate_limit, jitter and windows, which replace the three flags above; it is read again at SIGHUP.",
+    )
+    .own(Presence::Default("")),
+    Flag::new(
+        "shipper.claim-budget",
+        BYTES,
+        "",
+        "Most bytes of blocks that are kept for the upload after Prometheus has deleted them, such as 5GiB; 0 is a tenth of the file system under --tsdb.path.",
+    )
+    .own(Presence::Default("0")),
+    Flag::new(
         "store.limits.request-series",
         Value::Number,
         "0",
@@ -435,8 +471,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // Counted in Thanos, both halves of each pair with a file. A flag more or less is a decision, not an accident.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 42));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 2);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 47));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 7);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(

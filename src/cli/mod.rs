@@ -9,6 +9,7 @@ pub mod flags;
 pub mod help;
 pub mod parse;
 pub mod token;
+pub mod upload_limits;
 pub mod values;
 
 pub use args::{InfoFlags, SeriesFlags, SidecarFlags};

@@ -243,6 +243,9 @@ mod tests {
                 let args = match (flag.value, flag.presence) {
                     (Value::Bool, _) => format!("{start} --{}", flag.name),
                     (_, Presence::Optional) => format!("{start} --{}=-1h", flag.name),
+                    (Value::Text("HH:MM-HH:MM"), Presence::Repeatable) => {
+                        format!("{start} --{0}=22:00-06:00 --{0}=12:00-13:00Z", flag.name)
+                    }
                     (_, Presence::Repeatable) => format!("{start} --{}=a --{}=b", flag.name, flag.name),
                     _ => continue,
                 };

@@ -13,6 +13,7 @@
 
 pub mod backlog;
 mod beside;
+pub mod calm;
 pub mod claim;
 mod claims;
 mod form;
@@ -25,8 +26,10 @@ mod remote;
 pub mod scan;
 pub mod spool;
 mod sync;
+pub mod truth;
 pub mod ulid;
 pub mod upload;
+pub mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
