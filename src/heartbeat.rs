@@ -1,8 +1,9 @@
 //! Asks Prometheus who it is, publishes the answer, and opens the gate to gRPC once it is known.
 //!
-//! A failed beat keeps the old snapshot and clears readiness. Nothing here ends the process, except an empty set of
-//! external labels at start.
+//! A failed beat keeps the old snapshot and clears readiness. Nothing here ends the process, except at start what no
+//! waiting can mend: an empty set of external labels, and with uploads flags of Prometheus under which blocks get lost.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +12,10 @@ use crossbeam_channel::Sender;
 use crate::error::{Context, Error, Kind, Result};
 use crate::labels::Labels;
 use crate::metrics::HeartbeatMetrics;
-use crate::prom::checks::{self, Expected, Remark};
+use crate::prom::answers::RuntimeInfo;
+use crate::prom::checks::{self, Expected, Flags, Remark};
 use crate::prom::client::Client;
+use crate::prom::paths::OnDisk;
 use crate::state::{Probes, PromState, Published};
 use crate::supervisor::Stop;
 use crate::time::{TimeOrDuration, unix_ms};
@@ -45,11 +48,25 @@ pub struct Heartbeat {
     pub gate: Sender<()>,
 }
 
+/// What Prometheus says of its settings.
+struct Said {
+    /// `None` when it is too old to tell.
+    flags: Option<Flags>,
+    info: RuntimeInfo,
+}
+
+impl Said {
+    fn retention_ms(&self) -> Option<i64> {
+        checks::retention_ms(Some(&self.info.retention), self.flags.as_ref().unwrap_or(&Flags::new()))
+    }
+}
+
 impl Heartbeat {
     /// Runs until the stop.
     ///
-    /// `Errors:` only when Prometheus has no external labels at start. `Blocks:` a request in flight is cut by
-    /// [`Client::interrupt`].
+    /// `Errors:` only when Prometheus has no external labels at start, or flags that do not go with uploads. `Blocks:` a
+    /// request in flight is cut by [`Client::interrupt`].
+    /// `Differs:` Thanos complains of such flags for ever (D-20).
     pub fn run(self, stop: &Stop) -> Result<()> {
         match self.start_up(stop) {
             Err(err) if err.kind() == Kind::Stopped => return Ok(()),
@@ -81,9 +98,19 @@ impl Heartbeat {
 
     /// The steps that must succeed once, in Thanos's order, each tried until it does.
     fn start_up(&self, stop: &Stop) -> Result<()> {
+        let mut retention_ms = None;
         if let Some(expected) = &self.check {
             let failed = "failed to validate prometheus flags. Is Prometheus running? Retrying";
-            self.retry(stop, failed, || self.check_flags(expected, stop))?;
+            retention_ms = self
+                .retry(stop, failed, || {
+                    let said = self.ask_flags(stop)?;
+                    match self.judge(&said, expected) {
+                        // Only a person can help; the retry passes it on.
+                        Err(err) if err.kind() == Kind::Permanent => Ok(Err(err)),
+                        other => other.map(|()| Ok(said.retention_ms())),
+                    }
+                })?
+                .context(|| "failed to validate prometheus flags")?;
             log::info!("successfully validated prometheus flags");
         }
         let failed = "failed to fetch prometheus version. Is Prometheus running? Retrying";
@@ -97,7 +124,7 @@ impl Heartbeat {
         if external_labels.is_empty() {
             return Err(Error::new(Kind::Permanent, NO_LABELS));
         }
-        self.publish(external_labels, mint_ms, version);
+        self.publish(external_labels, mint_ms, version, retention_ms);
         self.metrics.prometheus_up.set(1);
         Ok(())
     }
@@ -122,12 +149,33 @@ impl Heartbeat {
                 "external labels of Prometheus changed"
             );
         }
-        self.publish(labels, mint_ms, version);
+        let retention_ms = if was_down { self.look_again(before.retention_ms) } else { before.retention_ms };
+        self.publish(labels, mint_ms, version, retention_ms);
         Ok(())
     }
 
-    fn publish(&self, external_labels: Labels, mint_ms: i64, version: String) {
-        self.state.publish(PromState { external_labels, mint_ms, maxt_ms: i64::MAX, version });
+    fn publish(&self, external_labels: Labels, mint_ms: i64, version: String, retention_ms: Option<i64>) {
+        self.state.publish(PromState { external_labels, mint_ms, maxt_ms: i64::MAX, version, retention_ms });
+    }
+
+    /// The flags of a Prometheus that was down: it may have come back with others. The retention that it has now.
+    ///
+    /// Flags under which blocks get lost only make a line in the log: queries are being served.
+    fn look_again(&self, before: Option<i64>) -> Option<i64> {
+        let Some(expected) = &self.check else { return before };
+        let said = self.client.flags().and_then(|flags| Ok(Said { flags, info: self.client.runtime_info()? }));
+        match said {
+            Ok(said) => {
+                if let Err(err) = self.judge(&said, expected) {
+                    log::error!(err = err.to_string(); "Prometheus came back with flags under which blocks may get lost");
+                }
+                said.retention_ms()
+            }
+            Err(err) => {
+                log::warn!(err = err.to_string(); "failed to get Prometheus flags after it came back");
+                before
+            }
+        }
     }
 
     fn mint_ms(&self) -> Result<i64> {
@@ -135,8 +183,8 @@ impl Heartbeat {
         Ok(lowest.max(self.min_time.at(unix_ms(SystemTime::now()))))
     }
 
-    /// Fetches the flags, every two seconds for as long as one try may take, and judges them.
-    fn check_flags(&self, expected: &Expected, stop: &Stop) -> Result<()> {
+    /// Asks for the flags, every two seconds for as long as one try may take. `Errors:` all may pass.
+    fn ask_flags(&self, stop: &Stop) -> Result<Said> {
         let begun = std::time::Instant::now();
         let flags = loop {
             match self.client.flags() {
@@ -144,20 +192,31 @@ impl Heartbeat {
                 Err(err) => {
                     log::warn!(err = err.to_string(); "failed to get Prometheus flags. Is Prometheus running? Retrying");
                     if begun.elapsed() + FLAGS_RETRY > self.timeout {
-                        return Err(err);
+                        return Err(err.with_kind(Kind::Retry));
                     }
                     stop.wait(FLAGS_RETRY);
                     stop.check()?;
                 }
             }
         };
-        let Some(flags) = flags else {
+        // It says more about the same things, and is not needed.
+        let info = self.client.runtime_info().unwrap_or_else(|err| {
+            log::debug!(err = err.to_string(); "failed to get Prometheus's runtime information");
+            RuntimeInfo::default()
+        });
+        Ok(Said { flags, info })
+    }
+
+    /// `Errors:` as [`checks::judge`].
+    fn judge(&self, said: &Said, expected: &Expected) -> Result<()> {
+        let Some(flags) = &said.flags else {
             log::warn!(
                 "failed to check Prometheus flags, due to potentially older Prometheus. No extra validation is done."
             );
             return Ok(());
         };
-        for remark in checks::judge(&flags, expected)? {
+        let cwd = Some(Path::new(&said.info.cwd)).filter(|cwd| !cwd.as_os_str().is_empty());
+        for remark in checks::judge(flags, expected, cwd, &OnDisk)? {
             match remark {
                 Remark::BlockTime(time) => log::warn!(
                     "block-time" = time;
@@ -166,6 +225,14 @@ impl Heartbeat {
                 Remark::UnequalBlockSizeIgnored => log::warn!(
                     "flag to ignore Prometheus min/max block duration flags differing is being used: a block that Prometheus \
                      compacts before it was shipped will be missing from the bucket."
+                ),
+                Remark::OtherLedger(text) => {
+                    log::warn!(err = text; "going on although Prometheus may compact at any time")
+                }
+                Remark::NoLedger(fault) => log::warn!(
+                    path = expected.ledger.display().to_string(), err = fault;
+                    "Prometheus waits with compaction for a file that the sidecar cannot write; without it Prometheus \
+                     compacts at any time. Make --tsdb.path writable for the sidecar."
                 ),
             }
         }

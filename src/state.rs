@@ -17,12 +17,20 @@ pub struct PromState {
     pub maxt_ms: i64,
     /// Prometheus's version, `0` when it does not say.
     pub version: String,
+    /// How long Prometheus keeps blocks by their time; `None` where that is not known, or where it does not. `Units:` ms.
+    pub retention_ms: Option<i64>,
 }
 
 impl PromState {
     /// What is known before the first heartbeat: nothing but `--min-time`.
     pub fn unknown(min_time_ms: i64) -> Self {
-        PromState { external_labels: Labels::default(), mint_ms: min_time_ms, maxt_ms: i64::MAX, version: "0".into() }
+        PromState {
+            external_labels: Labels::default(),
+            mint_ms: min_time_ms,
+            maxt_ms: i64::MAX,
+            version: "0".into(),
+            retention_ms: None,
+        }
     }
 }
 

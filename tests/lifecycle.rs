@@ -98,19 +98,125 @@ fn it_follows_prometheus_down_up_and_changed() {
     assert_eq!(info.label_sets[0].labels[0].value, "us");
 }
 
-#[test]
-fn flags_that_would_lose_blocks_hold_up_the_start() {
+/// A sidecar with uploads beside a Prometheus with these flags and runtime information.
+fn beside(
+    flags: &[(&str, &str)],
+    cwd: Option<&str>,
+    dir: &std::path::Path,
+    more: &[&str],
+) -> (FakePrometheus, Sidecar) {
     let prometheus = FakePrometheus::start();
-    prometheus.set(|state| state.flags[1].1 = "36h".into());
-    let dir = tempfile::tempdir().unwrap();
-    let mut args = bucket_args(dir.path());
+    prometheus.set(|state| {
+        for (name, value) in flags {
+            state.flags.retain(|(known, _)| known != name);
+            state.flags.push(((*name).into(), (*value).into()));
+        }
+        if let Some(cwd) = cwd {
+            let info = format!("{{\"status\":\"success\",\"data\":{{\"CWD\":{cwd:?},\"storageRetention\":\"15d\"}}}}");
+            state.overrides.push(("/api/v1/status/runtimeinfo".into(), 200, info));
+        }
+    });
+    let mut args = bucket_args(dir);
     args.push(format!("--prometheus.url={}", prometheus.url()));
-    let sidecar = Sidecar::start(&strs(&args));
-    let line = sidecar.wait_line("failed to validate prometheus flags");
-    assert!(line.contains("TSDB Max time is 36h and Min time is 2h"), "{line}");
+    let args: Vec<&str> = strs(&args).into_iter().chain(more.iter().copied()).collect();
+    let sidecar = Sidecar::start(&args);
+    (prometheus, sidecar)
+}
+
+const MAX_BLOCK: &str = "storage.tsdb.max-block-duration";
+const DELAY_COMPACT: &str = "storage.tsdb.delay-compact-file.path";
+
+#[test]
+fn flags_that_would_lose_blocks_end_the_start_with_one_line_that_says_what_to_change() {
+    let check = |flags: &[(&str, &str)], texts: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let (_prometheus, mut sidecar) = beside(flags, Some("/"), dir.path(), &[]);
+        assert_eq!(sidecar.wait_exit().code(), Some(1), "{}", sidecar.log());
+        let log = sidecar.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("failed to validate prometheus flags")).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        assert!(!log.contains("listening for serving gRPC"), "{log}");
+        let ledger = dir.path().join("data/thanos.shipper.json");
+        for text in texts.iter().copied().chain([format!("{DELAY_COMPACT}={}", ledger.display()).as_str()]) {
+            assert!(lines[0].contains(text), "{} lacks {text:?}", lines[0]);
+        }
+    };
+    check(&[(MAX_BLOCK, "36h")], &["TSDB Max time is 36h and Min time is 2h", "--shipper.ignore-unequal-block-size"]);
+    check(
+        &[(MAX_BLOCK, "36h"), (DELAY_COMPACT, "elsewhere/thanos.shipper.json")],
+        &["different paths", "(that is /elsewhere/thanos.shipper.json)", "correct --tsdb.path"],
+    );
+}
+
+#[test]
+fn compaction_that_waits_for_our_file_is_accepted_however_the_file_is_spelled() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(dir.path().join("data"), dir.path().join("link")).unwrap();
+    let cwd = dir.path().display().to_string();
+    for spelled in ["data/thanos.shipper.json", "./link/thanos.shipper.json", "data/../link/thanos.shipper.json"] {
+        let flags = [(MAX_BLOCK, "31d"), (DELAY_COMPACT, spelled)];
+        let (_prometheus, sidecar) = beside(&flags, Some(&cwd), dir.path(), &[]);
+        sidecar.wait_line("successfully validated prometheus flags");
+        sidecar.wait_ready(true);
+        assert!(!sidecar.log().contains("cannot write"), "{}", sidecar.log());
+        assert_eq!(sidecar.stop().code(), Some(0));
+    }
+    // The way around, for those who know better.
+    let flags = [(MAX_BLOCK, "31d"), (DELAY_COMPACT, "/nowhere/thanos.shipper.json")];
+    let (_prometheus, sidecar) = beside(&flags, None, dir.path(), &["--shipper.ignore-unequal-block-size"]);
+    let line = sidecar.wait_line("going on although Prometheus may compact at any time");
+    assert!(line.contains("/nowhere/thanos.shipper.json"), "{line}");
+    sidecar.wait_ready(true);
+}
+
+#[test]
+fn flags_that_cannot_be_read_are_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (prometheus, sidecar) = beside(&[(MAX_BLOCK, "garbage")], None, dir.path(), &[]);
+    let line = sidecar.wait_line("failed to validate prometheus flags. Is Prometheus running? Retrying");
+    assert!(line.contains("garbage"), "{line}");
     prometheus.set(|state| state.flags[1].1 = "2h".into());
     sidecar.wait_line("successfully validated prometheus flags");
     sidecar.wait_ready(true);
+    // Prometheus comes back as one that compacts: queries are served, and somebody hears of it.
+    prometheus.go_down();
+    sidecar.wait_ready(false);
+    prometheus.set(|state| state.flags[1].1 = "31d".into());
+    prometheus.up();
+    sidecar.wait_line("Prometheus came back with flags under which blocks may get lost");
+    sidecar.wait_ready(true);
+    assert_eq!(sidecar.stop().code(), Some(0));
+}
+
+#[test]
+fn upload_limits_are_read_again_at_sighup_and_a_broken_file_changes_nothing() {
+    const RATE: &str = "pillion_shipper_upload_rate_limit_bytes";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("limits.yml");
+    std::fs::write(&file, "windows: ['22:00-06:00']\n").unwrap();
+    let flag = format!("--shipper.upload-limits-file={}", file.display());
+    let (_prometheus, sidecar) = beside(&[], None, dir.path(), &[&flag, "--shipper.upload-rate-limit=1MB"]);
+    let line = sidecar.wait_line("upload limits");
+    assert!(line.contains("1000000 bytes per second, jitter 10s, at 22:00-06:00Z"), "{line}");
+    sidecar.wait_ready(true);
+    assert_eq!(sidecar.metric(RATE), 1_000_000.0);
+    std::fs::write(&file, "rate_limit: 2MiB\njitter: 1m\n").unwrap();
+    sidecar.signal("HUP");
+    let line = sidecar.wait_line("upload limits changed");
+    let (before, now) = line.split_once(" now=").unwrap();
+    assert!(
+        before.contains("22:00-06:00Z") && now.contains("2097152 bytes per second, jitter 1m0s, at any time"),
+        "{line}"
+    );
+    sidecar.wait_metric(RATE, |rate| rate == 2_097_152.0);
+    std::fs::write(&file, "rate_limit: 3MiB\nwindow: x\n").unwrap();
+    sidecar.signal("HUP");
+    let line = sidecar.wait_line("reloading the upload limits failed");
+    assert!(line.contains("limits.yml") && line.contains("line 2: field window not found"), "{line}");
+    sidecar.signal("HUP");
+    sidecar.wait_line("reloading the upload limits failed");
+    assert_eq!(sidecar.metric(RATE), 2_097_152.0);
+    assert_eq!(sidecar.get("/-/ready").unwrap().0, 200);
     assert_eq!(sidecar.stop().code(), Some(0));
 }
 
@@ -136,6 +242,10 @@ fn what_cannot_work_ends_the_start_with_one_line_that_says_what_to_change() {
     check(&["--objstore.config=type: S3\nconfig: {}\n"], "line 2: no s3 endpoint in config file");
     check(&["--reloader.config-file=/x"], "--reloader.config-file is not supported yet");
     check(&["--objstore.config-file=/nonexistent/bucket.yml"], "/nonexistent/bucket.yml");
+    check(&["--shipper.upload-limits-file=/nonexistent/limits.yml"], "/nonexistent/limits.yml");
+    std::fs::write(dir.path().join("file"), "jitter: soon").unwrap();
+    let limits = format!("--shipper.upload-limits-file={}", dir.path().join("file").display());
+    check(&[&limits], "line 1: jitter: ");
 }
 
 #[test]

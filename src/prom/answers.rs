@@ -60,6 +60,17 @@ pub struct BuildInfo {
     pub version: String,
 }
 
+/// `/api/v1/status/runtimeinfo`, as far as it matters. A field that is missing is empty.
+#[derive(Debug, Default, Deserialize)]
+pub struct RuntimeInfo {
+    /// The folder in which Prometheus runs.
+    #[serde(default, rename = "CWD")]
+    pub cwd: String,
+    /// `15d or 1GiB`, say.
+    #[serde(default, rename = "storageRetention")]
+    pub retention: String,
+}
+
 /// `/api/v1/status/config`.
 #[derive(Debug, Default, Deserialize)]
 pub struct StatusConfig {

@@ -111,6 +111,14 @@ impl Client {
         }
     }
 
+    /// What Prometheus says of how it runs; empty when it is too old to tell.
+    pub fn runtime_info(&self) -> Result<answers::RuntimeInfo> {
+        match self.control_json("/api/v1/status/runtimeinfo") {
+            Err(err) if err.kind() == Kind::NotFound => Ok(answers::RuntimeInfo::default()),
+            other => other,
+        }
+    }
+
     /// Prometheus's version; `0` when it is too old to tell.
     pub fn build_version(&self) -> Result<String> {
         match self.control_json::<answers::BuildInfo>("/api/v1/status/buildinfo") {

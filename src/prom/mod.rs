@@ -5,4 +5,5 @@ pub mod checks;
 pub mod client;
 pub mod frames;
 pub mod listing;
+pub mod paths;
 pub mod request;
