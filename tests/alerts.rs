@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+// Only the releases are used here, not what runs them.
+#[allow(dead_code)]
 mod support;
 
 use std::path::{Path, PathBuf};
