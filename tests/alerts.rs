@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 // Only the releases are used here, not what runs them.
-#[allow(dead_code)]
+#[allow(dead_code, clippy::print_stderr)]
 mod support;
 
 use std::path::{Path, PathBuf};
