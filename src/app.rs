@@ -225,7 +225,8 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
     let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
     let bucket = open::open(bucket, &disk, uploads.pace.clone())?;
     let bucket_metrics = metrics.bucket(bucket.name());
-    let bucket = Metered::wrap(bucket, bucket_metrics);
+    let bucket = Metered::wrap(bucket, bucket_metrics.clone());
+    let (calm, idle) = (uploads.calm.clone(), uploads.calm.clone());
     let ship = ShipConfig {
         meta_file_name: config.shipper.meta_file_name.clone(),
         upload_compacted: config.shipper.upload_compacted,
@@ -234,9 +235,15 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
         sha256: config.hash_func == HashFunc::Sha256,
         ready_timeout: config.ready_timeout,
         disk,
+        claim_budget_bytes: config.shipper.claim_budget_bytes,
+        calm: Some(Arc::new(move |stop| calm.wait_to_start(stop))),
+        on_idle: Some(Arc::new(move || idle.rest())),
         ..ShipConfig::new(&config.tsdb_path)
     };
-    Ok(Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone()))
+    let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
+    // What the ledger remembers of an earlier run; 0 where it has nothing.
+    bucket_metrics.last_successful_upload_time.set(uploads.metrics.last_success_timestamp_seconds.get());
+    Ok(shipper)
 }
 
 /// The gRPC part: waits at the gate, then listens, serves and drains.

@@ -11,6 +11,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
+use crate::ship::backlog::Backlog;
 use crate::ship::truth::Truth;
 
 const WHY: &str = "metric names and labels are constants, checked by a test";
@@ -132,20 +133,37 @@ pub struct ShipMetrics {
 }
 
 impl ShipMetrics {
-    /// Shows what waits to be shipped.
-    pub fn show_pending(&self, truth: &Truth) {
-        self.pending_blocks.set(i64::try_from(truth.n_blocks).unwrap_or(i64::MAX));
-        self.pending_bytes.set(i64::try_from(truth.bytes).unwrap_or(i64::MAX));
+    /// Shows what waits to be shipped, and what has happened since the start.
+    pub fn show(&self, backlog: &Backlog, truth: &Truth) {
+        let int = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.pending_blocks.set(int(truth.n_blocks));
+        self.pending_bytes.set(int(truth.bytes));
         self.oldest_pending_age_seconds.set(truth.oldest_age_s);
         self.oldest_pending_retention_seconds.set(truth.retention_s);
+        self.claimed_bytes.set(int(backlog.claimed_bytes));
+        self.quarantined_blocks.set(int(backlog.quarantined.len() as u64));
+        grow(&self.claims_given_up, backlog.n_given_up);
+        grow(&self.resumed_bytes, backlog.resumed_bytes);
+        let mut failures = FAILURE_CLASSES.map(|class| (class, 0_u64));
+        for (class, number) in &backlog.failures {
+            // A class without a counter of its own counts as transient: nothing is lost, and no label is made up.
+            let known = if FAILURE_CLASSES.contains(class) { class } else { "transient" };
+            for (_, sum) in failures.iter_mut().filter(|(name, _)| *name == known) {
+                *sum += number;
+            }
+        }
+        for (class, sum) in failures {
+            grow(&self.failures.with_label_values(&[class]), sum);
+        }
+        if let Some(last) = backlog.last_upload {
+            self.last_success_timestamp_seconds.set(last.as_millisecond() as f64 / 1000.0);
+        }
     }
+}
 
-    /// Counts a failure. A class without a counter of its own is counted as transient: nothing is lost, and no label is
-    /// made up by a stranger.
-    pub fn count_failure(&self, class: &str) {
-        let known = FAILURE_CLASSES.iter().find(|known| **known == class);
-        self.failures.with_label_values(&[*known.unwrap_or(&"transient")]).inc();
-    }
+/// Brings a counter up to a sum that only grows.
+fn grow(counter: &IntCounter, sum: u64) {
+    counter.inc_by(sum.saturating_sub(counter.get()));
 }
 
 /// What bucket operations move, with the bucket's name as a constant label. Label `operation`.
@@ -580,6 +598,7 @@ fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram
 mod tests {
     use super::*;
     use crate::error::{Error, Kind};
+    use std::collections::BTreeMap;
 
     #[test]
     fn everything_is_there_from_the_first_scrape() {
@@ -608,11 +627,21 @@ mod tests {
     #[test]
     fn failures_are_counted_by_class_and_unknown_classes_make_no_label() {
         let ship = Metrics::new().shipper();
-        for class in ["throttled", "transient", "made up"] {
-            ship.count_failure(class);
-        }
+        let failures = BTreeMap::from([("throttled", 2), ("transient", 1), ("made up", 3), ("new", 4)]);
+        let mut backlog = Backlog { failures, n_given_up: 2, resumed_bytes: 7, ..Backlog::default() };
+        let truth = Truth::new(&[], 0, None);
         let count = |class: &str| ship.failures.with_label_values(&[class]).get();
-        assert_eq!((count("throttled"), count("transient"), count("network")), (1, 2, 0));
+        // Sums since the start: shown twice, counted once.
+        for _ in 0..2 {
+            ship.show(&backlog, &truth);
+            assert_eq!((count("throttled"), count("transient"), count("network")), (2, 8, 0));
+            assert_eq!((ship.claims_given_up.get(), ship.resumed_bytes.get()), (2, 7));
+        }
+        assert_eq!(ship.last_success_timestamp_seconds.get().to_string(), "0");
+        backlog.failures.insert("throttled", 5);
+        backlog.last_upload = jiff::Timestamp::from_millisecond(1_500).ok();
+        ship.show(&backlog, &truth);
+        assert_eq!((count("throttled"), ship.last_success_timestamp_seconds.get().to_string().as_str()), (5, "1.5"));
         // Kinds without a word of their own have a counter too; what was stopped has not failed.
         for kind in [Kind::Retry, Kind::Permanent, Kind::NotFound, Kind::Limit, Kind::BadRequest, Kind::Corrupt] {
             assert!(FAILURE_CLASSES.contains(&Error::new(kind, "x").class()), "{kind:?}");

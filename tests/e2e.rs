@@ -46,7 +46,8 @@ impl Sidecar {
             .arg(format!("--http-address={http}"))
             .arg(format!("--grpc-address={store}"))
             .arg(format!("--objstore.config={bucket_config}"))
-            .args(["--prometheus.get_config_interval=1s", "--http-grace-period=1s", "--grpc-grace-period=1s"]);
+            .args(["--prometheus.get_config_interval=1s", "--http-grace-period=1s", "--grpc-grace-period=1s"])
+            .arg("--shipper.upload-jitter=0");
         let mut server = Server::start("pillion", &mut command);
         server.wait_for("answer on the gRPC port", || {
             run(&["info", &format!("--store={store}")]).ok().filter(|info| info.contains("sidecar"))

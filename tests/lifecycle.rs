@@ -197,7 +197,7 @@ fn upload_limits_are_read_again_at_sighup_and_a_broken_file_changes_nothing() {
     let flag = format!("--shipper.upload-limits-file={}", file.display());
     let (_prometheus, sidecar) = beside(&[], None, dir.path(), &[&flag, "--shipper.upload-rate-limit=1MB"]);
     let line = sidecar.wait_line("upload limits");
-    assert!(line.contains("1000000 bytes per second, jitter 10s, at 22:00-06:00Z"), "{line}");
+    assert!(line.contains("1000000 bytes per second, jitter 0s, at 22:00-06:00Z"), "{line}");
     sidecar.wait_ready(true);
     assert_eq!(sidecar.metric(RATE), 1_000_000.0);
     std::fs::write(&file, "rate_limit: 2MiB\njitter: 1m\n").unwrap();

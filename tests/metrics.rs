@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fake_prometheus::{FakePrometheus, Read_, series};
+use pillion::metrics::Metrics;
 use pillion::pb::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
 use sidecar::{PATIENCE, Sidecar, pause};
 use store_client::{Store, options, request};
@@ -60,6 +61,16 @@ impl Watched {
     /// Starts it beside a Prometheus that is down, so that the first page comes before anything has happened.
     fn start(prometheus: &FakePrometheus, data: &Path, bucket: &Path, args: &[&str]) -> Self {
         prometheus.go_down();
+        let watched = Watched::start_at_once(prometheus, data, bucket, args);
+        watched.sidecar.wait_line("Is Prometheus running? Retrying");
+        let first = parse(&watched.sidecar.get("/metrics").unwrap().1);
+        prometheus.up();
+        watched.sidecar.wait_ready(true);
+        Watched { first, ..watched }
+    }
+
+    /// Starts it; the first page may come after something has happened.
+    fn start_at_once(prometheus: &FakePrometheus, data: &Path, bucket: &Path, args: &[&str]) -> Self {
         let own = [
             format!("--prometheus.url={}", prometheus.url()),
             format!("--tsdb.path={}", data.display()),
@@ -68,20 +79,35 @@ impl Watched {
         ];
         let args: Vec<&str> = own.iter().map(String::as_str).chain(args.iter().copied()).collect();
         let sidecar = Sidecar::start(&args);
-        sidecar.wait_line("Is Prometheus running? Retrying");
-        let first = parse(&sidecar.get("/metrics").unwrap().1);
-        prometheus.up();
-        sidecar.wait_ready(true);
+        let deadline = Instant::now() + PATIENCE;
+        let first = loop {
+            if let Some((200, page)) =
+                sidecar.get("/metrics").filter(|(_, page)| page.contains("last_successful_upload_time"))
+            {
+                break parse(&page);
+            }
+            assert!(Instant::now() < deadline, "no metrics:\n{}", sidecar.log());
+            pause();
+        };
         Watched { sidecar, first }
     }
 
-    /// The families with a sample that is not what it was on the first page.
+    /// The families with a sample that is not what it was on the first page. Blocks are looked at before Prometheus is
+    /// asked anything, so what waits may be on the first page already: that is compared with what it is when nothing has
+    /// happened at all.
     fn moved(&self) -> BTreeSet<String> {
+        let fresh = Metrics::new();
+        let _ship = fresh.shipper();
+        let fresh = parse(&String::from_utf8(fresh.render()).unwrap());
         let now = parse(&self.sidecar.get("/metrics").unwrap().1);
         for family in now.keys() {
             assert!(self.first.contains_key(family), "{family} was not there at the first scrape");
         }
-        now.into_iter().filter(|(family, samples)| self.first[family] != *samples).map(|(family, _)| family).collect()
+        let has_moved = |family: &str, samples: &BTreeMap<String, String>| {
+            let is_own = family.starts_with("pillion_shipper_");
+            self.first[family] != *samples || (is_own && fresh[family] != *samples)
+        };
+        now.into_iter().filter(|(family, samples)| has_moved(family, samples)).map(|(family, _)| family).collect()
     }
 
     fn wait(&self, metric: &str) {
@@ -135,6 +161,48 @@ fn knock(sidecar: &Sidecar) {
     sidecar.wait_metric("pillion_grpc_connections_refused_total{reason=\"protocol\"}", |n| n >= 1.0);
 }
 
+/// A block whose upload fails, which Prometheus then deletes, and which arrives with the third start; and one that is
+/// given up. What moves meanwhile.
+fn lose_and_keep(prometheus: &FakePrometheus) -> BTreeSet<String> {
+    let (tsdb, bucket) = (Tsdb::new(), tempfile::tempdir().unwrap());
+    tsdb.add(&Block::new(1));
+    let in_the_way = bucket.path().join(ulid(1).as_str()).join("index");
+    std::fs::create_dir_all(in_the_way.join("x")).unwrap();
+    let start = |args: &[&str]| Watched::start_at_once(prometheus, tsdb.path(), bucket.path(), args);
+    let first = start(&[]);
+    first.wait("thanos_shipper_upload_failures_total");
+    drop(first);
+    std::fs::remove_dir_all(tsdb.block_dir(1)).unwrap();
+    let second = start(&[]);
+    second.wait("pillion_shipper_claimed_bytes");
+    let mut moved = second.moved();
+    drop(second);
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    let third = start(&[]);
+    third.wait("pillion_shipper_resumed_bytes_total");
+    moved.extend(third.moved());
+    drop(third);
+    // What was shipped by an earlier run is known from the start.
+    let fourth = start(&[]);
+    let last = fourth.sidecar.metric("pillion_shipper_last_success_timestamp_seconds");
+    assert!(last > 1e9, "{last}");
+    let name = format!("fs: {}", bucket.path().display());
+    let of_bucket = format!("thanos_objstore_bucket_last_successful_upload_time{{bucket=\"{name}\"}}");
+    assert_eq!(fourth.sidecar.metric(&of_bucket).to_string(), last.to_string());
+    drop(fourth);
+
+    tsdb.add(&Block::new(2));
+    std::fs::write(bucket.path().join(ulid(2).as_str()), "in the way").unwrap();
+    let first = start(&[]);
+    first.wait("thanos_shipper_upload_failures_total");
+    drop(first);
+    std::fs::remove_dir_all(tsdb.block_dir(2)).unwrap();
+    let second = start(&["--shipper.claim-budget=1B"]);
+    second.wait("pillion_shipper_claims_given_up_total");
+    moved.extend(second.moved());
+    moved
+}
+
 /// Two sidecars: one with all in order, and one with a bad block, a bucket that fails, and a limit that is exceeded.
 #[test]
 fn every_metric_is_there_from_the_start_and_moves() {
@@ -144,10 +212,16 @@ fn every_metric_is_there_from_the_start_and_moves() {
     tsdb.add(&Block::new(1));
     // A compacted block makes the shipper look at what the bucket holds.
     tsdb.add(&Block { level: 2, ..Block::new(2) });
-    let clean = Watched::start(&prometheus, tsdb.path(), bucket.path(), &["--shipper.upload-compacted"]);
+    let clean = Watched::start(
+        &prometheus,
+        tsdb.path(),
+        bucket.path(),
+        &["--shipper.upload-compacted", "--shipper.upload-rate-limit=1GB"],
+    );
     let mut moved = call_everything(&prometheus, &clean);
     knock(&clean.sidecar);
-    clean.wait("thanos_shipper_dir_syncs_total");
+    clean.sidecar.wait_metric("thanos_shipper_uploads_total", |n| n >= 2.0);
+    clean.sidecar.wait_metric("thanos_shipper_upload_compacted_done", |n| n >= 1.0);
     assert!(bucket.path().join(ulid(2).as_str()).join("meta.json").exists());
 
     let (tsdb, bucket) = (Tsdb::new(), tempfile::tempdir().unwrap());
@@ -163,6 +237,8 @@ fn every_metric_is_there_from_the_start_and_moves() {
     prometheus.set(|state| state.read = Read_::Frames(frames.into()));
     assert_ne!(Store::connect(broken.sidecar.grpc).series(&request(&[("job", "=", "x")])).code(), 0);
     broken.wait("thanos_store_selects_dropped_total{reason=\"series\"}");
+
+    moved.extend(lose_and_keep(&prometheus));
 
     let allowed: BTreeSet<String> = STILL.iter().map(|(name, _)| (*name).to_owned()).collect();
     let declared: BTreeSet<String> = clean.first.keys().cloned().collect();

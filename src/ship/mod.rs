@@ -34,7 +34,7 @@ pub mod window;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Error, Kind, Result};
 use crate::files::Disk;
@@ -43,6 +43,7 @@ use crate::metrics::ShipMetrics;
 use crate::objstore::Bucket;
 use crate::state::{PromState, Published};
 use crate::supervisor::Stop;
+use crate::time::unix_ms;
 pub use scan::check_data_dir;
 pub use upload::Calm;
 
@@ -52,6 +53,7 @@ use ledger::Ledger;
 use remote::Remote;
 use scan::Fingerprint;
 use spool::Spool;
+use truth::Truth;
 use ulid::Ulid;
 
 /// How often the shipper looks whether the external labels are known. `Source:` Thanos.
@@ -80,6 +82,8 @@ pub struct ShipConfig {
     pub held_files_max: usize,
     /// Called before the first upload of a block and before every object of it, for jitter and upload windows.
     pub calm: Option<Calm>,
+    /// Called when nothing is left to be shipped, perhaps again and again; must not wait.
+    pub on_idle: Option<Arc<dyn Fn() + Send + Sync>>,
     /// The disk; watched in tests.
     pub disk: Disk,
 }
@@ -98,6 +102,7 @@ impl ShipConfig {
             claim_budget_bytes: 0,
             held_files_max: held_files_max(),
             calm: None,
+            on_idle: None,
             disk: Disk::real(),
         }
     }
@@ -259,7 +264,11 @@ impl Shipper {
 
     /// Shows what is left to be done, and what went wrong since the start, after each block and each tick.
     fn show(&self) {
-        log::debug!(pending = self.backlog.pending.len(), bytes = self.backlog.bytes(),
-            quarantined = self.backlog.quarantined.len(); "blocks to be shipped");
+        let pending: Vec<truth::Pending> = self.backlog.pending.iter().map(truth::Pending::from).collect();
+        let retention_ms = self.state.read().retention_ms;
+        self.metrics.show(&self.backlog, &Truth::new(&pending, unix_ms(SystemTime::now()), retention_ms));
+        if let Some(on_idle) = self.config.on_idle.as_ref().filter(|_| pending.is_empty()) {
+            on_idle();
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The figures that say whether blocks are being shipped in time, computed from what waits. Pure.
 
+use super::backlog;
+
 /// A block that waits to be shipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
@@ -9,6 +11,12 @@ pub struct Pending {
     pub max_time_ms: i64,
     /// Size of its files.
     pub bytes: u64,
+}
+
+impl From<&backlog::Pending> for Pending {
+    fn from(block: &backlog::Pending) -> Self {
+        Pending { min_time_ms: block.min_time_ms, max_time_ms: block.max_time_ms, bytes: block.bytes }
+    }
 }
 
 /// The figures, as the metrics show them.

@@ -34,7 +34,11 @@ impl Sidecar {
 
     pub fn start_with(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
         let (http, grpc) = (free_address(), free_address());
-        let defaults = ["--prometheus.get_config_interval=200ms", "--prometheus.get_config_timeout=5s"];
+        let defaults = [
+            "--prometheus.get_config_interval=200ms",
+            "--prometheus.get_config_timeout=5s",
+            "--shipper.upload-jitter=0",
+        ];
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
         command
             .arg("sidecar")
