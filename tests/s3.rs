@@ -233,6 +233,8 @@ fn each_fault_has_its_outcome() {
         2,
     );
     check(Fault::DoAndRefuse(504, ""), 1, Ok(()), 2);
+    check(Fault::Corrupt, 1, Err((Retry, "integrity", "other bytes than were sent")), 1);
+    check(Fault::Say("<html/>"), 1, Err((Retry, "integrity", "has none")), 1);
 }
 
 #[test]
@@ -784,7 +786,8 @@ fn the_suite_and_a_resume_on_a_real_store() {
     let source = Disk::real().open_source(&path).unwrap();
     let key_file = dir.path().join("key");
     std::fs::write(&key_file, [7; 32]).unwrap();
-    let mut settings: Vec<Box<dyn Fn(&mut S3Config)>> = vec![
+    type Setting = Box<dyn Fn(&mut S3Config)>;
+    let mut settings: Vec<Setting> = vec![
         Box::new(|_| {}),
         Box::new(|config| config.send_content_md5 = false),
         Box::new(|config| config.list_version = ListVersion::V1),

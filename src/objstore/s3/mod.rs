@@ -69,6 +69,15 @@ struct Head {
     is_opaque: bool,
 }
 
+/// What was sent, to be found in the store.
+struct Sent<'a> {
+    /// The ETag that follows from it.
+    tag: &'a str,
+    size_bytes: u64,
+    /// Whether the store has these bytes, by reading them.
+    is_held: &'a dyn Fn() -> Result<bool>,
+}
+
 impl S3Bucket {
     /// The bucket that is configured; nothing is asked of it yet.
     ///
@@ -154,11 +163,15 @@ impl S3Bucket {
     fn head(&self, object: &str, stop: &Stop) -> Result<Head, Fault> {
         let request = Request::new("HeadObject", "s3:GetObject", Method::Head, Some(object));
         let answer = self.client.ask(&request.with_headers(&self.key_headers), stop)?;
-        self.is_there.store(true, Ordering::Relaxed);
-        let size_bytes = answer.header("content-length").parse().map_err(|_| {
-            Error::new(Kind::Retry, format!("HeadObject {}/{object}: the answer has no size", self.name))
-        })?;
         let tag = xml::unquoted(answer.header("etag")).to_owned();
+        let size_bytes = answer.header("content-length").parse();
+        // The page of a portal or a proxy must not pass for an object.
+        let is_object = !tag.is_empty() || !answer.header("x-amz-request-id").is_empty();
+        let Some(size_bytes) = size_bytes.ok().filter(|_| is_object) else {
+            let text = format!("HeadObject {}/{object}: the answer is not that of an object store", self.name);
+            return Err(Error::new(Kind::Retry, text).classed("network").into());
+        };
+        self.is_there.store(true, Ordering::Relaxed);
         Ok(Head { attributes: Attributes { size_bytes, tag }, is_opaque: is_opaque(&answer) })
     }
 
@@ -192,8 +205,9 @@ impl S3Bucket {
         let request = self.put_request(object, known.as_ref()).with_body(body);
         let answer = self.client.ask(&request, stop)?;
         self.is_there.store(true, Ordering::Relaxed);
-        let hash = known.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
-        self.settle(object, source, &hash, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)
+        let tag = known.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
+        let sent = Sent { tag: &tag, size_bytes: source.size_bytes(), is_held: &|| self.holds(object, source, stop) };
+        self.settle(object, &sent, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)
     }
 
     fn put_request<'a>(&self, object: &'a str, md5: Option<&Hash>) -> Request<'a> {
@@ -205,44 +219,39 @@ impl S3Bucket {
         }
     }
 
-    /// Whether the store has what was sent: `expected` is the ETag that follows from it, `said` the store's answer.
+    /// Whether the store has what was sent; `said` is the ETag of its answer.
     ///
     /// An ETag that is another one is no proof of other bytes, so they are read once; where they are the same, this
     /// store's ETags say nothing, and from then on only the size is looked at.
-    fn settle(
-        &self,
-        object: &str,
-        source: &Source,
-        expected: &str,
-        said: &str,
-        is_opaque: bool,
-        stop: &Stop,
-    ) -> Result<Attributes> {
-        let size_bytes = source.size_bytes();
-        if said == expected {
+    fn settle(&self, object: &str, sent: &Sent<'_>, said: &str, is_opaque: bool, stop: &Stop) -> Result<Attributes> {
+        let size_bytes = sent.size_bytes;
+        if said == sent.tag {
             return Ok(Attributes { size_bytes, tag: said.to_owned() });
         }
-        let head = self.head(object, stop)?;
-        if head.attributes.tag == expected && head.attributes.size_bytes == size_bytes {
-            return Ok(head.attributes);
-        }
         let request = Request::new("PutObject", "s3:PutObject", Method::Put, Some(object));
-        if head.attributes.size_bytes != size_bytes {
-            let stored = head.attributes.size_bytes;
-            let text = format!("{size_bytes} bytes were sent and the store has {stored}");
+        let head = match self.head(object, stop) {
+            Err(fault) if fault.status == 404 => {
+                return Err(self.client.altered(&request, "the store has acknowledged an object and has none"));
+            }
+            other => other?,
+        };
+        let stored = head.attributes;
+        if stored.size_bytes != size_bytes {
+            let text = format!("{size_bytes} bytes were sent and the store has {}", stored.size_bytes);
             return Err(self.client.altered(&request, &text));
         }
-        if is_opaque || head.is_opaque || self.has_opaque_tags.load(Ordering::Relaxed) {
-            return Ok(head.attributes);
+        let is_known = is_opaque || head.is_opaque || self.has_opaque_tags.load(Ordering::Relaxed);
+        if stored.tag == sent.tag || is_known {
+            return Ok(stored);
         }
-        if !self.holds(object, source, stop)? {
+        if !(sent.is_held)()? {
             return Err(self.client.altered(&request, "the store has other bytes than were sent"));
         }
         if !self.has_opaque_tags.swap(true, Ordering::Relaxed) {
             log::info!(bucket = self.name.as_str();
                 "the object store's ETags are not MD5 sums; uploads are checked by Content-MD5 and size");
         }
-        Ok(head.attributes)
+        Ok(stored)
     }
 
     /// Whether the object has the bytes of the file, by reading it. What is cut off goes on where it ended.
@@ -441,8 +450,11 @@ impl Bucket for S3Bucket {
         stop.check()?;
         let hash: Hash = Md5::digest(bytes).into();
         let request = self.put_request(object, Some(&hash)).with_body(Body::Bytes(bytes));
-        self.client.ask(&request, stop)?;
+        let answer = self.client.ask(&request, stop)?;
         self.is_there.store(true, Ordering::Relaxed);
+        let is_held = || Ok(self.get(object, stop)? == bytes);
+        let sent = Sent { tag: &parts::hex(&hash), size_bytes: bytes.len() as u64, is_held: &is_held };
+        self.settle(object, &sent, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)?;
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::client::Request;
 use super::exchange::Body;
 use super::fault::Fault;
 use super::parts::{self, Hash};
-use super::{S3Bucket, content_md5, is_opaque, xml};
+use super::{S3Bucket, Sent, content_md5, is_opaque, xml};
 use crate::error::{Context, Error, Kind, Result};
 use crate::files::Source;
 use crate::limits;
@@ -38,8 +38,13 @@ pub fn upload(
     let upload = Upload { bucket, object, source, journal, stop };
     for _ in 0..UPLOADS_MAX {
         let begun = match upload.resume()? {
-            Some(parts) => parts,
-            None => upload.begin(part_bytes)?,
+            Resumed::Parts(parts) => parts,
+            Resumed::Nothing => upload.begin(part_bytes)?,
+            Resumed::Whole(attributes) => {
+                journal.record(None)?;
+                let resumed_bytes = attributes.size_bytes;
+                return Ok(Stored { attributes, resumed_bytes });
+            }
         };
         let is_forgetful = journal.parts().is_none();
         let upload_id = begun.upload_id.clone();
@@ -48,6 +53,8 @@ pub fn upload(
             Ok(None) => {
                 log::info!(bucket = bucket.name.as_str(), object = object;
                     "the object store has forgotten an upload in parts; beginning again");
+                // Should it have forgotten for a moment only, nothing stays.
+                abort(bucket, object, &upload_id, stop)?;
             }
             Err(err) => {
                 // Nobody will know of the parts, so they must not stay.
@@ -119,6 +126,14 @@ pub fn sweep(bucket: &S3Bucket, object: &str, stop: &Stop) -> Result<()> {
     Ok(())
 }
 
+/// What is left of an earlier attempt.
+enum Resumed {
+    Nothing,
+    Parts(Parts),
+    /// Even the object was made, and only the journal did not hear of it.
+    Whole(Attributes),
+}
+
 struct Upload<'a> {
     bucket: &'a S3Bucket,
     object: &'a str,
@@ -128,12 +143,12 @@ struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    /// What of an earlier attempt can be kept; `None` to begin anew.
-    fn resume(&self) -> Result<Option<Parts>> {
-        let Some(mut parts) = self.journal.parts() else { return Ok(None) };
+    /// What of an earlier attempt can be kept.
+    fn resume(&self) -> Result<Resumed> {
+        let Some(mut parts) = self.journal.parts() else { return Ok(Resumed::Nothing) };
         if parts.upload_id.is_empty() {
             sweep(self.bucket, self.object, self.stop)?;
-            return Ok(None);
+            return Ok(Resumed::Nothing);
         }
         let n_parts = parts::n_parts(parts.size_bytes, parts.part_bytes);
         let is_ours = parts.size_bytes == self.source.size_bytes()
@@ -144,7 +159,7 @@ impl<'a> Upload<'a> {
             log::info!(bucket = self.bucket.name.as_str(), object = self.object;
                 "the file has changed since its upload in parts began; beginning again");
             abort(self.bucket, self.object, &parts.upload_id, self.stop)?;
-            return Ok(None);
+            return Ok(Resumed::Nothing);
         }
         match self.listed(&parts.upload_id) {
             Ok(listed) => {
@@ -159,14 +174,18 @@ impl<'a> Upload<'a> {
                 parts.sent.truncate(n_kept);
             }
             // Whatever the code: stores differ in it.
-            Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => return Ok(None),
+            Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => {
+                let is_all = parts.sent.len() as u64 == n_parts;
+                let made = if is_all { self.already_there(&tag_of(&parts))? } else { None };
+                return Ok(made.map_or(Resumed::Nothing, Resumed::Whole));
+            }
             Err(fault) if fault.is_unsupported() || fault.status == 403 => {
                 log::debug!(bucket = self.bucket.name.as_str(), object = self.object, err = fault.error.to_string();
                     "cannot list the parts of an upload; relying on the journal");
             }
             Err(fault) => return Err(fault.into()),
         }
-        Ok(Some(parts))
+        Ok(Resumed::Parts(parts))
     }
 
     /// Whether the file still has the bytes of the parts that were sent.
@@ -331,8 +350,7 @@ impl<'a> Upload<'a> {
     ///
     /// Without a clear answer the store may have made the object or not, so it is asked for it.
     fn complete(&self, parts: &Parts) -> Result<Option<Attributes>> {
-        let hashes: Option<Vec<Hash>> = parts.sent.iter().map(|part| parts::unhex(&part.md5)).collect();
-        let expected = parts::tag_of_parts(&hashes.unwrap_or_default());
+        let expected = tag_of(parts);
         let body = complete_body(parts);
         let request = Request::new("CompleteMultipartUpload", "s3:PutObject", Method::Post, Some(self.object))
             .with("uploadId", parts.upload_id.as_str())
@@ -384,8 +402,9 @@ impl<'a> Upload<'a> {
         if is_same {
             return Ok(Some(head.attributes));
         }
-        let settled =
-            self.bucket.settle(self.object, self.source, &expected, &head.attributes.tag, head.is_opaque, self.stop);
+        let is_held = || self.bucket.holds(self.object, self.source, self.stop);
+        let sent = Sent { tag: &expected, size_bytes: parts.size_bytes, is_held: &is_held };
+        let settled = self.bucket.settle(self.object, &sent, "", head.is_opaque, self.stop);
         if settled.as_ref().is_err_and(|err| err.class() == "integrity") {
             self.journal.record(None)?;
         }
@@ -406,6 +425,12 @@ impl<'a> Upload<'a> {
             head.attributes.tag == expected || (is_opaque && self.bucket.holds(self.object, self.source, self.stop)?);
         Ok(is_same.then_some(head.attributes))
     }
+}
+
+/// The ETag that the object will have.
+fn tag_of(parts: &Parts) -> String {
+    let hashes: Option<Vec<Hash>> = parts.sent.iter().map(|part| parts::unhex(&part.md5)).collect();
+    parts::tag_of_parts(&hashes.unwrap_or_default())
 }
 
 /// The list of parts that makes an object.

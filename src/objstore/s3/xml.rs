@@ -274,6 +274,7 @@ fn parse(body: &[u8]) -> Result<Element> {
     }
     let root = open.pop().and_then(|mut frame| frame.children.pop());
     match root {
+        Some(root) if open.is_empty() && root.name.eq_ignore_ascii_case("html") => Err(odd("it is a web page")),
         Some(root) if open.is_empty() => Ok(root),
         _ => Err(odd(if body.is_empty() { "it is empty" } else { "its XML breaks off" })),
     }
@@ -422,6 +423,7 @@ mod tests {
         };
         check("<Error><Code>NoSuchKey</Code></Error>", "NoSuchKey", "");
         check("<R><Error><Code>A</Code><Region>b</Region></Error></R>", "A", "b");
+        assert!(listing(b"<HTML></HTML>").unwrap_err().to_string().contains("web page"));
         for none in ["", "<html><body/></html>", "<!DOCTYPE html><html>", "not xml", "<Error>", "\u{1}"] {
             assert_eq!(error(none.as_bytes()), None, "{none:?}");
         }
