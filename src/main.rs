@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use pillion::cli::{Config, Invocation, SidecarFlags};
+use pillion::client::verify::VerifyArgs;
 use pillion::client::{self, InfoArgs, SeriesArgs};
 use pillion::error::Result;
 use pillion::time::unix_ms;
@@ -40,6 +41,14 @@ fn main() -> ExitCode {
                 timeout: flags.timeout,
             };
             report(client::series(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
+        }
+        Invocation::Verify(flags) => {
+            let env = |name: &str| std::env::var(name).ok();
+            let args = VerifyArgs::from_flags(flags, &env);
+            match args.and_then(|args| client::verify::verify(&args, &mut std::io::stdout().lock())) {
+                Ok(is_well) => ExitCode::from(u8::from(!is_well)),
+                Err(err) => report(Err(err)),
+            }
         }
     }
 }

@@ -22,12 +22,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bucket::{Fate, PartsBucket, Stored_};
+use pillion::error::Result;
 use pillion::files::{Disk, Op, Step};
 use pillion::labels::Labels;
 use pillion::limits;
 use pillion::metrics::Metrics;
 use pillion::objstore::Bucket;
 use pillion::objstore::dir::{DirBucket, TEMP_DIR};
+use pillion::ship::verify::{Audit, Summary, audit};
 use pillion::ship::{ShipConfig, Shipper, TickReport};
 use pillion::state::{PromState, Published};
 use pillion::supervisor::{Stop, Stopper, stop_pair};
@@ -197,12 +199,39 @@ impl World {
         self.bucket_dir.path().join("bucket")
     }
 
-    /// A sidecar that starts, beside a Prometheus of this region.
-    fn start(&self, disk: &Disk, judge: impl Fn(&str) -> Fate + Send + Sync + 'static, region: &str) -> Shipper {
-        let bucket: Arc<dyn Bucket> = match self.kind {
+    fn bucket(&self, disk: &Disk, judge: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Arc<dyn Bucket> {
+        match self.kind {
             Kind::Folder => Arc::new(DirBucket::open(&self.bucket_path(), disk.clone()).unwrap()),
             Kind::Parts => PartsBucket::new(&self.stored, judge),
+        }
+    }
+
+    /// `pillion verify --repair`.
+    fn repair(&self, disk: &Disk, judge: impl Fn(&str) -> Fate + Send + Sync + 'static) -> Result<Summary> {
+        let bucket = self.bucket(disk, judge);
+        let whole = Audit {
+            disk,
+            bucket: &*bucket,
+            data_dir: self.tsdb.path(),
+            meta_file_name: "thanos.shipper.json",
+            upload_compacted: false,
+            repair: true,
+            labels: &Labels::new([("region", "eu")]),
         };
+        audit(&whole, &mut |_| Ok(()), &self.stop)
+    }
+
+    /// Somebody removes an object.
+    fn lose(&self, name: &str) {
+        match self.kind {
+            Kind::Folder => std::fs::remove_file(self.bucket_path().join(name)).unwrap(),
+            Kind::Parts => drop(self.stored.lock().unwrap().objects.remove(name).unwrap()),
+        }
+    }
+
+    /// A sidecar that starts, beside a Prometheus of this region.
+    fn start(&self, disk: &Disk, judge: impl Fn(&str) -> Fate + Send + Sync + 'static, region: &str) -> Shipper {
+        let bucket = self.bucket(disk, judge);
         let labels = Labels::new([("region", region)]);
         let state = Published::new(PromState { external_labels: labels, ..PromState::unknown(0) });
         let config = ShipConfig { disk: disk.clone(), ..ShipConfig::new(self.tsdb.path()) };
@@ -379,6 +408,32 @@ fn check_retention(kind: Kind, mode: Mode, at: usize) -> bool {
     failed.is_some()
 }
 
+/// Loses objects of shipped blocks, fails step `at` of the repair, and repairs again; false when there were fewer steps.
+fn check_repair(kind: Kind, mode: Mode, at: usize) -> bool {
+    let world = World::new(kind);
+    assert!(clean(&world.start_unharmed("eu").tick(&world.stop)));
+    world.lose(&format!("{}/chunks/000001", ulid(1)));
+    world.lose(&format!("{}/meta.json", ulid(4)));
+    let fault = Arc::new(Mutex::new(Fault { at, is_final: mode.is_final(), ..Fault::default() }));
+    let (watcher, asked) = (Arc::clone(&fault), Arc::clone(&fault));
+    let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step, mode));
+    let first = world.repair(&disk, move |request| asked.lock().unwrap().request(request, mode));
+    let failed = fault.lock().unwrap().failed.clone();
+    let place = format!("repair, {kind:?}, {mode:?} at step {at}: {failed:?}, {first:?}");
+    if mode == Mode::PowerCutContentAndNames {
+        fault.lock().unwrap().cut_power(true);
+    }
+    let summary = world.repair(&Disk::real(), |_| Fate::Done).unwrap();
+    // The corrupted block stays what it is.
+    assert_eq!((summary.n_whole + summary.n_repaired, summary.n_wrong, summary.n_gone), (2, 1, 0), "{place}");
+    // Parts of a repair that died are not remembered; they are the bucket's to remove.
+    world.stored.lock().unwrap().uploads.clear();
+    world.check_done(&place, true);
+    let summary = world.repair(&Disk::real(), |_| Fate::Done).unwrap();
+    assert_eq!((summary.n_whole, summary.n_repaired), (2, 0), "{place}");
+    failed.is_some()
+}
+
 /// Dies at step `at`, starts again, ships everything, and then the power is cut; false when there were fewer steps.
 fn check_second_cut(kind: Kind, at: usize) -> bool {
     let world = World::new(kind);
@@ -458,5 +513,19 @@ fn a_power_cut_after_a_death_and_a_restart_loses_nothing_that_is_listed() {
     for kind in [Kind::Folder, Kind::Parts] {
         let n_steps = (1..).take_while(|at| check_second_cut(kind, *at)).count();
         assert!(n_steps > 100, "only {n_steps} steps");
+    }
+}
+
+#[test]
+fn a_repair_that_fails_at_any_step_leaves_nothing_that_the_next_does_not_mend() {
+    for (kind, mode) in [
+        (Kind::Folder, Mode::Error),
+        (Kind::Folder, Mode::PowerCutContentAndNames),
+        (Kind::Parts, Mode::Error),
+        (Kind::Parts, Mode::DeathAfter),
+        (Kind::Parts, Mode::Lost),
+    ] {
+        let n_steps = (1..).take_while(|at| check_repair(kind, mode, *at)).count();
+        assert!(n_steps > 40, "only {n_steps} steps");
     }
 }

@@ -229,3 +229,32 @@ pub struct SeriesFlags {
     #[argh(option, from_str_fn(positive))]
     pub timeout: Duration,
 }
+
+/// The flags of `verify`.
+#[derive(FromArgs, Debug, Clone, PartialEq)]
+pub struct VerifyFlags {
+    /// file of the object storage configuration
+    #[argh(option)]
+    pub objstore_config_file: String,
+    /// the object storage configuration itself
+    #[argh(option)]
+    pub objstore_config: Secret,
+    /// data folder of Prometheus
+    #[argh(option)]
+    pub tsdb_path: String,
+    /// name of the list of uploaded blocks
+    #[argh(option)]
+    pub shipper_meta_file_name: String,
+    /// compare compacted blocks too
+    #[argh(switch)]
+    pub shipper_upload_compacted: bool,
+    /// send what is missing
+    #[argh(switch)]
+    pub repair: bool,
+    /// external labels
+    #[argh(option, long = "label")]
+    pub labels: Vec<String>,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}

@@ -161,7 +161,7 @@ fn concurrent_calls(number: u64) -> Result<usize> {
 }
 
 /// The name if it is the name of a file and not a way out of its folder.
-fn file_name(name: String) -> Result<String> {
+pub fn file_name(name: String) -> Result<String> {
     let mut parts = Path::new(&name).components();
     let is_plain =
         matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name.as_str());
@@ -171,7 +171,8 @@ fn file_name(name: String) -> Result<String> {
     Err(wrong(format!("--shipper.meta-file-name must be the name of a file, without a folder, got {name:?}")))
 }
 
-fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<BucketConfig>> {
+/// The bucket of `--objstore.config-file` or `--objstore.config`; `None` when neither is given.
+pub fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<BucketConfig>> {
     const CONTEXT: &str = "getting object store config";
     let Some(loaded) = content::load("objstore.config", file, content).map_err(|err| err.context(CONTEXT))? else {
         return Ok(None);

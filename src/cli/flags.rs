@@ -399,6 +399,38 @@ pub const SERIES: &[Flag] = &[
     Flag::new("timeout", Value::Duration, "", "Longest wait for the whole answer.").own(Presence::Default("30s")),
 ];
 
+/// Flags of the `verify` command.
+pub const VERIFY: &[Flag] = &[
+    Flag::new("objstore.config-file", PATH, "", "File with the object storage configuration, as for the sidecar.")
+        .own(Presence::Default("")),
+    Flag::new(
+        "objstore.config",
+        CONTENT,
+        "",
+        "The object storage configuration itself, in place of --objstore.config-file.",
+    )
+    .own(Presence::Default("")),
+    Flag::new("tsdb.path", Value::Text("folder"), "", "Prometheus's data folder, whose blocks are compared.")
+        .own(Presence::Default("./data")),
+    Flag::new("shipper.meta-file-name", Value::Text("name"), "", "Name of the file that lists uploaded blocks.")
+        .own(Presence::Default("thanos.shipper.json")),
+    Flag::switch("shipper.upload-compacted", "Compare compacted blocks too that were never shipped.")
+        .own(Presence::Default("false")),
+    Flag::switch(
+        "repair",
+        "Send what is missing or wrong, meta.json last. A block that was shipped and is gone from the bucket is left alone.",
+    )
+    .own(Presence::Default("false")),
+    Flag::new(
+        "label",
+        Value::Text("name=value"),
+        "",
+        "External label for a repaired block whose labels neither the bucket nor a claim knows; give all of them.",
+    )
+    .own(Presence::Repeatable),
+    JSON,
+];
+
 /// A command with its flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Command {
@@ -419,6 +451,11 @@ pub const COMMANDS: &[Command] = &[
     },
     Command { name: "info", help: "Ask a StoreAPI server what it is and what it has.", flags: INFO },
     Command { name: "series", help: "Read series from a StoreAPI server.", flags: SERIES },
+    Command {
+        name: "verify",
+        help: "Compare the bucket with the local blocks, and send what is missing if asked to.",
+        flags: VERIFY,
+    },
 ];
 
 /// The README's table of the global flags and those of the sidecar.

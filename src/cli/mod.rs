@@ -12,6 +12,6 @@ pub mod token;
 pub mod upload_limits;
 pub mod values;
 
-pub use args::{InfoFlags, SeriesFlags, SidecarFlags};
+pub use args::{InfoFlags, SeriesFlags, SidecarFlags, VerifyFlags};
 pub use config::Config;
 pub use parse::{Invocation, parse};

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use argh::FromArgs;
 
-use crate::cli::args::{InfoFlags, SeriesFlags, SidecarFlags};
+use crate::cli::args::{InfoFlags, SeriesFlags, SidecarFlags, VerifyFlags};
 use crate::cli::flags::{Command, Flag, GLOBAL, Presence, SIDECAR, Status, Value};
 use crate::cli::help;
 use crate::cli::token::{self, Ask, Given, Tokens};
@@ -20,6 +20,8 @@ pub enum Invocation {
     Info(InfoFlags),
     /// Read series from a store.
     Series(SeriesFlags),
+    /// Compare bucket and local blocks.
+    Verify(VerifyFlags),
     /// Print these texts and end.
     Exit {
         /// 0, 1 for a command line that cannot be understood, 2 for a value that cannot.
@@ -92,6 +94,7 @@ fn typed(tokens: &Tokens) -> Result<Option<Invocation>, Wrong> {
     from_given::<SidecarFlags>(&[GLOBAL, SIDECAR], &global)?;
     Ok(Some(match command {
         Command { name: "info", flags, .. } => Invocation::Info(from_given(&[flags], &own)?),
+        Command { name: "verify", flags, .. } => Invocation::Verify(from_given(&[flags], &own)?),
         Command { flags, .. } => Invocation::Series(from_given(&[flags], &own)?),
     }))
 }
@@ -232,12 +235,14 @@ mod tests {
         assert_eq!((flags.hash_func, flags.log_level), (HashFunc::None, LogLevel::Info));
         assert!(matches!(run("info --store=x:1"), Invocation::Info(_)));
         assert!(matches!(run("series --store=x:1 --match=up"), Invocation::Series(_)));
+        assert!(matches!(run("verify"), Invocation::Verify(_)));
         // Flags that stand for nothing when they are not given, and switches, are tried one by one.
         for command in COMMANDS {
             for flag in GLOBAL.iter().chain(command.flags) {
                 let start = match command.name {
                     "sidecar" => "sidecar",
                     "info" => "info --store=x:1",
+                    "verify" => "verify",
                     _ => "series --store=x:1 --match=up",
                 };
                 let args = match (flag.value, flag.presence) {

@@ -1,10 +1,12 @@
-//! The commands `pillion info` and `pillion series`: a small StoreAPI client against any Thanos store.
+//! The commands `pillion info` and `pillion series`: a small StoreAPI client against any Thanos store; and
+//! `pillion verify`, in a file of its own.
 //!
-//! Series are written as they arrive; only the current one is held. Uses no part of the sidecar.
+//! Series are written as they arrive; only the current one is held. The StoreAPI client uses no part of the sidecar.
 
 pub mod output;
 pub mod selector;
 pub mod spark;
+pub mod verify;
 pub mod view;
 pub mod xor;
 

@@ -130,6 +130,15 @@ impl Ledger {
     }
 }
 
+/// The blocks that the file lists as shipped; changes nothing. A missing file lists none.
+pub fn shipped(disk: &Disk, path: &Path) -> Result<BTreeSet<Ulid>> {
+    let listed = match read(disk, path) {
+        Err(err) if err.kind() == Kind::NotFound => return Ok(BTreeSet::new()),
+        other => other?.0.listed,
+    };
+    Ok(listed.into_iter().filter(|listed| listed.shipped).map(|listed| listed.ulid).collect())
+}
+
 /// What the file says.
 #[derive(Debug)]
 struct Content {

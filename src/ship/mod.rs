@@ -31,6 +31,8 @@ pub mod ulid;
 pub mod upload;
 pub mod window;
 
+pub mod verify;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -80,6 +80,15 @@ impl Spool {
         Ok(ulids)
     }
 
+    /// The blocks of which there is a folder; changes nothing.
+    pub fn names(&self) -> Result<Vec<Ulid>> {
+        let entries = match self.disk.list(&self.dir) {
+            Err(err) if err.kind() == Kind::NotFound => return Ok(Vec::new()),
+            other => other.context(|| "read claims")?,
+        };
+        Ok(entries.iter().filter_map(|entry| Ulid::parse(&entry.name)).collect())
+    }
+
     /// What the folder of a block is.
     pub fn load(&self, ulid: Ulid) -> Result<Held> {
         let read = self.disk.read(&self.dir(ulid).join("meta.json"), limits::META_BYTES_MAX);
