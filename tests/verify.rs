@@ -35,7 +35,7 @@ impl Rig {
         }
         let provider = Provider::Filesystem { directory: bucket_dir.path().to_owned() };
         let args = VerifyArgs {
-            bucket: BucketConfig { prefix: String::new(), provider },
+            bucket: BucketConfig { remarks: Vec::new(), prefix: String::new(), provider },
             tsdb_path: tsdb.path().to_owned(),
             meta_file_name: "thanos.shipper.json".into(),
             upload_compacted: false,
