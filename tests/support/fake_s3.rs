@@ -328,7 +328,12 @@ fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
-        if let httparse::Status::Complete(length) = head.parse(input).unwrap() {
+        let Ok(parsed) = head.parse(input) else {
+            // As servers do to whoever begins with a handshake of TLS.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            return None;
+        };
+        if let httparse::Status::Complete(length) = parsed {
             let (path, raw_query) = head.path.unwrap().split_once('?').unwrap_or((head.path.unwrap(), ""));
             let (path, raw_query) = (path.to_owned(), raw_query.to_owned());
             let headers: BTreeMap<String, String> = head

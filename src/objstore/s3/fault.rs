@@ -238,9 +238,9 @@ fn certificate_hint(text: &str) -> &'static str {
     let has = |word: &str| text.contains(word);
     if has("UnknownIssuer") || has("CaUsedAsEndEntity") {
         "name the authority that issued the server's certificate in http_config.tls_config.ca_file, or add it to the system's"
-    } else if has("NotValidForName") {
+    } else if has("NotValidForName") || has("not valid for name") {
         "the certificate is for another name: correct endpoint, or set http_config.tls_config.server_name"
-    } else if has("Expired") || has("NotValidYet") {
+    } else if ["Expired", "NotValidYet", "expired", "not valid yet"].into_iter().any(has) {
         "the server's certificate is out of date, or this host's clock is wrong"
     } else if has("alert") {
         "the server refuses the handshake: it may want a client certificate, http_config.tls_config.cert_file and key_file"
@@ -383,7 +383,9 @@ mod tests {
         for (text, part) in [
             ("invalid peer certificate: UnknownIssuer", "ca_file"),
             ("invalid peer certificate: NotValidForNameContext", "server_name"),
-            ("invalid peer certificate: ExpiredContext", "clock"),
+            ("invalid peer certificate: certificate not valid for name \"x\"", "server_name"),
+            ("invalid peer certificate: certificate expired: verification time 2", "clock"),
+            ("invalid peer certificate: certificate not valid yet: verification time 2", "clock"),
             ("received fatal alert: CertificateRequired", "cert_file"),
         ] {
             check(Cause::Certificate, text, Kind::Permanent, "certificate", part);

@@ -1,4 +1,4 @@
-//! Which proxy leads to the store, by the rules of Go's `net/http`. Pure: the environment is given.
+//! Which proxy leads to the store, by the rules of Go's `net/http`; the environment is given. Pure.
 //!
 //! `Differs:` a proxy is asked for a tunnel (CONNECT) also where the store is spoken to without TLS.
 
