@@ -210,3 +210,49 @@ fn tls_with_a_server_that_speaks_none_is_named() {
     assert_eq!((err.kind(), err.class()), (Kind::Permanent, "certificate"), "{err}");
     assert!(err.to_string().contains("insecure: true"), "{err}");
 }
+
+#[test]
+fn a_proxy_is_asked_for_a_tunnel_with_its_credentials() {
+    let fake = fake_s3::FakeS3::start();
+    fake.with(|state| state.checks_signatures = false);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let to = fake.port;
+    let proxy = spawn_thread("proxy", None, move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut client, &mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+        let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        spawn_thread("proxy-copy", None, move || {
+            let _ = std::io::copy(&mut from, &mut into);
+            let _ = into.shutdown(std::net::Shutdown::Write);
+        })
+        .unwrap();
+        let _ = std::io::copy(&mut { server }, &mut client);
+        String::from_utf8(head).unwrap()
+    })
+    .unwrap();
+    let config = S3Config {
+        bucket: "fake-bucket".into(),
+        endpoint: "s3.behind.test:9000".into(),
+        region: "r".into(),
+        insecure: true,
+        max_attempts: 1,
+        ..S3Config::default()
+    };
+    let (_stopper, stop) = stop_pair().unwrap();
+    let env = move |name: &str| (name == "HTTP_PROXY").then(|| format!("http://user:pa%20ss@127.0.0.1:{port}"));
+    let bucket = S3Bucket::open_with_env(config, Box::new(Nobody), "pillion-test", &env).unwrap();
+    bucket.upload_bytes("x", b"1", &stop).unwrap();
+    drop(bucket);
+    let head = proxy.join().unwrap();
+    assert!(head.starts_with("CONNECT s3.behind.test:9000 HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("Proxy-Authorization: Basic dXNlcjpwYSBzcw==\r\n"), "{head}");
+    assert_eq!(fake.seen()[0].headers["host"], "s3.behind.test:9000");
+}

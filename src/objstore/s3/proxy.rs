@@ -2,8 +2,6 @@
 //!
 //! `Differs:` a proxy is asked for a tunnel (CONNECT) also where the store is spoken to without TLS.
 
-use std::net::IpAddr;
-
 use url::{Host, Url};
 
 use crate::error::{Error, Kind, Result};
@@ -35,16 +33,17 @@ pub fn proxy_for(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<O
 /// Whether the server is reached without a proxy: it is local, or an entry of NO_PROXY names it.
 fn is_excluded(server: &Url, excluded: &str) -> bool {
     let Some(host) = server.host() else { return true };
-    let ip = match &host {
-        Host::Ipv4(ip) => Some(IpAddr::V4(*ip)),
-        Host::Ipv6(ip) => Some(IpAddr::V6(*ip)),
-        Host::Domain(_) => None,
-    };
+    let address = bits_of(&host);
     let name = match &host {
         Host::Domain(name) => name.trim_end_matches('.').to_ascii_lowercase(),
         other => other.to_string().trim_matches(['[', ']']).to_owned(),
     };
-    if name == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
+    let is_loopback = match &host {
+        Host::Ipv4(ip) => ip.is_loopback(),
+        Host::Ipv6(ip) => ip.is_loopback(),
+        Host::Domain(_) => false,
+    };
+    if name == "localhost" || is_loopback {
         return true;
     }
     let port = server.port_or_known_default().unwrap_or_default();
@@ -52,15 +51,15 @@ fn is_excluded(server: &Url, excluded: &str) -> bool {
         if entry == "*" {
             return true;
         }
-        if let (Some(ip), Some((network, bits))) = (ip, entry.split_once('/')) {
-            return network.parse().ok().zip(bits.parse().ok()).is_some_and(|(network, bits)| is_in(ip, network, bits));
+        if let (Some(address), Some((network, n_bits))) = (address, entry.split_once('/')) {
+            return parse(network).zip(n_bits.parse().ok()).is_some_and(|(network, n)| is_in(address, network, n));
         }
         let (entry, wanted) = with_port(&entry);
         if wanted.is_some_and(|wanted| wanted != port) {
             return false;
         }
-        if ip.is_some() {
-            return entry.parse::<IpAddr>().ok() == ip;
+        if address.is_some() {
+            return parse(entry) == address;
         }
         // `.x` and `*.x` are what is below x; `x` is itself and what is below it.
         match entry.strip_prefix("*.").or(entry.strip_prefix('.')) {
@@ -81,14 +80,26 @@ fn with_port(entry: &str) -> (&str, Option<u16>) {
     }
 }
 
-fn is_in(ip: IpAddr, network: IpAddr, bits: u32) -> bool {
-    let same =
-        |a: u128, b: u128, width: u32| bits <= width && (bits == 0 || a >> (width - bits) == b >> (width - bits));
-    match (ip, network) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => same(u128::from(u32::from(a)), u128::from(u32::from(b)), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => same(u128::from(a), u128::from(b), 128),
-        _ => false,
+/// An IP address as a number, and how many bits it has.
+type Address = (u128, u32);
+
+fn bits_of<T>(host: &Host<T>) -> Option<Address> {
+    match host {
+        Host::Ipv4(ip) => Some((u32::from(*ip).into(), 32)),
+        Host::Ipv6(ip) => Some((u128::from(*ip), 128)),
+        Host::Domain(_) => None,
     }
+}
+
+fn parse(text: &str) -> Option<Address> {
+    let host = if text.contains(':') { Host::parse(&format!("[{text}]")) } else { Host::parse(text) };
+    bits_of(&host.ok()?)
+}
+
+/// Whether the first `n_bits` of two addresses are the same.
+fn is_in((address, width): Address, (network, network_width): Address, n_bits: u32) -> bool {
+    let shift = width.checked_sub(n_bits);
+    width == network_width && shift.is_some_and(|shift| n_bits == 0 || address >> shift == network >> shift)
 }
 
 #[cfg(test)]
