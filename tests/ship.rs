@@ -866,6 +866,47 @@ fn every_object_waits_for_its_time() {
     assert_eq!(n_calls.load(Ordering::SeqCst), 5);
 }
 
+#[test]
+fn new_blocks_are_claimed_while_an_upload_takes_its_time() {
+    let (asked, answer) = crossbeam_channel::bounded::<()>(1);
+    let (go_on, wait) = crossbeam_channel::bounded::<()>(1);
+    let mut rig = Rig::with(|config| {
+        config.interval = Duration::from_millis(5);
+        let n_asked = AtomicUsize::new(0);
+        config.calm = Some(Arc::new(move |stop| {
+            // The first thing that is sent waits until the test lets it go.
+            if n_asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                asked.send(()).unwrap();
+                let _ = wait.recv_timeout(Duration::from_secs(60));
+            }
+            stop.check()
+        }));
+    });
+    rig.tsdb.add(&Block::new(1));
+    let (mut shipper, stop) = (rig.start(), rig.stop.clone());
+    let thread = spawn_thread("ship", None, move || {
+        let report = shipper.tick(&stop);
+        (shipper, report)
+    })
+    .unwrap();
+    answer.recv_timeout(Duration::from_secs(20)).unwrap();
+    rig.tsdb.add(&Block::new(2));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while rig.claimed() != [1, 2] {
+        assert!(Instant::now() < deadline, "{:?}", rig.claimed());
+        std::thread::yield_now();
+    }
+    rig.remove(2);
+    go_on.send(()).unwrap();
+    let (shipper, report) = thread.join().unwrap();
+    assert_eq!(report.n_uploaded, 1, "{report:?}");
+    assert_eq!(report.backlog.pending.iter().map(|block| block.ulid).collect::<Vec<_>>(), [ulid(2)]);
+    rig.shipper = Some(shipper);
+    assert_eq!(rig.clean_tick(), 1);
+    rig.check_whole(2);
+    assert!(rig.tsdb.staged().is_empty());
+}
+
 /// A shipper over a bucket that takes parts, and what it is told to do with each request.
 fn parts_shipper(
     rig: &Rig,

@@ -80,6 +80,8 @@ pub struct ShipConfig {
     pub ready_timeout: Duration,
     /// Bytes of disk that claims of blocks may take which Prometheus has removed; 0 is a tenth of the file system.
     pub claim_budget_bytes: u64,
+    /// Time between two looks at the data directory, also while a block is uploaded.
+    pub interval: Duration,
     /// Descriptors that hold blocks where hard links are refused.
     pub held_files_max: usize,
     /// Called before the first upload of a block and before every object of it, for jitter and upload windows.
@@ -102,6 +104,7 @@ impl ShipConfig {
             sha256: false,
             ready_timeout: Duration::from_secs(600),
             claim_budget_bytes: 0,
+            interval: limits::SHIP_INTERVAL,
             held_files_max: held_files_max(),
             calm: None,
             on_idle: None,
@@ -220,7 +223,7 @@ impl Shipper {
             }
             told = news;
             let ticked = Instant::now();
-            while ticked.elapsed() < limits::SHIP_INTERVAL {
+            while ticked.elapsed() < self.config.interval {
                 if !has_labels && self.has_labels() {
                     // What was claimed can be shipped now.
                     break;
@@ -230,7 +233,7 @@ impl Shipper {
                     log::warn!(waited_seconds = begun.elapsed().as_secs();
                         "not uploading as no external labels are configured yet - is Prometheus healthy/reachable?");
                 }
-                let left = limits::SHIP_INTERVAL.saturating_sub(ticked.elapsed());
+                let left = self.config.interval.saturating_sub(ticked.elapsed());
                 if stop.wait(if has_labels { left } else { left.min(LABELS_RETRY) }) {
                     return Ok(());
                 }

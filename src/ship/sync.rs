@@ -16,7 +16,6 @@ use super::ulid::Ulid;
 use super::upload::{There, Uploader};
 use super::{Aside, Shipper, TickReport};
 use crate::error::{Error, Kind, Result};
-use crate::limits;
 use crate::supervisor::Stop;
 
 /// What became of a block that was to be shipped.
@@ -312,7 +311,7 @@ impl Shipper {
             let is_there = uploader.bucket.exists(&meta_object, stop).map_err(remote::fault)?;
             Ok(ship(&uploader, claim, is_there, is_checked.then_some(&mut remote), stop))
         };
-        let shipped = beside(work, limits::SHIP_INTERVAL, || {
+        let shipped = beside(work, self.config.interval, || {
             if !stop.is_stopped() {
                 self.tend(claim.meta.ulid);
             }
