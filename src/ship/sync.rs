@@ -50,6 +50,8 @@ impl Shipper {
         let open = |listing: &[Option<Listed>], idx: usize| !listing.get(idx).is_some_and(Option::is_some);
         let to_ship = planned.iter().enumerate().filter(|(idx, _)| open(&listing, *idx));
         self.claim(to_ship.map(|(_, planned)| planned));
+        // An upload may take hours.
+        self.show();
         self.record(&listing);
         for (idx, planned) in planned.iter().enumerate() {
             stop.check()?;
