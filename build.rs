@@ -26,6 +26,9 @@ fn main() {
 
     // `strip` of the profile does not reach a package whose optimisation is set apart.
     println!("cargo:rustc-link-arg-bins=-Wl,-s");
+    if knows_relative_relocations() {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
     println!("cargo:rustc-env=PILLION_RUSTC={}", output(&rustc, &["--version"]).unwrap_or_else(|| "rustc".into()));
     println!("cargo:rerun-if-env-changed=PILLION_REVISION");
@@ -111,6 +114,18 @@ fn enums(scope: &str, all: &[EnumDescriptorProto], add: &mut impl FnMut(String, 
         one.value.iter().for_each(|value| add(format!("{scope}.{}", value.name()), false));
         add(format!("{scope}.{}", one.name()), false);
     }
+}
+
+/// Whether the C library that is linked against, and thus any that the program will start with, reads relocations in
+/// their short form, which makes the program a quarter of a megabyte smaller: glibc 2.36 and newer.
+fn knows_relative_relocations() -> bool {
+    let var = |name: &str| std::env::var(name).unwrap_or_default();
+    if var("CARGO_CFG_TARGET_ENV") != "gnu" || var("HOST") != var("TARGET") {
+        return false;
+    }
+    let version = output("getconf", &["GNU_LIBC_VERSION"]).unwrap_or_default();
+    let mut numbers = version.trim_start_matches("glibc ").split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(2), Some(36))
 }
 
 /// The trimmed standard output of a command that succeeded and said something.
