@@ -15,7 +15,7 @@ export PILLION_CACHE PILLION_PROMETHEUS
 CARGO_FLAGS := --release --locked
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help setup prometheus build demo clean-demo test e2e bench check fmt clippy doc audit fuzz dist
+.PHONY: help setup prometheus rgw build demo clean-demo test e2e bench check fmt clippy doc audit fuzz dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ prometheus: ## Unpack real Prometheus releases (2.42, 2.53, 3.5) into the cache 
 	    compgen -G "$(PILLION_PROMETHEUS)/*/prometheus" > /dev/null || \
 	      { echo "make: there is none, and the end-to-end tests need at least one" >&2; exit 1; }; }
 
+rgw: ## Install Ceph's S3 server from Debian, for the tests; says first what
+	@[ "$$PILLION_NO_RGW" = 1 ] || scripts/rgw.sh install || \
+	  { echo "make: PILLION_NO_RGW=1 leaves out what needs this S3 server" >&2; exit 1; }
+
 build: setup ## Build the release binary
 	cargo build $(CARGO_FLAGS)
 
@@ -38,10 +42,10 @@ demo: ## A real Prometheus with a day of data, Pillion beside it; ONESHOT=1 ends
 clean-demo: ## Remove what the demo wrote
 	rm -rf .demo
 
-test: setup prometheus ## All tests, the end-to-end ones on every Prometheus release that is there
+test: setup prometheus rgw ## All tests, the end-to-end ones on every Prometheus release that is there
 	cargo test $(CARGO_FLAGS)
 
-e2e: setup prometheus ## The end-to-end tests only
+e2e: setup prometheus rgw ## The end-to-end tests only
 	cargo test $(CARGO_FLAGS) --test e2e
 
 bench: setup ## What a Series call costs, beside two yardsticks; BENCH_SCALE=0.1 for a quick look
