@@ -48,8 +48,9 @@ test: setup prometheus rgw ## All tests, the end-to-end ones on every Prometheus
 e2e: setup prometheus rgw ## The end-to-end tests only
 	cargo test $(CARGO_FLAGS) --test e2e
 
-bench: setup ## What a Series call costs, beside two yardsticks; BENCH_SCALE=0.1 for a quick look
+bench: setup rgw ## What a Series call and a shipped block cost, beside yardsticks; BENCH_SCALE=0.1 for a quick look
 	BENCH_JSON="$(abspath $(TARGET))/bench.json" cargo bench --locked --bench series
+	BENCH_JSON="$(abspath $(TARGET))/bench-ship.json" cargo bench --locked --bench ship
 
 check: fmt clippy doc test ## What CI runs: format, lints, docs, tests, licences and banned crates (offline)
 

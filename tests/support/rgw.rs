@@ -206,10 +206,19 @@ impl Bucket<'_> {
 
     /// A signed URL, for programs that can only be given one.
     pub fn signed(&self, method: Method, key: &str, query: &[(&str, &str)], headers: &[(&str, &str)]) -> Url {
+        self.rgw.sign(method, self.url(key), query, headers)
+    }
+
+    /// The URL of an object, or of the bucket for `""`.
+    pub fn url(&self, key: &str) -> Url {
         let endpoint = Url::parse(&format!("http://{}", self.endpoint)).unwrap();
         let bucket = rusty_s3::Bucket::new(endpoint, UrlStyle::Path, self.name.clone(), "us-east-1").unwrap();
-        let url = if key.is_empty() { bucket.base_url().clone() } else { bucket.object_url(key) };
-        self.rgw.sign(method, url, query, headers)
+        if key.is_empty() { bucket.base_url().clone() } else { bucket.object_url(key) }
+    }
+
+    /// Access key and secret key as curl wants them.
+    pub fn user(&self) -> String {
+        format!("{}:{}", self.rgw.fact("access_key"), self.rgw.fact("secret_key"))
     }
 
     fn expect(&self, status: u16, method: Method, key: &str, body: &[u8]) {
