@@ -1,7 +1,7 @@
 //! The laboratory itself: the S3 server and the bad link do what the tests that use them rely on.
 #![allow(clippy::unwrap_used)]
 
-#[path = "support/fault_proxy.rs"]
+#[path = "support/fault_proxy/mod.rs"]
 mod fault_proxy;
 #[path = "support/rgw.rs"]
 mod rgw;

@@ -71,6 +71,8 @@ pub struct Setup {
 pub struct Prometheus {
     release: Release,
     setup: Setup,
+    /// Flags of the test, in place of ours of the same name.
+    flags: Vec<String>,
     dir: TempDir,
     port: u16,
     server: Option<Server>,
@@ -82,9 +84,7 @@ pub const EXTERNAL_LABELS: [(&str, &str); 2] = [("region", "eu-west"), ("replica
 impl Prometheus {
     /// Makes blocks of `history` (OpenMetrics text, without the `# EOF`) and starts the release on them.
     pub fn start(release: &Release, history: &str, setup: Setup) -> Prometheus {
-        let dir = tempfile::tempdir().unwrap();
-        let prometheus = Prometheus { release: release.clone(), setup, dir, port: free_port(), server: None };
-        std::fs::create_dir(prometheus.data()).unwrap();
+        let prometheus = Prometheus::new(release, setup, &[]);
         std::fs::write(prometheus.file("history.om"), format!("{history}# EOF\n")).unwrap();
         let made = Command::new(release.folder.join("promtool"))
             .args(["tsdb", "create-blocks-from", "openmetrics"])
@@ -97,6 +97,20 @@ impl Prometheus {
         prometheus
     }
 
+    /// One with an empty data folder and further flags, which is not started yet.
+    pub fn new(release: &Release, setup: Setup, flags: &[&str]) -> Prometheus {
+        let (dir, flags) = (tempfile::tempdir().unwrap(), flags.iter().map(|flag| (*flag).to_owned()).collect());
+        let prometheus = Prometheus { release: release.clone(), setup, flags, dir, port: free_port(), server: None };
+        std::fs::create_dir(prometheus.data()).unwrap();
+        prometheus
+    }
+
+    /// What it has logged since it was started.
+    #[allow(dead_code)]
+    pub fn log(&self) -> String {
+        self.server.as_ref().map_or_else(String::new, Server::log)
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start_again(&mut self) {
         std::fs::write(self.file("prometheus.yml"), self.config()).unwrap();
@@ -105,8 +119,15 @@ impl Prometheus {
             .arg(format!("--config.file={}", self.file("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", self.data().display()))
             .arg(format!("--web.listen-address=127.0.0.1:{}", self.port))
-            .args(["--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h"])
-            .arg("--storage.tsdb.retention.time=90d");
+            .args(&self.flags);
+        let defaults = [
+            "--storage.tsdb.min-block-duration=2h",
+            "--storage.tsdb.max-block-duration=2h",
+            "--storage.tsdb.retention.time=90d",
+        ];
+        let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let is_given = |flag: &&str| self.flags.iter().any(|given| name(given) == name(flag));
+        command.args(defaults.iter().filter(|flag| !is_given(flag)));
         if self.setup.native_histograms {
             command.arg("--enable-feature=native-histograms");
         }

@@ -5,12 +5,16 @@
 //! that do not resolve can be used.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+mod wire;
+
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
+
+use wire::{Head, error_xml, read_answer, read_head};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -240,17 +244,6 @@ impl FaultProxy {
     }
 }
 
-/// The head of a request.
-struct Head {
-    method: String,
-    /// Path and query.
-    target: String,
-    /// The lines after the first, without those that are between the client and us.
-    lines: String,
-    length: u64,
-    expects_continue: bool,
-}
-
 struct Connection<'a> {
     client: &'a TcpStream,
     shared: &'a Shared,
@@ -413,8 +406,11 @@ impl Connection<'_> {
     ) -> std::io::Result<()> {
         let mut buffer = vec![0; BUFFER_BYTES];
         while *body_bytes < head.length {
-            let left = usize::try_from(head.length - *body_bytes).unwrap_or(usize::MAX).min(BUFFER_BYTES);
-            let n = reader.read(&mut buffer[..left])?;
+            // Small steps at a slow pace, so that nothing waits long for a rate that is no longer so.
+            let rate = self.shared.state.lock().unwrap().rate;
+            let step = if rate == 0 { BUFFER_BYTES as u64 } else { (rate / 20).clamp(1, BUFFER_BYTES as u64) };
+            let step = usize::try_from(step.min(head.length - *body_bytes)).unwrap();
+            let n = reader.read(&mut buffer[..step])?;
             if n == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -423,7 +419,6 @@ impl Connection<'_> {
                 let mut state = self.shared.state.lock().unwrap();
                 state.up_bytes += n as u64;
                 let now = Instant::now();
-                let rate = state.rate;
                 (rate > 0).then(|| {
                     let next =
                         state.next.map_or(now, |next| next.max(now)) + Duration::from_secs_f64(n as f64 / rate as f64);
@@ -450,92 +445,6 @@ impl Connection<'_> {
         client.write_all(format!("HTTP/1.1 {status} X\r\n{lines}{length}\r\n").as_bytes())?;
         client.write_all(body)
     }
-}
-
-/// The next head; `None` at the end of the connection.
-fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<Head>> {
-    let mut first = String::new();
-    if reader.read_line(&mut first)? == 0 {
-        return Ok(None);
-    }
-    let mut words = first.split_whitespace();
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    // As a client writes it that believes it talks to a proxy.
-    let target = match target.strip_prefix("http://") {
-        Some(rest) => rest.find('/').and_then(|idx| rest.get(idx..)).unwrap_or("/"),
-        None => target,
-    };
-    let mut head = Head {
-        method: method.to_owned(),
-        target: target.to_owned(),
-        lines: String::new(),
-        length: 0,
-        expects_continue: false,
-    };
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let lower = line.to_ascii_lowercase();
-        match lower.split_once(':') {
-            _ if line.trim().is_empty() => return Ok(Some(head)),
-            Some(("connection" | "proxy-connection" | "keep-alive", _)) => {}
-            Some(("expect", _)) => head.expects_continue = true,
-            // Nobody who talks to S3 with signed URLs does this; a test should see it.
-            Some(("transfer-encoding", _)) => return Err(std::io::Error::other("a request of unknown length")),
-            Some(("content-length", length)) => {
-                head.length = length.trim().parse().map_err(|_| std::io::Error::other("bad content-length"))?;
-                head.lines.push_str(&line);
-            }
-            _ => head.lines.push_str(&line),
-        }
-    }
-}
-
-/// Status, lines that concern the client, and body of an answer that ends with its connection.
-fn read_answer(server: &TcpStream, method: &str) -> std::io::Result<(u16, String, Vec<u8>)> {
-    let mut reader = BufReader::new(server);
-    let mut first = String::new();
-    reader.read_line(&mut first)?;
-    let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());
-    let status = status.ok_or_else(|| std::io::Error::other(format!("the server said {first:?}")))?;
-    let (mut lines, mut is_chunked) = (String::new(), false);
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        let lower = line.to_ascii_lowercase();
-        match lower.split_once(':') {
-            _ if line.trim().is_empty() => break,
-            Some(("connection" | "keep-alive", _)) => {}
-            Some(("transfer-encoding", _)) => is_chunked = true,
-            Some(("content-length", _)) if method != "HEAD" => {}
-            _ => lines.push_str(&line),
-        }
-    }
-    let mut body = Vec::new();
-    if is_chunked {
-        loop {
-            let mut size = String::new();
-            reader.read_line(&mut size)?;
-            let size = u64::from_str_radix(size.trim(), 16).map_err(std::io::Error::other)?;
-            reader.by_ref().take(size).read_to_end(&mut body)?;
-            reader.read_line(&mut String::new())?;
-            if size == 0 {
-                break;
-            }
-        }
-    } else if method != "HEAD" {
-        reader.read_to_end(&mut body)?;
-    }
-    Ok((status, lines, body))
-}
-
-fn error_xml(code: &str) -> String {
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>on purpose</Message>\
-         <RequestId>fault</RequestId></Error>"
-    )
 }
 
 /// Makes the close of a connection a reset.
