@@ -103,7 +103,9 @@ osd pool default pg autoscale mode = off
 mon allow pool size one = true
 mon max pg per osd = 10000
 osd crush chooseleaf type = 0
+# Both are settled here. The store would ask the monitor for them before it knows which cluster that is of, now and then.
 osd crush update on start = false
+osd class update on start = false
 # One monitor need not wait for others before it decides; this makes the start some seconds shorter.
 paxos propose interval = 0.05
 paxos min wait = 0.01
