@@ -46,7 +46,8 @@ pub trait Credentials: Send + Sync {
     /// `Blocks:` while keys are fetched, each exchange for a bounded time.
     fn keys(&self, stop: &Stop) -> Result<Option<Keys>>;
 
-    /// Other keys than `used`, which the store has called expired. Whoever comes first fetches them, for all threads.
+    /// Other keys than `used`, which the store has called expired or unknown; `None` where there can be no others.
+    /// Whoever comes first fetches them, for all threads.
     ///
     /// `Errors:` and `Blocks:` as [`Credentials::keys`].
     fn renew(&self, used: &Keys, stop: &Stop) -> Result<Option<Keys>>;
