@@ -83,6 +83,18 @@ wait_for() {
   done
 }
 
+# step COMMAND…: one of the commands that make the cluster. They can be repeated, and must be now and then: the monitor
+# refuses those that come before it has told the cluster's id.
+step() {
+  local attempt
+  for attempt in 1 2 3 4 5; do
+    timeout 60 "$@" >> "$dir/log/steps.out" 2>&1 && return 0
+    sleep 0.2
+  done
+  tail -n 5 "$dir/log/steps.out" >&2
+  fail "this failed five times: $*"
+}
+
 answers() { (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null; }
 
 write_config() {
@@ -178,18 +190,16 @@ run() {
   write_config
 
   export CEPH_CONF=$dir/ceph.conf
-  monmaptool --create --fsid "$fsid" --addv a "[v1:127.0.0.1:$mon_port]" "$dir/monmap" > "$dir/log/mkfs.out"
-  ceph-mon --mkfs -i a --monmap "$dir/monmap" >> "$dir/log/mkfs.out" 2>&1
+  step monmaptool --create --clobber --fsid "$fsid" --addv a "[v1:127.0.0.1:$mon_port]" "$dir/monmap"
+  step ceph-mon --mkfs -i a --monmap "$dir/monmap"
   start mon ceph-mon -f -i a
-  timeout 60 ceph osd new "$osd_uuid" >> "$dir/log/mkfs.out" 2>&1
-  ceph-osd -i 0 --mkfs --osd-uuid "$osd_uuid" >> "$dir/log/mkfs.out" 2>&1
-  timeout 60 ceph osd crush add osd.0 1.0 host=localhost root=default >> "$dir/log/mkfs.out" 2>&1
+  step ceph osd new "$osd_uuid"
+  step ceph-osd -i 0 --mkfs --osd-uuid "$osd_uuid"
+  step ceph osd crush add osd.0 1.0 host=localhost root=default
   start osd ceph-osd -f -i 0
   start rgw radosgw -f -n client.rgw.a
   wait_for "answer on port $port" answers
-  timeout 60 radosgw-admin user create --uid=pillion --display-name=pillion --access-key="$access_key" \
-    --secret="$secret_key" > "$dir/log/user.out" 2>&1 ||
-    { tail -n 5 "$dir/log/user.out" >&2; fail "the user could not be created"; }
+  step radosgw-admin user create --uid=pillion --display-name=pillion --access-key="$access_key" --secret="$secret_key"
 
   printf '%s\n' "endpoint=127.0.0.1:$port" "access_key=$access_key" "secret_key=$secret_key" "region=us-east-1" \
     "dns_name=$dns_name" "kms_key_id=testkey-1" ready
