@@ -1,4 +1,5 @@
 //! What several test files need: real servers as child processes.
 
+mod ports;
 pub mod prometheus;
 pub mod server;

@@ -1,7 +1,6 @@
 //! Child processes that are ended with the test, their logs, free ports, plain HTTP, and waiting without sleeping.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,13 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use pillion::supervisor::spawn_thread;
 
+pub use super::ports::free_port;
+
 /// Nothing that a test waits for takes this long on a machine that works.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A port of 127.0.0.1 that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 /// A running program; dropping it kills it.
 pub struct Server {
