@@ -173,6 +173,14 @@ impl Bucket<'_> {
             .collect()
     }
 
+    /// Ends all uploads in parts that are under way.
+    pub fn abort_uploads(&self) {
+        for (key, id) in self.uploads() {
+            let aborted = self.request(Method::Delete, &key, &[("uploadId", &id)], &[], b"").unwrap();
+            assert_eq!(aborted.status(), 204);
+        }
+    }
+
     /// A whole object.
     pub fn get(&self, key: &str) -> Vec<u8> {
         self.try_get(key, &[]).unwrap_or_else(|| panic!("there is no object {key}"))

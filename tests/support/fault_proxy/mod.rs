@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use md5::{Digest, Md5};
 
-use wire::{Head, error_xml, read_answer, read_head};
+use wire::{Head, error_xml, lower_names, read_answer, read_head};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +46,8 @@ pub enum Fault {
     Corrupt,
     /// It never reaches the server and is answered with status 200 and an S3 error in the body.
     OkWithError(&'static str),
+    /// Before it is passed on, this is called with the path.
+    First(Arc<dyn Fn(&str) + Send + Sync>),
     /// It is passed on; before the answer comes back, this is called with the path.
     Then(Arc<dyn Fn(&str) + Send + Sync>),
     /// Its connection stays open and silent until the proxy ends or the client does.
@@ -112,6 +114,8 @@ pub struct Seen {
     pub path: String,
     /// Without its signature.
     pub query: String,
+    /// The lines of its head after the first, names in lower case.
+    pub headers: String,
     /// Bytes of its body that were read.
     pub body_bytes: u64,
     /// What it was answered with, if it was.
@@ -233,6 +237,13 @@ impl FaultProxy {
         state.up_bytes >= n
     }
 
+    /// Waits until so many requests have ended that were not `seen`, but not longer than `at_most`; whether they have.
+    pub fn wait_requests(&self, n: usize, at_most: Duration) -> bool {
+        let state = self.shared.state.lock().unwrap();
+        let (state, _) = self.shared.changed.wait_timeout_while(state, at_most, |state| state.seen.len() < n).unwrap();
+        state.seen.len() >= n
+    }
+
     /// Waits for a request that ended and fits; it and those before it are no longer `seen`.
     pub fn wait_seen(&self, what: &str, fits: impl Fn(&Seen) -> bool) -> Seen {
         let state = self.shared.state.lock().unwrap();
@@ -266,7 +277,8 @@ impl Connection<'_> {
             let (path, query) = head.target.split_once('?').unwrap_or((&head.target, ""));
             let unsigned: Vec<_> = query.split('&').filter(|pair| !pair.starts_with("X-Amz-")).collect();
             let (method, path, query) = (head.method.clone(), path.to_owned(), unsigned.join("&"));
-            self.shared.state.lock().unwrap().seen.push(Seen { method, path, query, body_bytes, status });
+            let headers = lower_names(&head.lines);
+            self.shared.state.lock().unwrap().seen.push(Seen { method, path, query, headers, body_bytes, status });
             self.shared.changed.notify_all();
             if !result? {
                 return Ok(());
@@ -313,6 +325,10 @@ impl Connection<'_> {
             Some(Fault::Lose) => Some((200, String::new())),
             Some(Fault::Delay(time)) => {
                 wait(*time);
+                None
+            }
+            Some(Fault::First(call)) => {
+                call(head.target.split('?').next().unwrap_or_default());
                 None
             }
             Some(Fault::Silence) => {

@@ -100,3 +100,12 @@ pub fn error_xml(code: &str) -> String {
          <RequestId>fault</RequestId></Error>"
     )
 }
+
+/// Lines of a head with their names in lower case.
+pub fn lower_names(lines: &str) -> String {
+    let lower = |line: &str| match line.split_once(':') {
+        Some((name, value)) => format!("{}: {}\n", name.to_ascii_lowercase(), value.trim()),
+        None => String::new(),
+    };
+    lines.lines().map(lower).collect()
+}
