@@ -4,7 +4,7 @@
 set -euo pipefail
 
 missing=()
-for program in cmake g++ make git; do
+for program in cmake g++ make git openssl; do
   command -v "$program" > /dev/null 2>&1 || missing+=("$program")
 done
 [ -s /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
