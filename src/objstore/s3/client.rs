@@ -208,7 +208,11 @@ impl Client {
                     }
                     (fault, None)
                 }
-                Ok(Err((refusal, retry_after))) => {
+                Ok(Err((mut refusal, retry_after))) => {
+                    // Some stores name their region in every refusal; the one that was signed for is no reason.
+                    if refusal.region == region && !matches!(refusal.status, 301 | 307) {
+                        refusal.region.clear();
+                    }
                     let fault = asked.refused(&refusal);
                     let has_token = keys.as_ref().is_some_and(|keys| !keys.session_token.0.is_empty());
                     match attempts.next(&refusal, has_token, region) {
