@@ -203,6 +203,16 @@ fn a_client_certificate_is_shown() {
 }
 
 #[test]
+fn a_client_certificate_with_the_key_of_another_is_refused_at_the_start() {
+    let dir = certificates();
+    let file = |name: &str| dir.path().join(name);
+    let http = HttpConfig { client_cert: Some((file("client.pem"), file("here.key"))), ..HttpConfig::default() };
+    let err = get(1, false, http).unwrap_err();
+    assert_eq!(err.kind(), Kind::Permanent);
+    assert!(err.to_string().contains("do not belong together"), "{err}");
+}
+
+#[test]
 fn tls_with_a_server_that_speaks_none_is_named() {
     let fake = fake_s3::FakeS3::start();
     let http = HttpConfig { insecure_skip_verify: true, ..HttpConfig::default() };

@@ -13,6 +13,7 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout
 use ureq::{Agent, Proxy, SendBody};
 use url::Url;
 
+use super::client_cert;
 use super::config::{HttpConfig, S3Config};
 use super::fault::Cause;
 use super::proxy;
@@ -491,5 +492,17 @@ fn tls(settings: &HttpConfig) -> Result<TlsConfig> {
         }
     };
     let builder = TlsConfig::builder().root_certs(roots).client_cert(client);
-    Ok(builder.disable_verification(settings.insecure_skip_verify).build())
+    let tls = builder.disable_verification(settings.insecure_skip_verify).build();
+    match &settings.client_cert {
+        Some((cert, key)) if !client_cert::is_usable(&tls) => Err(Error::new(
+            Kind::Permanent,
+            format!(
+                "http_config.tls_config: cert_file {} and key_file {} do not belong together, or are of a kind that \
+                 is not supported",
+                cert.display(),
+                key.display()
+            ),
+        )),
+        _ => Ok(tls),
+    }
 }

@@ -6,6 +6,7 @@
 //! unless the configuration says so.
 
 mod client;
+mod client_cert;
 pub mod config;
 pub mod credentials;
 pub mod endpoint;
