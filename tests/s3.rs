@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fake_s3::{ACCESS_KEY, BUCKET, FakeS3, Fault, REGION, SECRET_KEY};
+use md5::{Digest, Md5};
 use pillion::error::{Error, Kind, Result};
 use pillion::files::{Disk, Source};
 use pillion::objstore::s3::config::{ListVersion, S3Config, Secret, Sse};
 use pillion::objstore::s3::credentials::{Credentials, Keys};
 use pillion::objstore::s3::{S3Bucket, Waits};
-use pillion::objstore::{Bucket, Compared, Journal, NoJournal, Parts};
+use pillion::objstore::{Bucket, Compared, Journal, NoJournal, Part, Parts};
 use pillion::supervisor::{Stop, Stopper, spawn_thread, stop_pair};
 
 const MIB: usize = 1024 * 1024;
@@ -235,6 +236,15 @@ fn each_fault_has_its_outcome() {
         Err((Permanent, "permanent", "eu-other-1")),
         2,
     );
+    // Said by stores that name their region whatever they refuse.
+    check(
+        Fault::RefuseWith(403, "AccessDenied", "x-amz-bucket-region", REGION),
+        9,
+        Err((Permanent, "denied", "s3:PutObject on fake-bucket/x")),
+        1,
+    );
+    check(Fault::HiddenError("InternalError"), 1, Ok(()), 2);
+    check(Fault::HiddenError("AccessDenied"), 9, Err((Retry, "server", "200 AccessDenied")), 1);
     check(Fault::DoAndRefuse(504, ""), 1, Ok(()), 2);
     check(Fault::Corrupt, 1, Err((Retry, "integrity", "other bytes than were sent")), 1);
     check(Fault::Say("<html/>"), 1, Err((Retry, "integrity", "has none")), 1);
@@ -390,6 +400,22 @@ fn etags_that_are_no_md5_are_learned_by_reading_once() {
 }
 
 #[test]
+fn a_store_without_ranges_that_always_breaks_off_is_given_up() {
+    let rig = Rig::new();
+    rig.fake.with(|state| (state.has_opaque_tags, state.ignores_ranges) = (true, true));
+    rig.upload(4 * MIB, &NoJournal).unwrap();
+    rig.fake.seen();
+    // Now later, now earlier: each other time it looks like progress.
+    for _ in 0..20 {
+        rig.fake.rule("GetObject", "", 0, 1, Fault::TruncateAt(2 * MIB));
+        rig.fake.rule("GetObject", "", 0, 1, Fault::TruncateAt(MIB));
+    }
+    let err = rig.bucket.compare("01A/index", &rig.file(4 * MIB).1, &rig.stop).unwrap_err();
+    assert_eq!((err.kind(), err.class()), (Kind::Retry, "network"), "{err}");
+    assert_eq!(rig.fake.operations(), ["HeadObject", "GetObject", "GetObject", "GetObject", "GetObject"]);
+}
+
+#[test]
 fn a_store_that_gives_no_etag_at_the_end_is_asked_for_it() {
     let rig = Rig::new();
     rig.fake.with(|state| state.has_empty_complete_tag = true);
@@ -471,6 +497,93 @@ fn what_cannot_be_resumed_is_begun_again_and_leaves_nothing() {
 }
 
 #[test]
+fn an_upload_goes_on_in_parts_of_the_size_that_it_was_begun_with() {
+    let mut rig = Rig::new();
+    let journal = Kept::default();
+    *journal.left.lock().unwrap() = Some(4);
+    rig.upload(20 * MIB, &journal).unwrap_err();
+    *journal.left.lock().unwrap() = None;
+    rig.reopen(|config| config.part_size = 7 * MIB as u64);
+    let stored = rig.upload(20 * MIB, &journal).unwrap();
+    assert_eq!(stored.resumed_bytes, 10 * MIB as u64);
+    assert!(stored.attributes.tag.ends_with("-4"), "{stored:?}");
+    assert_eq!(rig.fake.object("01A/index").unwrap(), content(20 * MIB));
+    // What another bucket was told is nothing here, though its parts are all there.
+    let parts = Parts { upload_id: "elsewhere".into(), ..sent_of(&content(12 * MIB), 5 * MIB) };
+    *journal.parts.lock().unwrap() = Some(parts);
+    let stored = rig.upload(12 * MIB, &journal).unwrap();
+    assert_eq!((stored.resumed_bytes, rig.fake.n_uploads()), (0, 0));
+    assert_eq!(rig.fake.object("01A/index").unwrap(), content(12 * MIB));
+}
+
+/// What a journal knows of an upload whose parts are all there.
+fn sent_of(bytes: &[u8], part_bytes: usize) -> Parts {
+    let sent = bytes
+        .chunks(part_bytes)
+        .map(|part| {
+            let md5: String = Md5::digest(part).iter().map(|byte| format!("{byte:02x}")).collect();
+            Part { tag: md5.clone(), md5 }
+        })
+        .collect();
+    Parts { upload_id: String::new(), part_bytes: part_bytes as u64, size_bytes: bytes.len() as u64, sent }
+}
+
+#[test]
+fn sizes_at_the_edges_of_parts() {
+    for size in [0, 1, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 10 * MIB] {
+        for send_content_md5 in [true, false] {
+            let rig = Rig::with(|config| config.send_content_md5 = send_content_md5);
+            let stored = rig.upload(size, &NoJournal).unwrap();
+            assert_eq!(stored.attributes.size_bytes, size as u64);
+            assert_eq!(rig.fake.object("01A/index").unwrap(), content(size), "{size}");
+            let n_parts = rig.fake.operations().iter().filter(|name| **name == "UploadPart").count();
+            assert_eq!(n_parts, if size > 5 * MIB { 2 } else { 0 }, "{size}");
+            assert_eq!(rig.bucket.compare("01A/index", &rig.file(size).1, &rig.stop).unwrap(), Compared::Same);
+        }
+    }
+}
+
+#[test]
+fn who_may_not_abort_ships_all_the_same() {
+    for fault in [Fault::Refuse(403, "AccessDenied"), Fault::Refuse(501, "NotImplemented")] {
+        let rig = Rig::new();
+        let journal = Kept::default();
+        *journal.left.lock().unwrap() = Some(4);
+        rig.upload(12 * MIB, &journal).unwrap_err();
+        *journal.left.lock().unwrap() = None;
+        rig.fake.rule("AbortMultipartUpload", "", 0, 9, fault);
+        rig.upload(13 * MIB, &journal).unwrap();
+        assert_eq!(rig.fake.object("01A/index").unwrap(), content(13 * MIB));
+        // It stays to the lifecycle rule.
+        assert_eq!((journal.parts(), rig.fake.n_uploads()), (None, 1));
+    }
+}
+
+#[test]
+fn an_error_behind_a_200_is_no_success_whatever_was_asked() {
+    // What is there already has the size of what is sent, and nothing but the size tells.
+    let sse = Sse::Kms { key_id: "k".into(), context: <_>::default() };
+    let rig = Rig::with(|config| config.sse = Some(sse.clone()));
+    rig.bucket.upload_bytes("x", b"older", &rig.stop).unwrap();
+    rig.fake.rule("PutObject", "", 0, 9, Fault::HiddenError("InternalError"));
+    rig.put().unwrap_err();
+    // A part is not taken for stored.
+    let rig = Rig::new();
+    rig.fake.rule("UploadPart", "", 1, 1, Fault::HiddenError("InternalError"));
+    rig.upload(12 * MIB, &NoJournal).unwrap();
+    let parts: Vec<_> = rig.fake.seen().iter().filter_map(|seen| seen.query.get("partNumber").cloned()).collect();
+    assert_eq!(parts, ["1", "2", "2", "3"]);
+    // A listing is not taken for empty.
+    rig.fake.rule("ListObjectsV2", "", 0, 9, Fault::HiddenError("InternalError"));
+    let err = rig.bucket.iter("", &mut |_| Ok(()), &rig.stop).unwrap_err();
+    assert_eq!((err.kind(), err.class()), (Kind::Retry, "server"), "{err}");
+    // An object that says so is content.
+    let text = b"<Error><Code>InternalError</Code></Error>";
+    rig.bucket.upload_bytes("error.xml", text, &rig.stop).unwrap();
+    assert_eq!(rig.bucket.get("error.xml", &rig.stop).unwrap(), text);
+}
+
+#[test]
 fn an_upload_whose_begin_is_in_doubt_leaves_nothing() {
     let rig = Rig::new();
     let journal = Kept::default();
@@ -506,6 +619,48 @@ fn keys_that_have_ended_are_renewed_once() {
     let err = bucket.upload_bytes("x", b"1", &rig.stop).unwrap_err();
     assert_eq!((err.kind(), err.class()), (Kind::Permanent, "credentials"), "{err}");
     assert_eq!(rig.fake.operations().len(), 2);
+}
+
+#[test]
+fn keys_that_end_during_an_upload_in_parts_are_renewed_and_it_goes_on() {
+    for fault in [Fault::Refuse(400, "ExpiredToken"), Fault::RefuseEarly(400, "ExpiredToken")] {
+        let rig = Rig::new();
+        rig.fake.with(|state| state.checks_signatures = false);
+        let bucket = open_as(config(&rig.fake), Given::boxed(Some(keys("old")), Some(keys("new"))));
+        rig.fake.rule("UploadPart", "", 1, 1, fault.clone());
+        let stored = bucket.upload("01A/index", &rig.file(12 * MIB).1, &NoJournal, &rig.stop).unwrap();
+        assert_eq!(stored.attributes.size_bytes, 12 * MIB as u64);
+        assert_eq!(rig.fake.object("01A/index").unwrap(), content(12 * MIB), "{fault:?}");
+        let seen = rig.fake.seen();
+        let signed: Vec<(&str, &str)> =
+            seen.iter().map(|seen| (seen.operation, seen.query["X-Amz-Security-Token"].as_str())).collect();
+        let part = "UploadPart";
+        let expected = [("CreateMultipartUpload", "old"), (part, "old"), (part, "old"), (part, "new"), (part, "new")];
+        assert_eq!(signed[..5], expected, "{fault:?}");
+        assert!(signed[5..].iter().all(|(operation, token)| *operation != part && *token == "new"), "{signed:?}");
+    }
+}
+
+#[test]
+fn what_the_store_said_of_the_keys_is_not_lost_when_there_are_no_others() {
+    struct Exhausted;
+    impl Credentials for Exhausted {
+        fn keys(&self, _: &Stop) -> Result<Option<Keys>> {
+            Ok(Some(keys("")))
+        }
+
+        fn renew(&self, _: &Keys, _: &Stop) -> Result<Option<Keys>> {
+            Err(Error::new(Kind::Retry, "the provider is away").classed("credentials"))
+        }
+    }
+    let rig = Rig::new();
+    let bucket = open_as(config(&rig.fake), Box::new(Exhausted));
+    rig.fake.rule("PutObject", "", 0, 9, Fault::Refuse(403, "InvalidAccessKeyId"));
+    let err = bucket.upload_bytes("x", b"1", &rig.stop).unwrap_err();
+    assert_eq!((err.kind(), err.class()), (Kind::Retry, "credentials"), "{err}");
+    for part in ["PutObject fake-bucket/x", "403 InvalidAccessKeyId", "req-1", "the provider is away"] {
+        assert!(err.to_string().contains(part), "{err} lacks {part}");
+    }
 }
 
 #[test]
@@ -559,6 +714,13 @@ fn the_bucket_is_found_in_its_region() {
     rig.fake.with(|state| state.has_location = false);
     rig.put().unwrap();
     assert_eq!(rig.fake.operations(), ["GetBucketLocation", "PutObject", "PutObject"]);
+    // A refusal that names another region is no proof of it.
+    let rig = Rig::new();
+    rig.fake.rule("PutObject", "", 0, 2, Fault::RefuseWith(403, "AccessDenied", "x-amz-bucket-region", "eu-other-1"));
+    rig.put().unwrap_err();
+    rig.fake.seen();
+    rig.put().unwrap();
+    assert_eq!(rig.fake.operations(), ["PutObject"]);
     // Configured wrongly.
     let rig = Rig::with(|config| config.region = "us-wrong-9".into());
     rig.put().unwrap();

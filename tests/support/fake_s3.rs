@@ -33,6 +33,8 @@ pub enum Fault {
     LoseAnswer,
     /// The request is done; the answer breaks off.
     Truncate,
+    /// As `Truncate`, after so many bytes of the body.
+    TruncateAt(usize),
     /// The request is not done; status and code, after the whole body.
     Refuse(u16, &'static str),
     /// As `Refuse`, with a header.
@@ -98,6 +100,7 @@ pub struct State {
     pub offset_s: i64,
     pub has_opaque_tags: bool,
     pub has_empty_complete_tag: bool,
+    pub ignores_ranges: bool,
     pub has_location: bool,
     pub can_list: bool,
     pub page_names: usize,
@@ -129,6 +132,7 @@ impl FakeS3 {
             offset_s: 0,
             has_opaque_tags: false,
             has_empty_complete_tag: false,
+            ignores_ranges: false,
             has_location: true,
             can_list: true,
             page_names: 1000,
@@ -283,10 +287,14 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, connection: usize) {
                 act(&mut call, state, None);
                 return reset(&stream);
             }
-            Some(Fault::Truncate) => {
+            Some(Fault::Truncate | Fault::TruncateAt(_)) => {
                 let answer = act(&mut call, state, None);
                 let mut bytes = write_reply(&answer, is_head, &state.lock().unwrap());
-                bytes.truncate(bytes.len() - answer.body.len().div_ceil(2));
+                let n_kept = match fault {
+                    Some(Fault::TruncateAt(n_kept)) => n_kept.min(answer.body.len()),
+                    _ => answer.body.len() / 2,
+                };
+                bytes.truncate(bytes.len() - (answer.body.len() - n_kept));
                 let _ = stream.write_all(&bytes);
                 return;
             }
@@ -549,7 +557,7 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
             let Some(object) = state.objects.get(&key) else {
                 return if call.operation == "HeadObject" { reply(404, "") } else { refusal(404, "NoSuchKey", "") };
             };
-            let start = call.headers.get("range").map(|range| {
+            let start = call.headers.get("range").filter(|_| !state.ignores_ranges).map(|range| {
                 range
                     .strip_prefix("bytes=")
                     .and_then(|range| range.strip_suffix('-'))

@@ -183,7 +183,7 @@ impl Client {
         mut take: Take<'_>,
         stop: &Stop,
     ) -> Result<Answer, Fault> {
-        let mut attempts = Attempts::default();
+        let (mut attempts, mut has_moved) = (Attempts::default(), false);
         loop {
             let passed = self.gate.pass(stop)?;
             let keys = self.who.keys(stop)?;
@@ -198,6 +198,10 @@ impl Client {
             let (fault, wait) = match result {
                 Ok(Ok(answer)) => {
                     self.gate.succeeded();
+                    // Only now it is sure that the region is the right one: a refusal may name any.
+                    if has_moved {
+                        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+                    }
                     return Ok(answer);
                 }
                 Err(Broken::Ours(err)) => return Err(err.into()),
@@ -209,8 +213,8 @@ impl Client {
                     (fault, None)
                 }
                 Ok(Err((mut refusal, retry_after))) => {
-                    // Some stores name their region in every refusal; the one that was signed for is no reason.
-                    if refusal.region == region && !matches!(refusal.status, 301 | 307) {
+                    // Some stores name their region whatever they refuse; only a redirection to where we are is odd.
+                    if refusal.region == region && !(300..400).contains(&refusal.status) {
                         refusal.region.clear();
                     }
                     let fault = asked.refused(&refusal);
@@ -226,26 +230,31 @@ impl Client {
                         }
                         Next::Renew => {
                             let Some(used) = &keys else { return Err(fault) };
-                            match self.who.renew(used, stop)? {
-                                Some(keys)
+                            match self.who.renew(used, stop) {
+                                Ok(Some(keys))
                                     if keys.access_key != used.access_key
                                         || keys.secret_key != used.secret_key
                                         || keys.session_token != used.session_token =>
                                 {
                                     continue;
                                 }
-                                _ => return Err(fault),
+                                Ok(_) => return Err(fault),
+                                Err(err) if err.kind() == Kind::Stopped => return Err(err.into()),
+                                // Why there are no others, after what the store has said.
+                                Err(err) => {
+                                    let error = err.context(fault.error.to_string());
+                                    return Err(Fault { error, ..fault });
+                                }
                             }
                         }
                         Next::Move(to) => {
-                            log::warn!(bucket = self.bucket.as_str(), region = to.as_str(), signed_for = region;
-                                "the bucket is in another region; going on there");
                             let moved = self.endpoint.in_region(&to);
                             if moved.region() != Some(to.as_str()) {
                                 return Err(fault);
                             }
-                            *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(moved.clone());
-                            place = moved;
+                            log::warn!(bucket = self.bucket.as_str(), region = to.as_str(), signed_for = region;
+                                "the bucket is in another region; going on there");
+                            (place, has_moved) = (moved, true);
                             continue;
                         }
                         Next::SetClock(skew_s) => {
@@ -281,7 +290,7 @@ impl Client {
             self.trace(request, &result, begun.elapsed());
         }
         let answer = result?;
-        if (200..300).contains(&answer.status) {
+        if (200..300).contains(&answer.status) && !is_hidden_error(request, &answer) {
             return Ok(Ok(answer));
         }
         let retry_after = answer.header("retry-after").parse().ok().map(Duration::from_secs);
@@ -314,19 +323,6 @@ impl Client {
     /// For errors about answers that were successes.
     pub fn altered(&self, request: &Request<'_>, text: &str) -> Error {
         self.asked(request, &authority(&self.endpoint.bucket_url())).altered(text)
-    }
-
-    /// The fault of a 200 that carries an error; `None` when it carries none.
-    pub fn hidden_fault(&self, request: &Request<'_>, answer: &Answer) -> Option<Fault> {
-        let error = xml::error(&answer.body)?;
-        let refusal = Refusal {
-            status: answer.status,
-            code: error.code,
-            message: error.message,
-            request_id: error.request_id,
-            ..Refusal::default()
-        };
-        Some(self.asked(request, &authority(&self.endpoint.bucket_url())).refused(&refusal))
     }
 
     /// The difference is that to the clock that was signed with; of several threads that see it, one sets it right.
@@ -380,6 +376,13 @@ fn url(place: &Endpoint, request: &Request<'_>) -> Url {
         None if request.operation == "GetBucketLocation" => place.location_url(),
         None => place.bucket_url(),
     }
+}
+
+/// Whether a success carries an error: some stores find out what is wrong after they have said 200. The content of an
+/// object is nobody's error.
+fn is_hidden_error(request: &Request<'_>, answer: &Answer) -> bool {
+    let is_small = answer.body.len() as u64 <= limits::ERROR_BODY_BYTES_MAX;
+    is_small && request.operation != "GetObject" && xml::error(&answer.body).is_some()
 }
 
 /// What an answer that is no success says.

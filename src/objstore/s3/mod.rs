@@ -258,7 +258,8 @@ impl S3Bucket {
     /// Whether the object has the bytes of the file, by reading it. What is cut off goes on where it ended.
     fn holds(&self, object: &str, source: &Source, stop: &Stop) -> Result<bool> {
         let mut local = vec![0; limits::HTTP_CLIENT_BUFFER_BYTES];
-        let (mut offset, mut is_same, mut n_failed) = (0, true, 0);
+        // A store without ranges begins anew each time, so that only what was never reached before is progress.
+        let (mut offset, mut is_same, mut n_failed, mut furthest) = (0, true, 0, 0);
         loop {
             let begun_at = offset;
             let mut is_first = true;
@@ -289,7 +290,8 @@ impl S3Bucket {
                 _ if !is_same => return Ok(false),
                 Ok(_) => return Ok(offset == source.size_bytes()),
                 Err(fault) if fault.error.kind() == Kind::Retry => {
-                    n_failed = if offset > begun_at { 1 } else { n_failed + 1 };
+                    n_failed = if offset > furthest { 1 } else { n_failed + 1 };
+                    furthest = furthest.max(offset);
                     if n_failed >= self.client.attempts_max() {
                         return Err(fault.into());
                     }

@@ -84,12 +84,18 @@ pub fn hash(source: &Source, range: (u64, u64), stop: &Stop, cancelled: Option<&
     Ok(md5.finalize().into())
 }
 
-/// Aborts an upload; one that is gone is fine.
+/// Aborts an upload; one that is gone is fine. Where we may not, it stays to the bucket's lifecycle rule: that is no
+/// reason not to ship, and Thanos needs no such right.
 pub fn abort(bucket: &S3Bucket, object: &str, upload_id: &str, stop: &Stop) -> Result<()> {
     let request = Request::new("AbortMultipartUpload", "s3:AbortMultipartUpload", Method::Delete, Some(object))
         .with("uploadId", upload_id);
     match bucket.client.ask(&request, stop) {
         Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => Ok(()),
+        Err(fault) if fault.is_unsupported() || fault.error.class() == "denied" => {
+            log::warn!(bucket = bucket.name.as_str(), object = object, err = fault.error.to_string();
+                "cannot abort an upload in parts; what it has stored stays until a lifecycle rule of the bucket removes it");
+            Ok(())
+        }
         other => Ok(other.map(drop)?),
     }
 }
@@ -236,10 +242,7 @@ impl<'a> Upload<'a> {
                         parts.upload_id = upload_id;
                         break;
                     }
-                    Err(err) => match self.bucket.client.hidden_fault(&request, &answer) {
-                        Some(fault) => fault,
-                        None => err.context(format!("begin the upload of {}", self.object)).into(),
-                    },
+                    Err(err) => err.context(format!("begin the upload of {}", self.object)).into(),
                 },
                 Err(fault) => fault,
             };
@@ -359,12 +362,9 @@ impl<'a> Upload<'a> {
         let mut n_failed = 0;
         loop {
             let fault: Fault = match self.bucket.client.ask_once(&request, self.stop) {
-                Ok(answer) => match self.bucket.client.hidden_fault(&request, &answer) {
-                    Some(fault) => fault,
-                    None => match xml::completed(&answer.body) {
-                        Ok(_) => break,
-                        Err(err) => err.context(format!("complete the upload of {}", self.object)).into(),
-                    },
+                Ok(answer) => match xml::completed(&answer.body) {
+                    Ok(_) => break,
+                    Err(err) => err.context(format!("complete the upload of {}", self.object)).into(),
                 },
                 Err(fault) => fault,
             };

@@ -1,12 +1,15 @@
 //! What S3 servers answer, read from their XML. Pure.
 //!
 //! Namespaces and the names of roots are not looked at: servers differ in both. A document becomes a tree of elements,
-//! which is bounded by the size of the answer and by a depth.
+//! which is bounded by the size of the answer, by a number and by a depth.
 
 use crate::error::{Error, Kind, Result};
 
 /// Deeper than any answer of S3.
 const DEPTH_MAX: usize = 16;
+/// More than any answer of S3 has: a page of 1000 objects has a dozen for each. In memory an element is many times as
+/// large as the shortest text of one.
+const ELEMENTS_MAX: usize = 200_000;
 
 /// An element: its name without prefix, its own text, its children.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -236,6 +239,7 @@ fn parse(body: &[u8]) -> Result<Element> {
     let mut rest = text.trim_start_matches('\u{feff}').trim_start();
     // From the outside in; the first is a frame around the root.
     let mut open = vec![Element::default()];
+    let mut n_elements = 0;
     while let Some(begin) = rest.find('<') {
         let (before, tag) = rest.split_at(begin);
         if let Some(element) = open.last_mut() {
@@ -259,7 +263,8 @@ fn parse(body: &[u8]) -> Result<Element> {
             let (inside, after) = start_tag(after)?;
             let (inside, is_empty) = inside.strip_suffix('/').map_or((inside, false), |inside| (inside, true));
             let name = inside.split(|c: char| c.is_ascii_whitespace()).next().unwrap_or_default();
-            if name.is_empty() || open.len() > DEPTH_MAX {
+            n_elements += 1;
+            if name.is_empty() || open.len() > DEPTH_MAX || n_elements > ELEMENTS_MAX {
                 return Err(odd("it is not XML of S3"));
             }
             open.push(Element { name: local(name).to_owned(), ..Element::default() });
@@ -437,6 +442,9 @@ mod tests {
             assert_eq!(parse(broken.as_bytes()).unwrap_err().kind(), Kind::Retry, "{broken}");
         }
         parse("<a>".repeat(DEPTH_MAX + 5).as_bytes()).unwrap_err();
+        let of = |n_elements: usize| format!("<a>{}</a>", "<b/>".repeat(n_elements - 1));
+        assert_eq!(parse(of(ELEMENTS_MAX).as_bytes()).unwrap().children.len(), ELEMENTS_MAX - 1);
+        parse(of(ELEMENTS_MAX + 1).as_bytes()).unwrap_err();
         parse(b"<a>\xff</a>").unwrap_err();
         listing(b"<L><EncodingType>url</EncodingType><Contents><Key>a%2</Key></Contents></L>").unwrap_err();
     }
