@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::Agent;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Agent, Proxy};
 
 use crate::connect::ResettingTcp;
 use crate::error::{Context, Error, Kind, Result};
@@ -57,10 +57,21 @@ pub fn system_tls() -> Result<TlsConfig> {
 /// An agent for one peer. Status codes are answers, not errors; `timeout` bounds a whole exchange, none means that
 /// something else ends it.
 pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>) -> Agent {
+    let connector = ResettingTcp.chain(RustlsConnector::default());
+    Agent::with_parts(settings(user_agent, tls, timeout, None), connector, DefaultResolver::default())
+}
+
+/// What [`agent`] is made of, for those who connect in another way.
+pub fn settings(
+    user_agent: &str,
+    tls: Option<&TlsConfig>,
+    timeout: Option<Duration>,
+    proxy: Option<Proxy>,
+) -> ureq::config::Config {
     let mut config = Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(user_agent)
-        .proxy(None)
+        .proxy(proxy)
         .timeout_connect(Some(limits::CONNECT_TIMEOUT))
         .timeout_resolve(Some(limits::CONNECT_TIMEOUT))
         .timeout_global(timeout)
@@ -69,8 +80,7 @@ pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration
     if let Some(tls) = tls {
         config = config.tls_config(tls.clone());
     }
-    let connector = ResettingTcp.chain(RustlsConnector::default());
-    Agent::with_parts(config.build(), connector, DefaultResolver::default())
+    config.build()
 }
 
 /// A transport error as this daemon sees it: nearly always worth another try.

@@ -93,7 +93,7 @@ pub const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 pub const PART_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
 /// One exchange for credentials, with STS or a container's endpoint: from the start of the connection to the end of the
-/// answer. A thread that waits for it does not hear the stop.
+/// answer.
 pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(8);
 /// One exchange with an instance's metadata service, which is next door or not there. `Source:` AWS's SDKs.
 pub const METADATA_TIMEOUT: Duration = Duration::from_secs(1);

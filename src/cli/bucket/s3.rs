@@ -278,7 +278,11 @@ fn sse(config: &Node) -> Result<Option<Sse>> {
 
 /// The size of a file that can be read.
 fn length(path: &Path) -> Result<u64> {
-    let open = || std::fs::File::open(path).and_then(|file| file.metadata());
+    // To open a pipe would be to wait for its other end.
+    let open = || match std::fs::metadata(path)? {
+        file if file.is_file() => std::fs::File::open(path)?.metadata(),
+        other => Ok(other),
+    };
     Ok(open().context(|| format!("open {} of field encryption_key", path.display()))?.len())
 }
 

@@ -9,7 +9,7 @@ use rusty_s3::Method;
 use ureq::http::{HeaderMap, Request, Uri};
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout, RustlsConnector};
+use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Proxy, SendBody};
 use url::Url;
 
@@ -18,7 +18,7 @@ use super::config::{HttpConfig, S3Config};
 use super::fault::Cause;
 use super::proxy;
 use super::sign::Signed;
-use super::wire::{self, Listen, Tcp};
+use super::wire;
 use crate::error::{Context, Error, Kind, Result};
 use crate::files::Source;
 use crate::objstore::pace::Pace;
@@ -122,12 +122,7 @@ impl Line {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Line> {
         let settings = &config.http;
-        let proxy = match proxy::proxy_for(server, env)? {
-            None => None,
-            Some(url) => Some(Proxy::new(&url).map_err(|_| {
-                Error::new(Kind::Permanent, "the proxy in the environment (HTTPS_PROXY or HTTP_PROXY) is not usable")
-            })?),
-        };
+        let proxy = proxy(server, env)?;
         let alias = match settings.server_name.as_str() {
             "" => None,
             _ if config.insecure => None,
@@ -158,11 +153,9 @@ impl Line {
         if !config.insecure {
             builder = builder.tls_config(tls(settings)?);
         }
-        let tcp = Tcp { connect_timeout: limits::S3_CONNECT_TIMEOUT };
-        let connector = ConnectProxyConnector::default().chain(tcp).chain(RustlsConnector::default()).chain(Listen);
         let resolver = Names { fixed: alias.as_ref().map(|(_, target)| Arc::clone(target)), real: <_>::default() };
         let permits = (settings.max_conns_per_host > 0).then(|| bounded(settings.max_conns_per_host));
-        Ok(Line { agent: Agent::with_parts(builder.build(), connector, resolver), permits, alias })
+        Ok(Line { agent: Agent::with_parts(builder.build(), wire::connector(), resolver), permits, alias })
     }
 
     /// Sends a request and takes its answer.
@@ -279,6 +272,13 @@ impl Line {
             recv(stop.channel()) -> _ => Err(Error::new(Kind::Stopped, "stopping")),
         }
     }
+}
+
+/// The proxy that the environment names for a server.
+pub fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
+    let Some(url) = proxy::proxy_for(server, env)? else { return Ok(None) };
+    let unusable = "the proxy in the environment (HTTPS_PROXY or HTTP_PROXY) is not usable";
+    Proxy::new(&url).map(Some).map_err(|_| Error::new(Kind::Permanent, unusable))
 }
 
 /// Given back when the exchange is over.

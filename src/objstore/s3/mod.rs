@@ -102,9 +102,8 @@ impl S3Bucket {
         let mut new_headers = metadata(&config)?;
         let key_headers = match &config.sse {
             Some(Sse::C { key_file }) => {
-                let key = std::fs::read(key_file)
-                    .map_err(|err| Error::new(Kind::Permanent, err.to_string()))
-                    .context(|| format!("sse_config.encryption_key: read {}", key_file.display()))?;
+                let key = credentials::read_bytes(key_file, limits::CREDENTIALS_BYTES_MAX)
+                    .context(|| "sse_config.encryption_key")?;
                 if key.len() != 32 {
                     let (path, length) = (key_file.display(), key.len());
                     return wrong(format!(

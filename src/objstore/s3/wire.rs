@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, time,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, RustlsConnector,
+    Transport, time,
 };
 use ureq::{Error, Timeout};
 
@@ -47,12 +48,14 @@ pub fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> (T, Vec<u8
     (value, EXCHANGE.with_borrow_mut(|exchange| std::mem::take(&mut exchange.heard)))
 }
 
+/// Connects as everything here does: through a proxy where there is one, with TLS where the URL says so.
+pub fn connector() -> impl Connector {
+    ConnectProxyConnector::default().chain(Tcp).chain(RustlsConnector::default()).chain(Listen)
+}
+
 /// Opens TCP connections.
 #[derive(Debug)]
-pub struct Tcp {
-    /// For one address of a host that has several.
-    pub connect_timeout: Duration,
-}
+struct Tcp;
 
 impl<In: Transport> Connector<In> for Tcp {
     type Out = Either<In, Connection>;
@@ -61,7 +64,9 @@ impl<In: Transport> Connector<In> for Tcp {
         if chained.is_some() {
             return Ok(chained.map(Either::A));
         }
-        let time = details.timeout.not_zero().map_or(self.connect_timeout, |left| (*left).min(self.connect_timeout));
+        // For one address of a host that has several.
+        let most = limits::S3_CONNECT_TIMEOUT;
+        let time = details.timeout.not_zero().map_or(most, |left| (*left).min(most));
         let mut failed = None;
         for address in &details.addrs {
             match open(*address, time) {
@@ -140,7 +145,7 @@ fn wait(socket: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> 
 }
 
 /// An open connection.
-pub struct Connection {
+struct Connection {
     stream: TcpStream,
     buffers: LazyBuffers,
     is_broken: bool,
@@ -244,7 +249,7 @@ impl fmt::Debug for Connection {
 
 /// Listens to what the server said when it does not take the rest of a request; above TLS.
 #[derive(Debug)]
-pub struct Listen;
+struct Listen;
 
 impl<In: Transport> Connector<In> for Listen {
     type Out = Listening<In>;
@@ -256,18 +261,19 @@ impl<In: Transport> Connector<In> for Listen {
 
 /// A connection that is listened to.
 #[derive(Debug)]
-pub struct Listening<T>(T);
+struct Listening<T>(T);
 
 impl<T: Transport> Listening<T> {
     fn listen(&mut self) {
-        let time = NextTimeout {
-            after: limits::S3_LAST_WORDS_TIMEOUT.into(),
+        let begun = Instant::now();
+        let time = || NextTimeout {
+            after: limits::S3_LAST_WORDS_TIMEOUT.saturating_sub(begun.elapsed()).into(),
             reason: Timeout::RecvResponse,
             per_read: None,
             per_write: None,
         };
-        // At most a buffer full; servers say little here.
-        while self.0.await_input(time).is_ok_and(|more| more) {}
+        // At most a buffer full, and not for longer when it comes drop by drop; servers say little here.
+        while begun.elapsed() < limits::S3_LAST_WORDS_TIMEOUT && self.0.await_input(time()).is_ok_and(|more| more) {}
         let heard = self.0.buffers().input().to_vec();
         EXCHANGE.with_borrow_mut(|exchange| exchange.heard = heard);
     }

@@ -11,6 +11,7 @@ use super::{container, environment, instance, profile, sts};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::objstore::s3::config::S3Config;
+use crate::objstore::s3::wire;
 use crate::supervisor::Stop;
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -157,13 +158,15 @@ impl Chain {
         let mut looked = Vec::new();
         for place in if is_sdk { Place::SDK } else { Place::USUAL } {
             stop.check()?;
-            let found = match place {
+            let (found, _) = wire::until_stopped(stop, || match place {
                 Place::Environment => environment::fetch(around),
                 Place::Profile => profile::fetch(around, is_sdk, now, stop),
                 Place::WebIdentity => sts::fetch(around, now),
                 Place::Container => container::fetch(around),
                 Place::Instance => instance::fetch(around, stop),
-            };
+            });
+            // An exchange that the stop has cut says nothing of its place.
+            stop.check()?;
             match found.map_err(|err| err.context(format!("get credentials from the {}", place.name())))? {
                 Found::Keys(fetched) => return Ok((place, fetched)),
                 Found::Nothing(why) => looked.push(format!("{} ({why})", place.name())),

@@ -512,3 +512,57 @@ fn the_stop_is_heard_between_two_places() {
     assert_eq!(of_instance(&server).chain.keys(&stop).unwrap_err().kind(), Kind::Stopped);
     assert!(server.seen().is_empty());
 }
+
+#[test]
+fn the_stop_cuts_an_exchange_that_nobody_answers() {
+    for place in [of_container, of_instance] {
+        let (stopper, stop) = stop_pair().unwrap();
+        let stopper = Mutex::new(Some(stopper));
+        // The stop comes while the answer is waited for.
+        let server = Server::start(move |_| {
+            drop(stopper.lock().unwrap().take());
+            None
+        });
+        let begun = std::time::Instant::now();
+        assert_eq!(place(&server).chain.keys(&stop).unwrap_err().kind(), Kind::Stopped);
+        // The time-out of an instance's service is a second.
+        assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn sts_is_asked_through_the_proxy_and_what_is_next_door_is_not() {
+    let proxy = Server::start(|_| answer(403, ""));
+    let home = tempfile::tempdir().unwrap();
+    let token = home.path().join("token");
+    std::fs::write(&token, "jwt-hunter2").unwrap();
+    let config = S3Config { sts_endpoint: "http://sts.invalid:8080".into(), ..S3Config::default() };
+    let variables = [
+        ("HOME", home.path().to_str().unwrap()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ("HTTP_PROXY", proxy.url.as_str()),
+        ("HTTPS_PROXY", proxy.url.as_str()),
+    ];
+    Bench::new(&config, &variables).check_error("sts.invalid:8080");
+    let asked = |proxy: &Server| proxy.seen().iter().map(|asked| asked.what.clone()).collect::<Vec<_>>();
+    assert_eq!(asked(&proxy), ["CONNECT sts.invalid:8080"]);
+    let full = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "https://keys.invalid/x");
+    let variables = [("HOME", home.path().to_str().unwrap()), full, ("HTTPS_PROXY", proxy.url.as_str())];
+    Bench::usual(&variables).check_error("keys.invalid");
+    assert_eq!(asked(&proxy)[1..], ["CONNECT keys.invalid:443"]);
+    let server = Server::start(metadata);
+    let near = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url.as_str()), ("HTTP_PROXY", proxy.url.as_str())];
+    Bench::usual(&near).keys().unwrap();
+    assert_eq!(asked(&proxy).len(), 2);
+}
+
+#[test]
+fn a_token_in_a_pipe_is_refused_and_not_waited_for() {
+    let home = tempfile::tempdir().unwrap();
+    let pipe = home.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let file = ("AWS_WEB_IDENTITY_TOKEN_FILE", pipe.to_str().unwrap());
+    let bench =
+        Bench::usual(&[("HOME", home.path().to_str().unwrap()), file, ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r")]);
+    bench.check_error("is not a file");
+}

@@ -1,10 +1,18 @@
-//! One HTTP exchange for credentials: bounded in time and size, through no proxy and to nowhere else than was asked.
+//! One HTTP exchange for credentials: bounded in time and size, and to nowhere else than was asked. What is next door is
+//! asked directly, what is elsewhere through the proxy that the environment names for it.
+//!
+//! Its waits end with the stop that [`until_stopped`](crate::objstore::s3::wire::until_stopped) was told.
 
 use std::time::Duration;
 
 use ureq::http::{Method, Request};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::{Agent, Proxy};
+use url::{Position, Url};
 
+use super::Surroundings;
 use crate::error::{Context, Error, Kind, Result};
+use crate::objstore::s3::{exchange, wire};
 use crate::{http, limits};
 
 /// A whole answer.
@@ -38,13 +46,15 @@ pub(super) fn ask(
     headers: &[(&str, &str)],
     body: &[u8],
     timeout: Duration,
+    proxy: Option<Proxy>,
 ) -> Result<Answer, Failure> {
     let broken = |err: Error| Failure { is_timeout: false, is_unreachable: false, err };
     let tls = match url.starts_with("https:") {
         true => Some(http::system_tls().map_err(broken)?),
         false => None,
     };
-    let agent = http::agent(http::USER_AGENT, tls.as_ref(), Some(timeout));
+    let settings = http::settings(http::USER_AGENT, tls.as_ref(), Some(timeout), proxy);
+    let agent = Agent::with_parts(settings, wire::connector(), DefaultResolver::default());
     let mut request = Request::builder().method(method.clone()).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -68,13 +78,25 @@ pub(super) fn ask(
     Ok(Answer { status, body })
 }
 
-/// As [`ask`], for a peer that has to be there.
-pub(super) fn ask_present(method: Method, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
-    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let host = host.split(['/', '?']).next().unwrap_or_default().to_owned();
-    ask(method, url, headers, body, limits::CREDENTIALS_TIMEOUT)
-        .map_err(|failure| failure.err)
-        .context(|| format!("ask {host} (time-out {:?})", limits::CREDENTIALS_TIMEOUT))
+/// As [`ask`], for a peer that has to be there. `is_near`: no proxy leads to it.
+pub(super) fn ask_present(
+    around: &Surroundings,
+    is_near: bool,
+    method: Method,
+    url: &Url,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Answer> {
+    let proxy = if is_near { None } else { exchange::proxy(url, &*around.env)? };
+    ask(method, url.as_str(), headers, body, limits::CREDENTIALS_TIMEOUT, proxy).map_err(|failure| failure.err).context(
+        || {
+            format!(
+                "ask {} (time-out {:?})",
+                &url[Position::BeforeHost..Position::AfterPort],
+                limits::CREDENTIALS_TIMEOUT
+            )
+        },
+    )
 }
 
 /// Whether a status that is no success may be another one later.

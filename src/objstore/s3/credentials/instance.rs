@@ -39,6 +39,7 @@ pub(super) fn fetch(around: &Surroundings, stop: &Stop) -> Result<Found> {
         &[("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_AGE)],
         &[],
         time,
+        None,
     );
     let token = match asked {
         Ok(Answer { status: 200, body }) => match String::from_utf8(body).map(|token| token.trim().to_owned()) {
@@ -64,7 +65,7 @@ pub(super) fn fetch(around: &Surroundings, stop: &Stop) -> Result<Found> {
     };
     let secret = header.map_or("", |(_, token)| token);
     let headers = header.as_slice();
-    let roles = match ask(Method::GET, &format!("{base}{ROLES}"), headers, &[], time) {
+    let roles = match ask(Method::GET, &format!("{base}{ROLES}"), headers, &[], time, None) {
         Ok(Answer { status: 200, body }) => String::from_utf8_lossy(&body).into_owned(),
         Ok(Answer { status: 404, .. }) => return Ok(Found::Nothing("no IAM role is attached to this instance".into())),
         Ok(Answer { status: 401, .. }) if lost => {
@@ -90,7 +91,7 @@ pub(super) fn fetch(around: &Surroundings, stop: &Stop) -> Result<Found> {
     }
     stop.check()?;
     let answer =
-        ask(Method::GET, &format!("{base}{ROLES}{role}"), headers, &[], time).map_err(|failure| failure.err)?;
+        ask(Method::GET, &format!("{base}{ROLES}{role}"), headers, &[], time, None).map_err(|failure| failure.err)?;
     if answer.status != 200 {
         return Err(refused("keys", &answer, secret));
     }

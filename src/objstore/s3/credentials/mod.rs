@@ -112,19 +112,24 @@ impl Stamp {
     }
 }
 
-/// Reads a small file of text: a token, a file of profiles.
-fn read_text(path: &Path, limit: u64) -> Result<String> {
+/// Reads a small file: a key. What is no file is not even opened, for a pipe could keep us waiting.
+pub(super) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
     use std::io::Read;
     let wrong = |text: &str| Error::new(Kind::Permanent, format!("{}: {text}", path.display()));
-    let file = std::fs::File::open(path).map_err(|err| wrong(&err.to_string()))?;
-    // A pipe or a device could keep us waiting.
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+    let failed = |err: std::io::Error| wrong(&err.to_string());
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(wrong("is not a file"));
     }
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|err| wrong(&err.to_string()))?;
+    std::fs::File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(wrong(&format!("is larger than {limit} bytes")));
     }
-    String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8"))
+    Ok(bytes)
+}
+
+/// As [`read_bytes`], of text: a token, a file of profiles.
+fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let not_text = |_| Error::new(Kind::Permanent, format!("{}: is not UTF-8", path.display()));
+    String::from_utf8(read_bytes(path, limit)?).map_err(not_text)
 }

@@ -74,8 +74,8 @@ pub(super) fn web_identity(around: &Surroundings, role: &Role, token_file: &Path
         form.append_pair("DurationSeconds", &role.duration);
     }
     form.append_pair("WebIdentityToken", token);
-    let answer =
-        exchange::ask_present(Method::POST, url.as_str(), &[("Content-Type", CONTENT_TYPE)], form.finish().as_bytes())?;
+    let (headers, body) = ([("Content-Type", CONTENT_TYPE)], form.finish());
+    let answer = exchange::ask_present(around, false, Method::POST, &url, &headers, body.as_bytes())?;
     read(&answer, &[token])
 }
 
@@ -108,7 +108,7 @@ pub(super) fn assume(around: &Surroundings, role: &Role, source: &Keys, now: Sys
     if !token.is_empty() {
         headers.push(("X-Amz-Security-Token", token));
     }
-    let answer = exchange::ask_present(Method::POST, url.as_str(), &headers, body.as_bytes())?;
+    let answer = exchange::ask_present(around, false, Method::POST, &url, &headers, body.as_bytes())?;
     read(&answer, &[token, &source.secret_key.0, &role.external_id, &authorization])
 }
 
