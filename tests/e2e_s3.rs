@@ -1,5 +1,8 @@
 //! The S3 bucket on a real server: the suite of all buckets, with every kind of encryption, with the bucket's name in
 //! the path and in the host, behind a proxy; and what is stored is what anybody else reads there.
+//!
+//! One test runs on any store: on that of `PILLION_S3_ENDPOINT` (a URL), `PILLION_S3_ACCESS_KEY`, `PILLION_S3_SECRET_KEY`
+//! and where needed `PILLION_S3_BUCKET`, `PILLION_S3_REGION`, `PILLION_S3_KMS_KEY`, else on the server of the other tests.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/bucket.rs"]
@@ -10,17 +13,18 @@ mod fault_proxy;
 mod rgw;
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fault_proxy::FaultProxy;
 use pillion::cli::bucket::{BucketConfig, Provider};
 use pillion::cli::content::Content;
-use pillion::error::Kind;
+use pillion::error::{Error, Kind, Result};
 use pillion::files::Disk;
 use pillion::objstore::s3::S3Bucket;
 use pillion::objstore::s3::config::S3Config;
 use pillion::objstore::s3::credentials::Chain;
-use pillion::objstore::{Bucket, Compared, NoJournal, Prefixed};
+use pillion::objstore::{Bucket, Compared, Journal, NoJournal, Parts, Prefixed};
 use pillion::supervisor::stop_pair;
 use rgw::Rgw;
 
@@ -196,4 +200,96 @@ fn what_is_wrong_is_said() {
     // A port on which nobody listens.
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     check(&good.replace(rgw.endpoint(), &unused), Kind::Retry, "network", &[unused.as_str()]);
+}
+
+/// A journal whose process is killed after so many records.
+#[derive(Default)]
+struct Mortal {
+    parts: Mutex<Option<Parts>>,
+    left: Mutex<usize>,
+}
+
+impl Mortal {
+    fn living(left: usize) -> Mortal {
+        Mortal { left: Mutex::new(left), ..Mortal::default() }
+    }
+}
+
+impl Journal for Mortal {
+    fn parts(&self) -> Option<Parts> {
+        self.parts.lock().unwrap().clone()
+    }
+
+    fn record(&self, parts: Option<&Parts>) -> Result<()> {
+        let mut left = self.left.lock().unwrap();
+        *left = left.checked_sub(1).ok_or_else(|| Error::new(Kind::Retry, "killed"))?;
+        *self.parts.lock().unwrap() = parts.cloned();
+        Ok(())
+    }
+}
+
+/// `bucket.yml` of the store that the environment names, and the key of its key server if it has one; the bucket is made
+/// where it is missing.
+fn named() -> Option<(String, Option<String>)> {
+    let env = |name: &str| std::env::var(format!("PILLION_S3_{name}")).ok();
+    let endpoint = env("ENDPOINT")?;
+    let (access_key, secret_key) = (env("ACCESS_KEY").unwrap(), env("SECRET_KEY").unwrap());
+    let (bucket, region) = (env("BUCKET").unwrap_or_else(|| "pillion-test".into()), env("REGION").unwrap_or_default());
+    let (url, style) = (endpoint.parse().unwrap(), rusty_s3::UrlStyle::Path);
+    let signed_for = if region.is_empty() { "us-east-1" } else { &region };
+    let place = rusty_s3::Bucket::new(url, style, bucket.clone(), signed_for.to_owned()).unwrap();
+    let keys = rusty_s3::Credentials::new(access_key.clone(), secret_key.clone());
+    let url = rusty_s3::S3Action::sign(&place.create_bucket(&keys), Duration::from_secs(60));
+    // It may be there.
+    let _ = ureq::put(url.as_str()).send_empty();
+    let (scheme, host) = endpoint.trim_end_matches('/').split_once("://").unwrap();
+    let yaml = format!(
+        "type: S3\nconfig:\n  bucket: {bucket}\n  endpoint: {host}\n  region: '{region}'\n  insecure: {}\n  \
+         access_key: {access_key}\n  secret_key: {secret_key}\n",
+        scheme == "http"
+    );
+    Some((yaml, env("KMS_KEY")))
+}
+
+#[test]
+fn the_suite_passes_and_uploads_resume_on_whatever_store() {
+    let (yaml, kms_key) = match named() {
+        Some(named) => named,
+        None => {
+            let Some(rgw) = Rgw::shared() else { return };
+            (rgw.bucket().config(rgw.endpoint(), ""), Some(rgw.fact("kms_key_id").to_owned()))
+        }
+    };
+    let (_stopper, stop) = stop_pair().unwrap();
+    let mut key = tempfile::NamedTempFile::new().unwrap();
+    key.write_all(&[7; 32]).unwrap();
+    let bytes = content(3 * PART_BYTES + 5);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    let source = Disk::real().open_source(file.path()).unwrap();
+    let customer = format!("sse_config: {{type: SSE-C, encryption_key: {}}}", key.path().display());
+    let kms = kms_key.map(|key| format!("sse_config: {{type: SSE-KMS, kms_key_id: {key}}}"));
+    let plain = ["", "send_content_md5: false", "list_objects_version: v1", customer.as_str()];
+    for more in plain.into_iter().chain(kms.as_deref()) {
+        // Each time as after a new start.
+        let again = || open(&format!("{yaml}  part_size: {PART_BYTES}\n  {more}\n"), None);
+        bucket::suite(&again());
+        // The intent, the name and two parts are remembered.
+        let journal = Mortal::living(4);
+        again().upload("01A/index", &source, &journal, &stop).unwrap_err();
+        *journal.left.lock().unwrap() = usize::MAX;
+        let bucket = again();
+        let stored = bucket.upload("01A/index", &source, &journal, &stop).unwrap();
+        let expected = (bytes.len() as u64, 2 * PART_BYTES as u64);
+        assert_eq!((stored.attributes.size_bytes, stored.resumed_bytes), expected, "{more}");
+        assert_eq!(bucket.attributes("01A/index", &stop).unwrap(), stored.attributes, "{more}");
+        assert_eq!(bucket.compare("01A/index", &source, &stop).unwrap(), Compared::Same, "{more}");
+        assert!(bucket.get("01A/index", &stop).unwrap() == bytes, "{more}");
+        // Killed before the name of the upload is remembered.
+        let lost = Mortal::living(1);
+        bucket.upload("01A/index", &source, &lost, &stop).unwrap_err();
+        bucket.abandon("01A/index", &lost.parts().unwrap(), &stop).unwrap();
+        bucket.delete("01A/index", &stop).unwrap();
+        bucket.iter("", &mut |name| panic!("{more}: {name} is left"), &stop).unwrap();
+    }
 }
