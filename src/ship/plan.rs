@@ -64,13 +64,24 @@ pub fn plan(found: &[Found], is_shipped: impl Fn(Ulid) -> bool, upload_compacted
             },
         })
         .collect();
-    planned.sort_by_key(|planned| (time_ms(planned.found), planned.found.ulid));
+    planned.sort_by_cached_key(|planned| (time_ms(planned, found), planned.found.ulid));
     planned
 }
 
 /// The time by which blocks are ordered; that of its name for a block whose meta.json cannot be read.
-fn time_ms(found: &Found) -> i64 {
-    found.meta.as_ref().map_or_else(|_| found.ulid.time_ms(), |meta| meta.min_time_ms)
+///
+/// A block is named hours after its first sample. So one that may be readable later goes before all that were named
+/// after it: one of those that is younger must not be shipped first.
+fn time_ms(planned: &Planned, all: &[Found]) -> i64 {
+    let named_ms = planned.found.ulid.time_ms();
+    match (&planned.action, &planned.found.meta) {
+        (_, Ok(meta)) => meta.min_time_ms,
+        (Action::Unreadable(_), _) => {
+            let after = all.iter().filter(|found| found.ulid > planned.found.ulid);
+            after.filter_map(|found| found.meta.as_ref().ok()).map(|meta| meta.min_time_ms).fold(named_ms, i64::min)
+        }
+        _ => named_ms,
+    }
 }
 
 /// A block that the bucket holds, as far as overlaps go.
