@@ -1024,6 +1024,216 @@ fn a_stop_ends_the_tick_between_files() {
 }
 
 #[test]
+fn a_stop_ends_the_claims_of_a_long_first_tick() {
+    let mut rig = Rig::new();
+    for n in 1..=3 {
+        rig.tsdb.add(&Block::new(n));
+    }
+    let stopper = Mutex::new(Some(std::mem::replace(&mut rig.stopper, stop_pair().unwrap().0)));
+    rig.config.disk = Disk::watched(move |step| {
+        if step.op == Op::Link
+            && let Some(stopper) = stopper.lock().unwrap().take()
+        {
+            stopper.stop();
+        }
+        Ok(())
+    });
+    assert_eq!(rig.tick().error.unwrap().kind(), Kind::Stopped);
+    assert_eq!(rig.claimed(), [1]);
+}
+
+/// Fails operations with an error number while told to.
+fn failing(errno: i32, at: impl Fn(&Step) -> bool + Send + Sync + 'static) -> (Disk, Arc<AtomicUsize>) {
+    let fails = Arc::new(AtomicUsize::new(0));
+    let flag = Arc::clone(&fails);
+    let disk = Disk::watched(move |step| match flag.load(Ordering::SeqCst) == 1 && at(step) {
+        true => Err(std::io::Error::from_raw_os_error(errno)),
+        false => Ok(()),
+    });
+    (disk, fails)
+}
+
+#[test]
+fn a_block_that_cannot_be_read_for_a_moment_holds_younger_ones() {
+    let meta = format!("{}/meta.json", ulid(2));
+    let (disk, fails) = failing(24, move |step| step.op == Op::Open && step.path.ends_with(&meta));
+    let mut rig = Rig::with(|config| config.disk = disk);
+    for n in 1..=3 {
+        rig.tsdb.add(&Block::new(n));
+    }
+    fails.store(1, Ordering::SeqCst);
+    let report = rig.tick();
+    assert!(report.error.is_some() && report.n_uploaded == 1, "{report:?}");
+    assert_eq!(rig.in_bucket(), [1]);
+    fails.store(0, Ordering::SeqCst);
+    assert_eq!(rig.clean_tick(), 2);
+}
+
+#[test]
+fn a_full_disk_on_which_nothing_is_recorded_does_not_keep_what_is_shipped_and_removed() {
+    let (disk, fails) = failing(28, |step| step.op == Op::Create && step.path.ends_with("thanos.shipper.json.tmp"));
+    let mut rig = Rig::with(|config| {
+        config.disk = disk;
+        config.claim_budget_bytes = 1;
+    });
+    rig.tsdb.add(&Block::new(1));
+    rig.tsdb.add(&Block::new(2));
+    assert_eq!(rig.tick().n_uploaded, 2);
+    rig.tsdb.add(&Block::new(3));
+    fails.store(1, Ordering::SeqCst);
+    assert_eq!(rig.tick().n_uploaded, 1);
+    assert_eq!(rig.claimed(), [3], "while Prometheus has the block, its claim takes no room");
+    rig.remove(3);
+    let report = rig.tick();
+    assert_eq!((report.n_given_up, report.backlog.claimed_bytes), (0, 0), "what is shipped is not lost: {report:?}");
+    assert!(rig.claimed().is_empty());
+    fails.store(0, Ordering::SeqCst);
+    rig.restart();
+    rig.bucket.calls();
+    assert_eq!(rig.clean_tick(), 0);
+    assert!(rig.bucket.calls().is_empty());
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[]));
+}
+
+#[test]
+fn a_folder_among_the_claims_that_cannot_be_read_or_removed_does_not_hide_the_others() {
+    let (foreign, stray) = (ulid(9), "lost+found");
+    let (disk, fails) = failing(13, move |step| {
+        step.path.ends_with(format!("upload/{foreign}/meta.json")) || step.path.ends_with(stray)
+    });
+    let mut rig = Rig::with(|config| config.disk = disk);
+    fails.store(1, Ordering::SeqCst);
+    rig.tsdb.add(&Block::new(1));
+    rig.bucket.fail("", Kind::Retry);
+    rig.tick();
+    let upload = rig.tsdb.path().join("thanos/upload");
+    std::fs::create_dir_all(upload.join(ulid(9).as_str())).unwrap();
+    std::fs::create_dir_all(upload.join(stray)).unwrap();
+    rig.remove(1);
+    rig.restart();
+    rig.bucket.heal();
+    assert_eq!(rig.clean_tick(), 1);
+    rig.check_whole(1);
+}
+
+#[test]
+fn a_claim_on_a_bad_sector_is_not_thrown_away() {
+    let (disk, fails) = failing(5, |step| step.op == Op::Read && step.path.ends_with("meta.json"));
+    let mut rig = Rig::with(|config| config.disk = disk);
+    rig.tsdb.add(&Block::new(1));
+    rig.bucket.fail("", Kind::Retry);
+    rig.tick();
+    rig.remove(1);
+    rig.restart();
+    rig.bucket.heal();
+    fails.store(1, Ordering::SeqCst);
+    rig.tick();
+    assert_eq!(rig.claimed(), [1]);
+    fails.store(0, Ordering::SeqCst);
+    assert_eq!(rig.clean_tick(), 1);
+    rig.check_whole(1);
+}
+
+#[test]
+fn a_block_that_is_given_up_and_whose_folder_stays_is_not_called_corrupted() {
+    let (disk, fails) = failing(5, |step| step.op == Op::RemoveFile && step.path.ends_with("chunks/000001"));
+    let mut rig = Rig::with(|config| {
+        config.claim_budget_bytes = 1;
+        config.disk = disk;
+    });
+    rig.tsdb.add(&Block::new(1));
+    rig.bucket.fail("", Kind::Retry);
+    rig.tick();
+    rig.remove(1);
+    rig.bucket.heal();
+    fails.store(1, Ordering::SeqCst);
+    let report = rig.tick();
+    assert_eq!((report.n_given_up, report.n_corrupted, report.n_uploaded), (1, 0, 0), "{report:?}");
+    assert!(report.backlog.pending.is_empty() && report.backlog.quarantined.is_empty(), "{report:?}");
+    fails.store(0, Ordering::SeqCst);
+    assert_eq!(rig.clean_tick(), 0);
+    assert!(rig.tsdb.staged().is_empty());
+}
+
+#[test]
+fn a_claim_that_cannot_be_read_and_became_the_last_copy_while_it_was_uploaded_is_kept() {
+    let mut rig = Rig::new();
+    rig.tsdb.add(&Block::new(1));
+    let dir = rig.tsdb.block_dir(1);
+    rig.config.disk = Disk::watched(move |step| {
+        if step.op != Op::Read || !step.path.ends_with("upload/01J00000000000000000000001/index") {
+            return Ok(());
+        }
+        let _ = std::fs::remove_dir_all(&dir);
+        Err(std::io::Error::from_raw_os_error(5))
+    });
+    assert_eq!(rig.tick().n_corrupted, 1);
+    assert_eq!(rig.claimed(), [1]);
+    rig.config.disk = Disk::real();
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 1);
+    rig.check_whole(1);
+}
+
+#[test]
+fn a_tick_without_work_reads_no_block() {
+    let looks = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&looks);
+    let mut rig = Rig::with(|config| {
+        config.disk = Disk::watched(move |step| {
+            if matches!(step.op, Op::Open | Op::Stat | Op::Read) && !step.path.ends_with("thanos.shipper.json") {
+                seen.lock().unwrap().push(format!("{step:?}"));
+            }
+            Ok(())
+        });
+    });
+    for n in 1..=3 {
+        rig.tsdb.add(&Block::new(n));
+    }
+    assert_eq!(rig.clean_tick(), 3);
+    rig.restart();
+    rig.clean_tick();
+    looks.lock().unwrap().clear();
+    rig.clean_tick();
+    assert_eq!(*looks.lock().unwrap(), [""; 0]);
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2, 3], &[]));
+    // The operator wants one of them shipped again.
+    let ledger = rig.tsdb.path().join("thanos.shipper.json");
+    std::fs::write(ledger, ledger_text(&[1, 3], &[])).unwrap();
+    std::fs::remove_dir_all(rig.object(2, "")).unwrap();
+    assert_eq!(rig.clean_tick(), 1);
+    rig.check_whole(2);
+}
+
+#[test]
+fn what_is_uploaded_counts_among_the_claims_while_it_is() {
+    let mut rig = Rig::with(|config| config.interval = Duration::from_millis(1));
+    rig.tsdb.add(&Block::new(1));
+    rig.bucket.fail("", Kind::Retry);
+    rig.tick();
+    rig.remove(1);
+    rig.restart();
+    rig.bucket.heal();
+    let claimed = rig.metrics.claimed_bytes.clone();
+    // The upload goes on once the metric was looked at a few times beside it.
+    let beside = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&beside);
+    rig.config.calm = Some(Arc::new(move |stop: &Stop| {
+        for _ in 0..50 {
+            stop.wait(Duration::from_millis(2));
+            seen.lock().unwrap().push(claimed.get());
+        }
+        Ok(())
+    }));
+    assert_eq!(rig.clean_tick(), 1);
+    let seen = beside.lock().unwrap();
+    assert!(seen.iter().all(|bytes| *bytes == 4200), "{seen:?}");
+    drop(seen);
+    rig.clean_tick();
+    assert_eq!(rig.metrics.claimed_bytes.get(), 0);
+}
+
+#[test]
 fn the_loop_waits_for_labels_ships_at_once_and_ends_with_the_stop() {
     let rig = Rig::new();
     rig.state.publish(PromState::unknown(0));

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 use super::claim::{Claim, Files, Record};
 use super::plan::Found;
@@ -33,8 +34,15 @@ pub struct Claims {
     /// Claims that have ended, of which the bucket may still hold parts.
     ended: Vec<(Ulid, Record)>,
     /// The claim that is being uploaded, and is therefore not in `held`.
-    in_hand: Option<Ulid>,
+    in_hand: Option<InHand>,
     told: BTreeSet<&'static str>,
+}
+
+/// What is known of a claim while another has it.
+struct InHand {
+    ulid: Ulid,
+    /// Its files, where it has names for them; else their size.
+    files: Result<Vec<PathBuf>, u64>,
 }
 
 /// What became of the wish to claim a block.
@@ -79,8 +87,12 @@ impl Claims {
     /// Takes a claim out while its block is uploaded; it must be put back.
     pub fn take(&mut self, ulid: Ulid) -> Option<Claim> {
         let claim = self.held.remove(&ulid)?;
-        self.in_hand = Some(ulid);
+        self.in_hand = Some(InHand { ulid, files: files(&claim) });
         Some(claim)
+    }
+
+    fn is_in_hand(&self, ulid: Ulid) -> bool {
+        self.in_hand.as_ref().is_some_and(|claim| claim.ulid == ulid)
     }
 
     /// Puts a claim back.
@@ -92,21 +104,33 @@ impl Claims {
     /// Brings what is known and what is in the folder together: claims of an earlier run are found, leftovers removed,
     /// and claims whose folder somebody has removed are forgotten.
     pub fn find(&mut self) -> Result<()> {
-        let there = match self.spool.list() {
+        let (there, failed) = match self.spool.list() {
             Err(err) if err.kind() == Kind::Permanent => {
                 self.tell_once("list", "cannot read claims of an earlier run", &err);
                 return Ok(());
             }
             other => other?,
         };
-        self.held.retain(|ulid, claim| matches!(claim.files, Files::Open { .. }) || there.contains(ulid));
+        if let Some(err) = failed {
+            self.tell_once("sweep", "what is no claim cannot be removed from thanos/upload", &err);
+        }
+        // The names are sorted.
+        self.held.retain(|ulid, claim| matches!(claim.files, Files::Open { .. }) || there.binary_search(ulid).is_ok());
         for ulid in there {
             let is_linked = self.held.get(&ulid).is_some_and(|claim| matches!(claim.files, Files::Linked(_)));
             let is_ended = self.ended.iter().any(|(ended, _)| *ended == ulid);
-            if is_linked || is_ended || self.in_hand == Some(ulid) {
+            if is_linked || is_ended || self.is_in_hand(ulid) {
                 continue;
             }
-            match self.spool.load(ulid)? {
+            let passed_over = "a claim of an earlier run cannot be read and is passed over";
+            let held = match self.spool.load(ulid) {
+                Err(err) if matches!(err.kind(), Kind::Permanent | Kind::Corrupt) => {
+                    self.tell_once("load", passed_over, &err);
+                    continue;
+                }
+                other => other?,
+            };
+            match held {
                 Held::Claim { meta, is_pinned } => {
                     let record = Record::load(&self.bucket_name, &self.disk, self.spool.state_path(ulid));
                     let dir = self.spool.dir(ulid);
@@ -121,6 +145,7 @@ impl Claims {
                             log::error!(block = ulid.as_str(), err = err.to_string(); "claim of a block is damaged and given up");
                             self.leave(ulid, record);
                         }
+                        Err(err) if err.kind() == Kind::Permanent => self.tell_once("load", passed_over, &err),
                         Err(err) => return Err(err.context(format!("read claim of block {ulid}"))),
                     }
                 }
@@ -140,6 +165,8 @@ impl Claims {
     pub fn secure(&mut self, found: &Found, labels: &Labels, force: bool) -> Result<Secured> {
         let ulid = found.ulid;
         let before = match self.held.get(&ulid).map(|claim| &claim.files) {
+            // It was given up a moment ago, and its folder is that of the claim.
+            None if !found.is_local => return Ok(Secured::Gone),
             Some(Files::Linked(_) | Files::Open { is_refused: true, .. }) => return Ok(Secured::Claimed),
             Some(Files::Open { is_refused: false, .. }) => self.held.remove(&ulid),
             None => None,
@@ -255,10 +282,14 @@ impl Claims {
             .held
             .values()
             .filter(|claim| !is_local(claim.meta.ulid))
-            .map(|claim| (claim.meta.min_time_ms, claim.meta.ulid, self.cost(claim)))
+            .map(|claim| (claim.meta.min_time_ms, claim.meta.ulid, self.cost(&files(claim))))
             .collect();
         held.sort_unstable();
-        let mut cost = Cost { bytes: held.iter().map(|(.., bytes)| bytes).sum(), budget_bytes, n_given_up: 0 };
+        // What is being uploaded takes its room too, but is not given up.
+        let in_hand = self.in_hand.as_ref().filter(|claim| !is_local(claim.ulid));
+        let in_hand_bytes = in_hand.map_or(0, |claim| self.cost(&claim.files));
+        let bytes = held.iter().map(|(.., bytes)| bytes).sum::<u64>() + in_hand_bytes;
+        let mut cost = Cost { bytes, budget_bytes, n_given_up: 0 };
         if cost.bytes == 0 {
             return cost;
         }
@@ -290,11 +321,15 @@ impl Claims {
         cost
     }
 
-    /// Bytes that are on the disk only because of a claim.
-    fn cost(&self, claim: &Claim) -> u64 {
-        let Files::Linked(dir) = &claim.files else { return claim.bytes };
-        let sizes = claim.names().filter_map(|name| self.disk.stat(&dir.join(name)).ok());
-        sizes.filter(|file| file.nlink() == 1).map(|file| file.len()).sum()
+    /// Bytes that are on the disk only because of these files of a claim. Somebody else's link keeps a file with or
+    /// without the claim.
+    fn cost(&self, files: &Result<Vec<PathBuf>, u64>) -> u64 {
+        let sizes = |paths: &Vec<PathBuf>| {
+            let stats = paths.iter().filter_map(|path| self.disk.stat(path).ok());
+            // Some file systems count no links.
+            stats.filter(|file| file.nlink() <= 1).map(|file| file.len()).sum()
+        };
+        files.as_ref().map_or_else(|bytes| *bytes, sizes)
     }
 
     /// Ends a claim, because its block is shipped, or never will be.
@@ -340,7 +375,7 @@ impl Claims {
             for (name, parts) in record.open_parts() {
                 abandoned = abandoned.and_then(|()| bucket.abandon(&format!("{ulid}/{name}"), &parts, stop));
             }
-            let is_held = self.held.contains_key(&ulid) || self.in_hand == Some(ulid);
+            let is_held = self.held.contains_key(&ulid) || self.is_in_hand(ulid);
             match abandoned {
                 // The folder of that name is another claim by now.
                 Ok(()) if is_held => {}
@@ -364,5 +399,13 @@ impl Claims {
         if self.told.insert(about) {
             log::warn!(err = err.to_string(); "{text}");
         }
+    }
+}
+
+/// The files of a claim, where it has names for them; else their size.
+fn files(claim: &Claim) -> Result<Vec<PathBuf>, u64> {
+    match &claim.files {
+        Files::Linked(dir) => Ok(claim.names().map(|name| dir.join(name)).collect()),
+        Files::Open { .. } => Err(claim.bytes),
     }
 }

@@ -96,6 +96,11 @@ impl Ledger {
         self.listed.iter().find(|listed| listed.ulid == ulid).copied()
     }
 
+    /// The listed blocks for which `wanted` is true.
+    pub fn ulids(&self, wanted: impl Fn(&Listed) -> bool) -> BTreeSet<Ulid> {
+        self.listed.iter().filter(|listed| wanted(listed)).map(|listed| listed.ulid).collect()
+    }
+
     /// All listed blocks, in order.
     pub fn listed(&self) -> &[Listed] {
         &self.listed

@@ -85,6 +85,12 @@ pub fn parse(bytes: &[u8]) -> Result<Meta> {
 }
 
 impl Meta {
+    /// As much of a block's meta.json as its place among others takes; not to be written.
+    pub fn of_place(ulid: Ulid, min_time_ms: i64) -> Meta {
+        let (root, labels) = (Object::default(), BTreeMap::new());
+        Meta { root, ulid, min_time_ms, max_time_ms: min_time_ms, n_samples: 0, n_chunks: 0, level: 0, labels }
+    }
+
     /// Sets the Thanos section of a block that this sidecar ships: labels, `external` winning over those that are
     /// there, and where it comes from.
     pub fn ship_as(&mut self, external: &Labels, segment_files: &[String]) {

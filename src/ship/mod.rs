@@ -164,6 +164,8 @@ pub struct Shipper {
     claims: Claims,
     remote: Remote,
     aside: BTreeMap<Ulid, Aside>,
+    /// When the samples of shipped blocks begin that Prometheus still has: all that is asked of them at every tick.
+    places: BTreeMap<Ulid, i64>,
     /// Folders that look like blocks and have impossible names.
     misnamed: BTreeSet<String>,
     /// Overlaps that were logged, by new block.
@@ -189,6 +191,7 @@ impl Shipper {
             claims,
             remote: Remote::default(),
             aside: BTreeMap::new(),
+            places: BTreeMap::new(),
             misnamed: BTreeSet::new(),
             overlaps: BTreeMap::new(),
             backlog,

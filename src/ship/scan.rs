@@ -17,7 +17,8 @@ use crate::limits;
 ///
 /// Folders whose name is not strictly a ULID, such as `<ULID>.tmp-for-creation`, are no blocks; neither is a symbolic
 /// link that leads out of the data directory.
-pub fn scan(disk: &Disk, data_dir: &Path) -> Result<Vec<Found>> {
+/// The meta.json of a block of which `known` tells enough is not read.
+pub fn scan(disk: &Disk, data_dir: &Path, known: impl Fn(Ulid) -> Option<Meta>) -> Result<Vec<Found>> {
     let mut blocks = Vec::new();
     for entry in disk.list(data_dir).context(|| "read dir")? {
         let Some(ulid) = Ulid::parse(&entry.name) else { continue };
@@ -25,7 +26,7 @@ pub fn scan(disk: &Disk, data_dir: &Path) -> Result<Vec<Found>> {
         if !is_block_dir(data_dir, &dir, &entry) {
             continue;
         }
-        match read_meta(disk, &dir, ulid) {
+        match known(ulid).map_or_else(|| read_meta(disk, &dir, ulid), Ok) {
             // Prometheus removed it since the listing.
             Err(_) if !dir.exists() => {}
             meta => blocks.push(Found { ulid, dir, meta, is_local: true }),
@@ -194,7 +195,7 @@ mod tests {
         let data_dir = tempfile::tempdir().unwrap();
         let dir = block(data_dir.path());
         break_it(&dir);
-        let found = scan(&Disk::real(), data_dir.path()).unwrap();
+        let found = scan(&Disk::real(), data_dir.path(), |_| None).unwrap();
         let [found] = found.as_slice() else { panic!("{found:?}") };
         let examined = found.meta.as_ref().map_err(Clone::clone);
         let examined = examined.and_then(|meta| examine(&Disk::real(), &found.dir, meta));
@@ -242,7 +243,7 @@ mod tests {
         }
         std::fs::write(data_dir.path().join("01ARZ3NDEKTSV4RRFFQ69G5FAW"), b"a file").unwrap();
         std::os::unix::fs::symlink(outside, data_dir.path().join("01ARZ3NDEKTSV4RRFFQ69G5FAX")).unwrap();
-        let found = scan(&Disk::real(), data_dir.path()).unwrap();
+        let found = scan(&Disk::real(), data_dir.path(), |_| None).unwrap();
         assert_eq!(found.iter().map(|found| &found.dir).collect::<Vec<_>>(), [&dir]);
     }
 

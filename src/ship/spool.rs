@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::meta::{self, Meta};
 use super::ulid::Ulid;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::files::Disk;
 use crate::limits;
 
@@ -62,22 +62,27 @@ impl Spool {
         })
     }
 
-    /// The blocks of which there is a folder, claim or not. Whatever else is there is removed.
-    pub fn list(&self) -> Result<Vec<Ulid>> {
+    /// The blocks of which there is a folder, claim or not. Whatever else is there is removed; the second is why that
+    /// failed, which is no reason to pass over the claims.
+    pub fn list(&self) -> Result<(Vec<Ulid>, Option<Error>)> {
         let entries = match self.disk.list(&self.dir) {
-            Err(err) if err.kind() == Kind::NotFound => return Ok(Vec::new()),
+            Err(err) if err.kind() == Kind::NotFound => return Ok((Vec::new(), None)),
             other => other.context(|| "read claims")?,
         };
-        let mut ulids = Vec::new();
+        let (mut ulids, mut failed) = (Vec::new(), None);
         for entry in entries {
             let path = self.dir.join(&entry.name);
-            match Ulid::parse(&entry.name) {
-                Some(ulid) if entry.kind.is_dir() => ulids.push(ulid),
-                _ if entry.kind.is_dir() => self.disk.remove_tree(&path)?,
-                _ => self.disk.remove_file(&path)?,
-            }
+            let removed = match Ulid::parse(&entry.name) {
+                Some(ulid) if entry.kind.is_dir() => {
+                    ulids.push(ulid);
+                    continue;
+                }
+                _ if entry.kind.is_dir() => self.disk.remove_tree(&path),
+                _ => self.disk.remove_file(&path),
+            };
+            failed = failed.or(removed.err());
         }
-        Ok(ulids)
+        Ok((ulids, failed))
     }
 
     /// The blocks of which there is a folder; changes nothing.
@@ -90,14 +95,14 @@ impl Spool {
     }
 
     /// What the folder of a block is.
+    ///
+    /// `Errors:` where that cannot be read, also on a bad sector: it may be the last copy of a block.
     pub fn load(&self, ulid: Ulid) -> Result<Held> {
-        let read = self.disk.read(&self.dir(ulid).join("meta.json"), limits::META_BYTES_MAX);
-        let parsed = match read.and_then(|bytes| meta::parse(&bytes)) {
-            Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Corrupt | Kind::Limit) => {
-                return Ok(Held::Leftover);
-            }
+        let bytes = match self.disk.read(&self.dir(ulid).join("meta.json"), limits::META_BYTES_MAX) {
+            Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Limit) => return Ok(Held::Leftover),
             other => other.context(|| format!("read claim of block {ulid}"))?,
         };
+        let Ok(parsed) = meta::parse(&bytes) else { return Ok(Held::Leftover) };
         let mut meta = Box::new(parsed);
         Ok(match meta.take_claim() {
             Some(is_pinned) if meta.ulid == ulid => Held::Claim { meta, is_pinned },
@@ -261,11 +266,11 @@ mod tests {
         let data_dir = tempfile::tempdir().unwrap();
         let (meta, dir) = block(data_dir.path());
         let spool = Spool::new(data_dir.path(), Disk::real());
-        assert!(spool.list().unwrap().is_empty());
+        assert!(spool.list().unwrap().0.is_empty());
         let claim = spool.claim(&dir, &["000001".to_owned()], &meta, true).unwrap();
         std::fs::write(claim.with_file_name("stray"), b"x").unwrap();
         std::fs::create_dir(claim.with_file_name("folder")).unwrap();
-        assert_eq!(spool.list().unwrap(), [meta.ulid]);
+        assert_eq!(spool.list().unwrap(), (vec![meta.ulid], None));
         assert_eq!(std::fs::read_dir(claim.parent().unwrap()).unwrap().count(), 1);
         assert_eq!(is_claim(&spool, &meta), Some(true));
         let path = claim.join("meta.json");

@@ -1,5 +1,6 @@
 //! One tick: look at all blocks, claim them, ship them oldest first, and list each in the ledger before its claim ends.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,16 +41,24 @@ impl Shipper {
         self.ledger.reload();
         self.save_ledger();
         self.remote.age();
-        let found = self.look()?;
+        let shipped = self.ledger.ulids(|listed| listed.shipped);
+        let found = match self.look(&shipped) {
+            Err(err) => {
+                self.count(&err, report);
+                return Err(err);
+            }
+            Ok(found) => found,
+        };
         self.forget_all_but(&found);
-        let ledger = &self.ledger;
-        let is_shipped = |ulid| ledger.entry(ulid).is_some_and(|listed| listed.shipped);
-        let planned = plan::plan(&found, is_shipped, self.config.upload_compacted);
+        let planned = plan::plan(&found, |ulid| shipped.contains(&ulid), self.config.upload_compacted);
+        let done = planned.iter().filter(|planned| matches!(planned.action, Action::Done));
+        self.places =
+            done.filter_map(|done| Some((done.found.ulid, done.found.meta.as_ref().ok()?.min_time_ms))).collect();
         // What the ledger will list: what is known of each block before the first upload, and then block by block.
         let mut listing: Vec<Option<Listed>> = planned.iter().map(|planned| self.listed_now(planned, report)).collect();
         let open = |listing: &[Option<Listed>], idx: usize| !listing.get(idx).is_some_and(Option::is_some);
         let to_ship = planned.iter().enumerate().filter(|(idx, _)| open(&listing, *idx));
-        self.claim(to_ship.map(|(_, planned)| planned));
+        self.claim(to_ship.map(|(_, planned)| planned), stop);
         // An upload may take hours.
         self.show();
         self.record(&listing);
@@ -90,23 +99,31 @@ impl Shipper {
     }
 
     /// All blocks: those that Prometheus has, and those that only a claim has kept. What is claimed has the meta.json of
-    /// its claim.
-    fn look(&mut self) -> Result<Vec<Found>> {
+    /// its claim. Of blocks that are `shipped` the meta.json is read once, for there may be thousands.
+    fn look(&mut self, shipped: &BTreeSet<Ulid>) -> Result<Vec<Found>> {
         self.claims.find()?;
-        let mut found = scan::scan(&self.config.disk, &self.config.data_dir)?;
+        let place = |ulid| Some(Meta::of_place(ulid, *self.places.get(&ulid).filter(|_| shipped.contains(&ulid))?));
+        // Sorted by name.
+        let mut found = scan::scan(&self.config.disk, &self.config.data_dir, place)?;
+        let mut gone = Vec::new();
         for (ulid, claim) in self.claims.iter() {
             let meta = Ok(claim.meta.clone());
-            match found.iter_mut().find(|found| found.ulid == ulid) {
-                Some(found) => found.meta = meta,
-                None => {
+            match found.binary_search_by_key(&ulid, |found| found.ulid) {
+                Ok(idx) => {
+                    if let Some(found) = found.get_mut(idx) {
+                        found.meta = meta;
+                    }
+                }
+                Err(_) => {
                     let dir = match &claim.files {
                         Files::Linked(dir) => dir.clone(),
                         Files::Open { .. } => self.block_dir(ulid),
                     };
-                    found.push(Found { ulid, dir, is_local: false, meta });
+                    gone.push(Found { ulid, dir, is_local: false, meta });
                 }
             }
         }
+        found.extend(gone);
         Ok(found)
     }
 
@@ -114,8 +131,9 @@ impl Shipper {
         self.config.data_dir.join(ulid.as_str())
     }
 
-    /// Claims blocks, oldest first, and lists them as pending.
-    fn claim<'a>(&mut self, planned: impl Iterator<Item = &'a Planned<'a>>) {
+    /// Claims blocks, oldest first, and lists them as pending. At the first start there may be thousands, each synced to
+    /// the disk, so the stop ends it between two.
+    fn claim<'a>(&mut self, planned: impl Iterator<Item = &'a Planned<'a>>, stop: &Stop) {
         let labels = self.state.read().external_labels.clone();
         let mut pending = Vec::new();
         for planned in planned {
@@ -128,6 +146,9 @@ impl Shipper {
                 Err(err) => log::debug!(block = found.ulid.as_str(), err = err.to_string(); "block cannot be claimed"),
             }
             pending.push(self.pending(found, meta));
+            if stop.is_stopped() {
+                break;
+            }
         }
         self.claims.pin(&labels);
         self.backlog.pending = pending;
@@ -151,29 +172,39 @@ impl Shipper {
     }
 
     fn keep_within_budget(&mut self) {
+        // A claim that is left because the ledger cannot be written. Without its block it needs no entry, for nothing is
+        // left that could be shipped again; and on a full disk it may be what keeps the ledger from being written.
+        let is_over =
+            |ulid: &Ulid| self.is_removed(*ulid) && self.ledger.entry(*ulid).is_some_and(|listed| listed.shipped);
+        for ulid in self.claims.iter().map(|(ulid, _)| ulid).filter(is_over).collect::<Vec<_>>() {
+            self.claims.end(ulid);
+        }
         let data_dir = self.config.data_dir.clone();
         let is_local = |ulid: Ulid| data_dir.join(ulid.as_str()).is_dir();
         let cost = self.claims.keep_within(self.config.claim_budget_bytes, is_local);
         self.backlog.claimed_bytes = cost.bytes;
         self.backlog.claim_budget_bytes = cost.budget_bytes;
         self.backlog.n_given_up += cost.n_given_up;
+        if cost.n_given_up > 0 {
+            let is_there = |block: &Pending| block.is_local || self.claims.claim(block.ulid).is_some();
+            self.backlog.pending.retain(is_there);
+        }
     }
 
     /// Claims what has appeared since the tick began, while a block is uploaded.
-    fn tend(&mut self, in_hand: Ulid) {
-        let found = match self.look() {
+    fn tend(&mut self, in_hand: Ulid, stop: &Stop) {
+        let listed = self.ledger.ulids(|_| true);
+        let found = match self.look(&listed) {
             Ok(found) => found,
             Err(err) => {
                 log::debug!(err = err.to_string(); "new blocks are claimed later");
                 return;
             }
         };
-        let ledger = &self.ledger;
-        let is_listed = |ulid| ledger.entry(ulid).is_some();
-        let planned = plan::plan(&found, is_listed, self.config.upload_compacted);
+        let planned = plan::plan(&found, |ulid| listed.contains(&ulid), self.config.upload_compacted);
         let others = planned.iter().filter(|planned| planned.found.ulid != in_hand);
         let before: Vec<Pending> = self.backlog.pending.iter().filter(|block| block.ulid == in_hand).cloned().collect();
-        self.claim(others);
+        self.claim(others, stop);
         self.backlog.pending.splice(0..0, before);
         self.show();
     }
@@ -315,7 +346,7 @@ impl Shipper {
         };
         let shipped = beside(work, self.config.interval, || {
             if !stop.is_stopped() {
-                self.tend(claim.meta.ulid);
+                self.tend(claim.meta.ulid, stop);
             }
         });
         self.remote = remote;
@@ -358,7 +389,8 @@ impl Shipper {
         }
         self.backlog.quarantined.insert(ulid.to_string(), reason.clone());
         self.aside.insert(ulid, Aside { reason, fingerprint });
-        if found.is_local {
+        // Looked at anew: the upload may have taken hours, in which Prometheus removed it.
+        if found.is_local && found.dir.is_dir() {
             self.claims.end(ulid);
         }
         Listed { ulid, shipped: false }
@@ -387,6 +419,11 @@ impl Shipper {
                 self.claims.end(listed.ulid);
             }
         }
+    }
+
+    /// Whether Prometheus has removed a block, as far as can be seen.
+    fn is_removed(&self, ulid: Ulid) -> bool {
+        self.config.disk.stat_link(&self.block_dir(ulid)).is_err_and(|err| err.kind() == Kind::NotFound)
     }
 
     /// Whether what is listed is as safe as it will ever be.

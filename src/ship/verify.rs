@@ -87,26 +87,38 @@ pub struct Summary {
     pub n_repaired: usize,
     /// Gone from the bucket.
     pub n_gone: usize,
-    /// Not to be shipped: empty ones, and compacted ones where those are not shipped.
+    /// Not to be shipped: empty ones, compacted ones where those are not shipped, and those that were removed here since
+    /// the beginning.
     pub n_skipped: usize,
 }
+
+/// After so many blocks in succession that the bucket says nothing about, it is not asked about the rest: each question
+/// to a bucket that is away takes minutes.
+const UNCHECKED_MAX: usize = 3;
 
 impl Summary {
     /// Whether everything is as it should be.
     pub fn is_well(&self) -> bool {
-        self.n_wrong == 0
+        self.n_wrong == 0 && !self.is_strange()
+    }
+
+    /// Whether the bucket has nothing of any block that was shipped. That is what the wrong bucket, or the wrong prefix,
+    /// looks like.
+    pub fn is_strange(&self) -> bool {
+        self.n_gone > 0 && self.n_whole + self.n_wrong + self.n_repaired == 0
     }
 }
 
 /// Compares all blocks, oldest first, and hands every finding to `each`. `Blocks:` while objects are read and sent.
 ///
-/// `Errors:` when the data directory or the ledger cannot be read, or of `each`; trouble with one block is a finding.
+/// `Errors:` when the data directory or the ledger cannot be read, when the bucket does not answer, or of `each`; trouble
+/// with one block is a finding.
 pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: &Stop) -> Result<Summary> {
     let shipped: BTreeSet<Ulid> = ledger::shipped(audit.disk, &audit.data_dir.join(audit.meta_file_name))?;
-    let mut found = scan::scan(audit.disk, audit.data_dir)?;
+    let mut found = scan::scan(audit.disk, audit.data_dir, |_| None)?;
     let claims = claims(audit, &mut found)?;
     let mut summary = Summary::default();
-    let mut is_held_up = false;
+    let (mut is_held_up, mut n_unchecked) = (false, 0);
     for planned in plan::plan(&found, |ulid| shipped.contains(&ulid), audit.upload_compacted) {
         stop.check()?;
         let ulid = planned.found.ulid;
@@ -121,6 +133,11 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
                 let block = Block { audit, dir: &planned.found.dir, meta, is_pinned: claims.get(&ulid) == Some(&true) };
                 match block.check(shipped.contains(&ulid), &mut is_held_up, stop) {
                     Err(err) if err.kind() == Kind::Stopped => return Err(err),
+                    // Removed by Prometheus, or its claim ended, since the listing.
+                    Err(_) if !planned.found.dir.exists() => {
+                        summary.n_skipped += 1;
+                        continue;
+                    }
                     Err(err) if err.kind() == Kind::Corrupt => finding(Problem::Unreadable(err.to_string())),
                     Err(err) => finding(Problem::Unchecked(err.to_string())),
                     Ok(findings) => findings,
@@ -136,6 +153,16 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
         *counted += 1;
         findings.sort_by(|a, b| a.object.cmp(&b.object));
         findings.iter().try_for_each(&mut *each)?;
+        match findings.first() {
+            Some(Finding { problem: Problem::Unchecked(why), .. }) => {
+                n_unchecked += 1;
+                if n_unchecked == UNCHECKED_MAX {
+                    let text = format!("the bucket cannot be asked, younger blocks are not checked: {why}");
+                    return Err(Error::new(Kind::Retry, text));
+                }
+            }
+            _ => n_unchecked = 0,
+        }
     }
     Ok(summary)
 }
@@ -146,11 +173,18 @@ fn claims(audit: &Audit, found: &mut Vec<Found>) -> Result<BTreeMap<Ulid, bool>>
     let spool = Spool::new(audit.data_dir, audit.disk.clone());
     let mut claims = BTreeMap::new();
     for ulid in spool.names()? {
-        let Held::Claim { meta, is_pinned } = spool.load(ulid)? else { continue };
-        claims.insert(ulid, is_pinned);
+        let meta = match spool.load(ulid) {
+            Ok(Held::Claim { meta, is_pinned }) => {
+                claims.insert(ulid, is_pinned);
+                Ok(*meta)
+            }
+            Ok(Held::Leftover) => continue,
+            Err(err) => Err(err),
+        };
         match found.iter_mut().find(|found| found.ulid == ulid) {
-            Some(found) => found.meta = Ok(*meta),
-            None => found.push(Found { ulid, dir: spool.dir(ulid), is_local: false, meta: Ok(*meta) }),
+            Some(found) if meta.is_ok() => found.meta = meta,
+            Some(_) => {}
+            None => found.push(Found { ulid, dir: spool.dir(ulid), is_local: false, meta }),
         }
     }
     Ok(claims)
