@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests are tests.
 
+#[path = "support/bucket.rs"]
+mod bucket;
 #[path = "support/tsdb.rs"]
 mod tsdb;
 
@@ -10,11 +12,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use pillion::cli::bucket::{BucketConfig, Provider};
-use pillion::client::verify::{VerifyArgs, verify};
-use pillion::files::Disk;
+use pillion::client::verify::{VerifyArgs, verify as run_verify};
+use pillion::error::Kind;
+use pillion::files::{Disk, Op};
 use pillion::labels::Labels;
 use pillion::metrics::Metrics;
 use pillion::objstore::dir::DirBucket;
+use pillion::ship::verify::{self, Audit, Finding};
 use pillion::ship::{ShipConfig, Shipper};
 use pillion::state::{PromState, Published};
 use pillion::supervisor::stop_pair;
@@ -70,7 +74,7 @@ impl Rig {
     fn run(&self, repair: bool) -> (Vec<String>, bool) {
         let mut out = Vec::new();
         let before = tree(self.tsdb.path());
-        let is_well = verify(&VerifyArgs { repair, ..self.args.clone() }, &mut out).unwrap();
+        let is_well = run_verify(&VerifyArgs { repair, ..self.args.clone() }, &mut out).unwrap();
         assert_eq!(tree(self.tsdb.path()), before, "nothing local is touched");
         let mut text = String::from_utf8(out).unwrap();
         for n in 1..9 {
@@ -152,6 +156,76 @@ fn a_block_that_the_compactor_removed_is_left_alone() {
         );
     }
     assert!(!rig.object(2, "index").exists() && !rig.object(3, "meta.json").exists());
+}
+
+#[test]
+fn the_wrong_bucket_is_not_called_well() {
+    let mut rig = Rig::new();
+    rig.args.bucket.prefix = "elsewhere".to_owned();
+    let (lines, is_well) = rig.run(true);
+    assert_eq!(lines[3], "3 blocks checked: 0 whole, 0 wrong, 0 repaired, 3 gone from the bucket; 0 not to be shipped");
+    assert_eq!(lines[4], "the bucket has nothing of any of these blocks: is it the right one, with the right prefix?");
+    assert!(!is_well);
+}
+
+#[test]
+fn a_bucket_that_does_not_answer_is_not_asked_about_every_block() {
+    let rig = Rig::new();
+    for n in [4, 5] {
+        rig.tsdb.add(&Block::new(n));
+    }
+    let bucket = bucket::Faulty::new(Arc::new(DirBucket::open(rig.bucket_dir.path(), Disk::real()).unwrap()));
+    bucket.fail("", Kind::Retry);
+    let (_stopper, stop) = stop_pair().unwrap();
+    let (disk, labels) = (Disk::real(), Labels::default());
+    let audit = Audit {
+        disk: &disk,
+        bucket: &*bucket,
+        data_dir: rig.tsdb.path(),
+        meta_file_name: "thanos.shipper.json",
+        upload_compacted: false,
+        repair: false,
+        labels: &labels,
+    };
+    let mut n_found = 0;
+    let mut each = |_: &Finding| {
+        n_found += 1;
+        Ok(())
+    };
+    let err = verify::audit(&audit, &mut each, &stop).unwrap_err();
+    assert!(err.to_string().starts_with("the bucket cannot be asked, younger blocks are not checked: "), "{err}");
+    assert_eq!(n_found, 3);
+}
+
+#[test]
+fn a_block_that_prometheus_removes_meanwhile_is_no_problem() {
+    let rig = Rig::new();
+    let dir = rig.tsdb.block_dir(2);
+    let disk = Disk::watched(move |step| {
+        if step.op == Op::Open && step.path.starts_with(&dir) && step.path.ends_with("index") {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        Ok(())
+    });
+    let bucket = DirBucket::open(rig.bucket_dir.path(), Disk::real()).unwrap();
+    let (_stopper, stop) = stop_pair().unwrap();
+    let labels = Labels::default();
+    let audit = Audit {
+        disk: &disk,
+        bucket: &bucket,
+        data_dir: rig.tsdb.path(),
+        meta_file_name: "thanos.shipper.json",
+        upload_compacted: false,
+        repair: false,
+        labels: &labels,
+    };
+    let mut found = Vec::new();
+    let mut each = |finding: &Finding| {
+        found.push(finding.clone());
+        Ok(())
+    };
+    let summary = verify::audit(&audit, &mut each, &stop).unwrap();
+    assert_eq!((summary.n_whole, summary.n_wrong, summary.n_skipped, found), (2, 0, 1, Vec::new()));
 }
 
 #[test]

@@ -161,9 +161,13 @@ fn finding_json(finding: &Finding) -> String {
 fn summary_text(summary: &Summary) -> String {
     let Summary { n_whole, n_wrong, n_repaired, n_gone, n_skipped } = summary;
     let n_checked = n_whole + n_wrong + n_repaired + n_gone;
+    let doubt = match summary.is_strange() {
+        true => "the bucket has nothing of any of these blocks: is it the right one, with the right prefix?\n",
+        false => "",
+    };
     format!(
         "{n_checked} blocks checked: {n_whole} whole, {n_wrong} wrong, {n_repaired} repaired, {n_gone} gone from the \
-         bucket; {n_skipped} not to be shipped\n"
+         bucket; {n_skipped} not to be shipped\n{doubt}"
     )
 }
 
