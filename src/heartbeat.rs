@@ -53,6 +53,8 @@ struct Said {
     /// `None` when it is too old to tell.
     flags: Option<Flags>,
     info: RuntimeInfo,
+    /// Why there is no runtime information, where Prometheus could have given it.
+    unheard: Option<Error>,
 }
 
 impl Said {
@@ -104,10 +106,12 @@ impl Heartbeat {
             retention_ms = self
                 .retry(stop, failed, || {
                     let said = self.ask_flags(stop)?;
-                    match self.judge(&said, expected) {
+                    match (self.judge(&said, expected), &said.unheard) {
+                        // A relative path means nothing without the folder in which Prometheus runs.
+                        (Err(err), Some(unheard)) => Err(err.with_kind(Kind::Retry).context(unheard.to_string())),
                         // Only a person can help; the retry passes it on.
-                        Err(err) if err.kind() == Kind::Permanent => Ok(Err(err)),
-                        other => other.map(|()| Ok(said.retention_ms())),
+                        (Err(err), None) if err.kind() == Kind::Permanent => Ok(Err(err)),
+                        (other, _) => other.map(|()| Ok(said.retention_ms())),
                     }
                 })?
                 .context(|| "failed to validate prometheus flags")?;
@@ -163,7 +167,8 @@ impl Heartbeat {
     /// Flags under which blocks get lost only make a line in the log: queries are being served.
     fn look_again(&self, before: Option<i64>) -> Option<i64> {
         let Some(expected) = &self.check else { return before };
-        let said = self.client.flags().and_then(|flags| Ok(Said { flags, info: self.client.runtime_info()? }));
+        let said =
+            self.client.flags().and_then(|flags| Ok(Said { flags, info: self.client.runtime_info()?, unheard: None }));
         match said {
             Ok(said) => {
                 if let Err(err) = self.judge(&said, expected) {
@@ -200,11 +205,11 @@ impl Heartbeat {
             }
         };
         // It says more about the same things, and is not needed.
-        let info = self.client.runtime_info().unwrap_or_else(|err| {
-            log::debug!(err = err.to_string(); "failed to get Prometheus's runtime information");
-            RuntimeInfo::default()
-        });
-        Ok(Said { flags, info })
+        let (info, unheard) = match self.client.runtime_info() {
+            Ok(info) => (info, None),
+            Err(err) => (RuntimeInfo::default(), Some(err.context("get Prometheus's runtime information"))),
+        };
+        Ok(Said { flags, info, unheard })
     }
 
     /// `Errors:` as [`checks::judge`].

@@ -170,6 +170,26 @@ fn compaction_that_waits_for_our_file_is_accepted_however_the_file_is_spelled() 
 }
 
 #[test]
+fn a_relative_path_is_not_judged_while_prometheus_does_not_say_where_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let prometheus = FakePrometheus::start();
+    let info = |cwd: &str| format!("{{\"status\":\"success\",\"data\":{{\"CWD\":{cwd:?}}}}}");
+    prometheus.set(|state| {
+        state.flags.push((DELAY_COMPACT.into(), "data/thanos.shipper.json".into()));
+        state.overrides.push(("/api/v1/status/runtimeinfo".into(), 503, "starting".into()));
+    });
+    let mut args = bucket_args(dir.path());
+    args.push(format!("--prometheus.url={}", prometheus.url()));
+    let sidecar = Sidecar::start(&strs(&args));
+    let line = sidecar.wait_line("failed to validate prometheus flags. Is Prometheus running? Retrying");
+    assert!(line.contains("runtime information") && line.contains("different paths"), "{line}");
+    let cwd = dir.path().display().to_string();
+    prometheus.set(|state| state.overrides[0] = ("/api/v1/status/runtimeinfo".into(), 200, info(&cwd)));
+    sidecar.wait_line("successfully validated prometheus flags");
+    assert_eq!(sidecar.stop().code(), Some(0));
+}
+
+#[test]
 fn flags_that_cannot_be_read_are_asked_for_again() {
     let dir = tempfile::tempdir().unwrap();
     let (prometheus, sidecar) = beside(&[(MAX_BLOCK, "garbage")], None, dir.path(), &[]);
