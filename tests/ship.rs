@@ -1117,6 +1117,39 @@ fn a_folder_among_the_claims_that_cannot_be_read_or_removed_does_not_hide_the_ot
 }
 
 #[test]
+fn a_claim_that_outlives_its_block_and_is_out_of_sight_for_a_time_is_not_shipped_twice() {
+    let phase = Arc::new(AtomicUsize::new(0));
+    let flag = Arc::clone(&phase);
+    let mut rig = Rig::with(|config| {
+        config.disk = Disk::watched(move |step| match (flag.load(Ordering::SeqCst), step.op) {
+            (1 | 2, Op::RemoveFile) if step.path.ends_with("meta.json") => Err(std::io::Error::from_raw_os_error(5)),
+            (2, Op::List) if step.path.ends_with("thanos/upload") => Err(std::io::Error::from_raw_os_error(13)),
+            _ => Ok(()),
+        });
+    });
+    rig.tsdb.add(&Block::new(1));
+    rig.bucket.fail("", Kind::Retry);
+    rig.tick();
+    rig.bucket.heal();
+    phase.store(1, Ordering::SeqCst);
+    assert_eq!(rig.clean_tick(), 1);
+    assert_eq!(rig.claimed(), [1], "it could not be ended");
+    rig.remove(1);
+    phase.store(2, Ordering::SeqCst);
+    rig.restart();
+    rig.clean_tick();
+    // The compactor has made it part of another block.
+    std::fs::remove_dir_all(rig.object(1, "")).unwrap();
+    phase.store(3, Ordering::SeqCst);
+    rig.restart();
+    assert_eq!(rig.clean_tick(), 0);
+    assert!(rig.in_bucket().is_empty());
+    assert!(rig.claimed().is_empty());
+    rig.clean_tick();
+    assert_eq!(rig.tsdb.ledger(), ledger_text(&[], &[]));
+}
+
+#[test]
 fn a_claim_on_a_bad_sector_is_not_thrown_away() {
     let (disk, fails) = failing(5, |step| step.op == Op::Read && step.path.ends_with("meta.json"));
     let mut rig = Rig::with(|config| config.disk = disk);

@@ -35,6 +35,8 @@ pub struct Claims {
     ended: Vec<(Ulid, Record)>,
     /// The claim that is being uploaded, and is therefore not in `held`.
     in_hand: Option<InHand>,
+    /// Whether the last look may have missed claims.
+    has_unread: bool,
     told: BTreeSet<&'static str>,
 }
 
@@ -71,12 +73,27 @@ impl Claims {
     /// No claims yet; [`Claims::find`] finds those of an earlier run.
     pub fn new(spool: Spool, disk: Disk, bucket_name: &str, open_max: usize) -> Self {
         let (held, ended, told) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
-        Claims { spool, disk, bucket_name: bucket_name.to_owned(), open_max, held, ended, in_hand: None, told }
+        Claims {
+            spool,
+            disk,
+            bucket_name: bucket_name.to_owned(),
+            open_max,
+            held,
+            ended,
+            in_hand: None,
+            has_unread: false,
+            told,
+        }
     }
 
     /// The claimed blocks.
     pub fn iter(&self) -> impl Iterator<Item = (Ulid, &Claim)> {
         self.held.iter().map(|(ulid, claim)| (*ulid, claim))
+    }
+
+    /// Whether there may be claims on the disk that cannot be read now.
+    pub fn has_unread(&self) -> bool {
+        self.has_unread
     }
 
     /// The claim of a block.
@@ -104,8 +121,10 @@ impl Claims {
     /// Brings what is known and what is in the folder together: claims of an earlier run are found, leftovers removed,
     /// and claims whose folder somebody has removed are forgotten.
     pub fn find(&mut self) -> Result<()> {
+        self.has_unread = false;
         let (there, failed) = match self.spool.list() {
             Err(err) if err.kind() == Kind::Permanent => {
+                self.has_unread = true;
                 self.tell_once("list", "cannot read claims of an earlier run", &err);
                 return Ok(());
             }
@@ -125,6 +144,7 @@ impl Claims {
             let passed_over = "a claim of an earlier run cannot be read and is passed over";
             let held = match self.spool.load(ulid) {
                 Err(err) if matches!(err.kind(), Kind::Permanent | Kind::Corrupt) => {
+                    self.has_unread = true;
                     self.tell_once("load", passed_over, &err);
                     continue;
                 }
@@ -145,7 +165,10 @@ impl Claims {
                             log::error!(block = ulid.as_str(), err = err.to_string(); "claim of a block is damaged and given up");
                             self.leave(ulid, record);
                         }
-                        Err(err) if err.kind() == Kind::Permanent => self.tell_once("load", passed_over, &err),
+                        Err(err) if err.kind() == Kind::Permanent => {
+                            self.has_unread = true;
+                            self.tell_once("load", passed_over, &err);
+                        }
                         Err(err) => return Err(err.context(format!("read claim of block {ulid}"))),
                     }
                 }

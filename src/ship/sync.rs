@@ -413,7 +413,15 @@ impl Shipper {
 
     /// Lists blocks; a block's claim ends once the disk has its entry.
     fn record(&mut self, listing: &[Option<Listed>]) {
-        self.ledger.set(listing.iter().flatten().copied().collect());
+        let mut listed: Vec<Listed> = listing.iter().flatten().copied().collect();
+        if self.claims.has_unread() {
+            // A claim that could not be ended, and can be read again one day, must not be shipped once more: the
+            // compactor may have removed its block from the bucket by then.
+            let there: BTreeSet<Ulid> = listed.iter().map(|listed| listed.ulid).collect();
+            let others = self.ledger.listed().iter().filter(|old| old.shipped && !there.contains(&old.ulid));
+            listed.extend(others);
+        }
+        self.ledger.set(listed);
         if self.save_ledger() {
             for listed in listing.iter().flatten().filter(|listed| listed.shipped) {
                 self.claims.end(listed.ulid);
