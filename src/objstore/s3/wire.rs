@@ -309,3 +309,46 @@ impl<T: Transport> Transport for Listening<T> {
         self.0.is_tls()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Always has one more byte to say, and never says all.
+    #[derive(Debug)]
+    struct Dripping(LazyBuffers);
+
+    impl Transport for Dripping {
+        fn buffers(&mut self) -> &mut dyn Buffers {
+            &mut self.0
+        }
+
+        fn transmit_output(&mut self, _: usize, _: NextTimeout) -> Result<(), Error> {
+            Err(Error::ConnectionFailed)
+        }
+
+        fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+            assert!(timeout.after <= limits::S3_LAST_WORDS_TIMEOUT.into());
+            std::thread::yield_now();
+            Ok(true)
+        }
+
+        fn is_open(&mut self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn last_words_that_do_not_end_are_listened_to_for_their_time_only() {
+        let mut listening = Listening(Dripping(LazyBuffers::new(64, 64)));
+        let time = NextTimeout {
+            after: time::Duration::NotHappening,
+            reason: Timeout::Global,
+            per_read: None,
+            per_write: None,
+        };
+        let begun = Instant::now();
+        listening.transmit_output(0, time).unwrap_err();
+        assert!(begun.elapsed() < 10 * limits::S3_LAST_WORDS_TIMEOUT, "{:?}", begun.elapsed());
+    }
+}
