@@ -104,6 +104,14 @@ pub fn error(body: &[u8]) -> Option<ErrorAnswer> {
     })
 }
 
+/// The text of the first element of a name, at any depth; `None` where there is none, or where the body is no XML.
+pub fn first(body: &[u8], name: &str) -> Option<String> {
+    fn find<'a>(element: &'a Element, name: &str) -> Option<&'a Element> {
+        if element.name == name { Some(element) } else { element.children.iter().find_map(|child| find(child, name)) }
+    }
+    find(&parse(body).ok()?, name).map(|element| element.text.trim().to_owned())
+}
+
 /// A page of ListObjects or ListObjectsV2.
 pub fn listing(body: &[u8]) -> Result<Listing> {
     let root = parse(body)?;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::objstore::s3::config::Secret;
+use crate::objstore::s3::xml;
 use crate::time::parse_rfc3339_ms;
 
 /// The JSON of a metadata service, a container's endpoint or a process.
@@ -49,9 +50,9 @@ impl Json {
 }
 
 /// The keys in the XML of STS.
-pub(super) fn sts_keys(xml: &str) -> Result<Keys> {
+pub(super) fn sts_keys(text: &str) -> Result<Keys> {
     let present = |name: &str| {
-        element(xml, name).filter(|text| !text.is_empty()).ok_or_else(|| wrong(format!("the answer has no {name}")))
+        element(text, name).filter(|text| !text.is_empty()).ok_or_else(|| wrong(format!("the answer has no {name}")))
     };
     let expires = time(&present("Expiration")?)?;
     checked(present("AccessKeyId")?, present("SecretAccessKey")?, present("SessionToken")?, Some(expires))
@@ -80,58 +81,9 @@ fn time(text: &str) -> Result<SystemTime> {
     Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
 }
 
-/// The text of the first element of a name, whatever its namespace.
-pub(super) fn element(xml: &str, name: &str) -> Option<String> {
-    let mut rest = xml;
-    loop {
-        let (_, after) = rest.split_once('<')?;
-        let (tag, after) = after.split_once('>')?;
-        rest = after;
-        let full = tag.split([' ', '\t', '\r', '\n', '/']).next().unwrap_or_default();
-        let local = full.rsplit_once(':').map_or(full, |(_, local)| local);
-        if local == name && !tag.starts_with('/') && !tag.ends_with('/') {
-            let (text, _) = after.split_once('<')?;
-            return Some(unescaped(text.trim()));
-        }
-    }
-}
-
-fn unescaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('&') {
-        out.push_str(before);
-        let entity = after.split_once(';').and_then(|(name, after)| {
-            let c = match name {
-                "amp" => '&',
-                "lt" => '<',
-                "gt" => '>',
-                "quot" => '"',
-                "apos" => '\'',
-                _ => {
-                    let number = name.strip_prefix('#')?;
-                    let code = match number.strip_prefix(['x', 'X']) {
-                        Some(hex) => u32::from_str_radix(hex, 16),
-                        None => number.parse(),
-                    };
-                    char::from_u32(code.ok()?)?
-                }
-            };
-            Some((c, after))
-        });
-        match entity {
-            Some((c, after)) => {
-                out.push(c);
-                rest = after;
-            }
-            None => {
-                out.push('&');
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    out
+/// The text of the first element of a name, whatever its namespace and depth; `None` too where it is no XML.
+pub(super) fn element(text: &str, name: &str) -> Option<String> {
+    xml::first(text.as_bytes(), name)
 }
 
 /// The beginning of a peer's text, on one line, unless it gives one of the `secrets` back.
@@ -195,13 +147,10 @@ mod tests {
         let check = |name: &str, body: &str, expected: Option<&str>| {
             assert_eq!(element(&xml(body), name).as_deref(), expected, "{body}");
         };
-        check(
-            "Code",
-            "<Error><Code>A&amp;B&lt;&#65;&#x42;&apos;&quot;&gt;&no;&</Code></Error>",
-            Some("A&B<AB'\">&no;&"),
-        );
+        check("Code", "<Error><Code>A&amp;B&lt;&#65;&#x42;&apos;&quot;&gt;</Code></Error>", Some("A&B<AB'\">"));
         check("Code", "<Error><Code/><Code></Code></Error>", Some(""));
         check("Code", "<Coder>x</Coder>", None);
+        check("Code", "<Code>x</Code>&no;", None);
     }
 
     #[test]
