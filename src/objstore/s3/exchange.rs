@@ -149,7 +149,7 @@ impl Line {
             .max_idle_connections_per_host(settings.max_idle_conns_per_host)
             .max_idle_age(settings.idle_conn_timeout)
             .input_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES)
-            .output_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES);
+            .output_buffer_size(limits::COPY_BUFFER_BYTES);
         if !config.insecure {
             builder = builder.tls_config(tls(settings)?);
         }
