@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a bare Debian 12 lacks for building Pillion: cmake, g++ and make for gRPC's C core, git for the version
-# string, ca-certificates for fetching crates. Says first what it will do, and does nothing when all is there.
+# string, ca-certificates for fetching crates, openssl for the tests of TLS. Says first what it will do, and does
+# nothing when all is there.
 set -euo pipefail
 
 missing=()

@@ -151,7 +151,7 @@ fn the_store_encrypts() {
 }
 
 #[test]
-fn metadata_and_storage_class_arrive() {
+fn metadata_arrives_beside_a_storage_class() {
     let Some(rgw) = Rgw::shared() else { return };
     let bucket = rgw.bucket();
     let more = "part_size: 5242880\nput_user_metadata:\n  site: cellar 7\n  X-Amz-Storage-Class: STANDARD";
