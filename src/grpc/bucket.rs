@@ -51,6 +51,11 @@ impl Bucket {
         self.earned = (self.earned + tokens).min(EARNED_MAX);
     }
 
+    /// Whether a token is left of what was earned.
+    pub fn has_earned(&self) -> bool {
+        self.earned >= 1.0
+    }
+
     /// Adds tokens, up to the burst.
     fn give(&mut self, tokens: f64) {
         self.tokens = (self.tokens + tokens).min(self.rate.burst);

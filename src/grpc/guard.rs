@@ -5,7 +5,7 @@
 //!
 //! What honest clients do sets the rates: a querier cancels calls in bursts of tens, and grpc-go and the C core answer
 //! incoming DATA with WINDOW_UPDATE and PING frames, over loopback thousands a second. So control frames are paid for
-//! partly by time and partly by what the server sent.
+//! partly by time and partly by what the server sent, in frames and in bytes.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -32,6 +32,11 @@ const DATA_BYTES_TINY: u32 = 32;
 const FRAME_BYTES_DEFAULT: u32 = 16_384;
 /// Control frames a client may send for each frame of content the server sent: two window updates and a ping.
 const CONTROL_PER_SERVER_FRAME: f64 = 3.0;
+/// Bytes of DATA that pay for one WINDOW_UPDATE. The C core's client updates windows for each message that it reads, and
+/// the server packs hundreds of small messages into one DATA frame; the smallest series with its message takes more.
+const DATA_BYTES_PER_UPDATE: u64 = 32;
+/// Bytes of DATA whose updates may be outstanding: as many as a large flow-control window lets be on their way.
+const UNANSWERED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What a connection may do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,6 +108,8 @@ pub struct Guard {
     control: Bucket,
 
     server: Walker,
+    /// Bytes of DATA that were sent and have not paid for a WINDOW_UPDATE yet.
+    unanswered_bytes: u64,
     settings_sent: Option<Instant>,
     acknowledged: bool,
     frame_bytes_max: u32,
@@ -127,6 +134,7 @@ impl Guard {
             n_resets: 0,
             control: Bucket::new(rules.control, now),
             server: Walker::default(),
+            unanswered_bytes: 0,
             settings_sent: None,
             acknowledged: false,
             frame_bytes_max: FRAME_BYTES_DEFAULT,
@@ -232,6 +240,7 @@ impl Guard {
             SETTINGS => self.client_settings(now, frame),
             PING if frame.length != 8 => protocol("PING of a wrong size"),
             WINDOW_UPDATE if frame.length != 4 => protocol("WINDOW_UPDATE of a wrong size"),
+            WINDOW_UPDATE => self.charge_update(now),
             PRIORITY if frame.length != 5 => protocol("PRIORITY of a wrong size"),
             PUSH_PROMISE => protocol("PUSH_PROMISE from a client"),
             // Unknown types are to be ignored, which is work too.
@@ -289,6 +298,17 @@ impl Guard {
         if self.control.take(now, 1.0) { Ok(()) } else { abuse("too many control frames") }
     }
 
+    /// An update that an answer has provoked is no abuse, however fast the client reads.
+    fn charge_update(&mut self, now: Instant) -> Judged {
+        match self.unanswered_bytes.checked_sub(DATA_BYTES_PER_UPDATE) {
+            Some(left) if !self.control.has_earned() => {
+                self.unanswered_bytes = left;
+                Ok(())
+            }
+            _ => self.charge(now),
+        }
+    }
+
     fn charge_reset(&mut self, now: Instant) -> Judged {
         self.n_resets = self.n_resets.saturating_add(1);
         if self.resets.take(now, 1.0) { Ok(()) } else { abuse("streams are reset too fast") }
@@ -306,6 +326,10 @@ impl Guard {
 
     fn server_frame(&mut self, now: Instant, frame: Frame) {
         self.server_piece.1 = 0;
+        if frame.kind == DATA {
+            let bytes = self.unanswered_bytes.saturating_add(frame.length.into());
+            self.unanswered_bytes = bytes.min(UNANSWERED_BYTES_MAX);
+        }
         match frame.kind {
             DATA | HEADERS => self.control.earn(CONTROL_PER_SERVER_FRAME),
             // Each of these is answered by one frame. Acknowledgements give nothing, or a client would pay for its

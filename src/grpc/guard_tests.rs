@@ -219,6 +219,43 @@ fn answers_to_what_the_server_sends_are_free() {
 }
 
 #[test]
+fn a_fast_reader_of_small_messages_is_honest() {
+    let now = Instant::now();
+    let mut guard = Guard::new(FAST, now);
+    guard.client(now, &[hello(), request(1)].concat());
+    // The server packs hundreds of messages into one frame, and the client updates both windows for each.
+    let message_bytes = 64;
+    let updates = [frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 64]), frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 64])].concat();
+    for _ in 0..100 {
+        assert_eq!(guard.server(now, &frame(DATA, 0, 1, &vec![0; 256 * message_bytes])), Verdict::Pass);
+        for _ in 0..256 {
+            assert_eq!(guard.client(now, &updates), Verdict::Pass);
+        }
+    }
+    // DATA pays for the updates of windows, and for nothing else.
+    assert_eq!(guard.server(now, &frame(DATA, 0, 1, &[0; 10_000])), Verdict::Pass);
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(1000);
+    assert_eq!(name(guard.client(now, &pings)), "abuse: too many control frames");
+}
+
+#[test]
+fn what_data_pays_for_is_bounded() {
+    let now = Instant::now();
+    let mut guard = Guard::new(Rules { control: Rate { burst: 5.0, per_second: 1.0 }, ..FAST }, now);
+    guard.client(now, &[hello(), request(1)].concat());
+    let large = frame(DATA, 0, 1, &vec![0; 1 << 20]);
+    for _ in 0..100 {
+        assert_eq!(guard.server(now, &large), Verdict::Pass);
+    }
+    let n_free = UNANSWERED_BYTES_MAX / DATA_BYTES_PER_UPDATE;
+    let update = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
+    for _ in 0..n_free {
+        assert_eq!(guard.client(now, &update), Verdict::Pass);
+    }
+    assert_eq!(name(guard.client(now, &update.repeat(400))), "abuse: too many control frames");
+}
+
+#[test]
 fn the_frame_size_is_what_the_server_announced() {
     let now = Instant::now();
     let large = frame(DATA, 0, 1, &[0; 16_385]);
