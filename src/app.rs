@@ -6,12 +6,9 @@ use std::time::{Duration, Instant};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, select};
 
-use crate::admin::{self, Admin};
-use crate::cli::config::{Config, ShipperOptions};
-use crate::cli::upload_limits;
-use crate::cli::values::HashFunc;
-use crate::error::{Context, Error, Kind, Result};
-use crate::files::Disk;
+use crate::admin;
+use crate::cli::config::ShipperOptions;
+use crate::cli::{Config, HashFunc};
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
 use crate::grpc::pool::Pool;
@@ -19,23 +16,27 @@ use crate::grpc::reflection::Reflection;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
-use crate::metrics::{FrontMetrics, Metrics, ShipMetrics};
-use crate::objstore::pace::Pace;
-use crate::objstore::{Metered, open};
-use crate::prom::checks::Expected;
-use crate::prom::client::{Client, Target};
-use crate::ship::calm::{Allowed, Calm};
-use crate::ship::{self, ShipConfig, Shipper};
-use crate::state::{Probes, PromState, Published};
-use crate::store::quota::InFlight;
-use crate::store::series;
-use crate::supervisor::{Event, Stop, Supervisor, is_ending, spawn_signals};
-use crate::{limits, listen, sys};
+use crate::metrics::{FrontMetrics, Metrics};
+use crate::probes::Probes;
+use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
+use crate::{limits, sys};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::files::Disk;
+use pillion_base::state::{PromState, Published};
+use pillion_base::stop::Stop;
+use pillion_bucket::{Metered, Pace};
+use pillion_http::address::ListenAddress;
+use pillion_http::server::Server as HttpServer;
+use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
+use pillion_read::store;
+use pillion_ship as ship;
+use pillion_ship::metrics::ShipMetrics;
+use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
 /// `Errors:` what kept it from starting, what ended it, or which parts did not end in time.
-pub fn run(config: Config) -> Result<()> {
+pub(crate) fn run(config: Config) -> Result<()> {
     sys::cap_allocator();
     let metrics = Metrics::new();
     let probes = Probes::new(metrics.status.clone());
@@ -44,7 +45,7 @@ pub fn run(config: Config) -> Result<()> {
 
     // HTTP ends last, so that the stop can be watched: it has a stop of its own.
     let mut http = Supervisor::new()?;
-    let admin = Admin::bind(&config.http_address.to_string())?.with_grace(config.http_grace_period);
+    let admin = HttpServer::bind(&config.http_address, "--http-address")?.with_grace(config.http_grace_period);
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
     let routes = admin::routes(metrics.clone(), probes.clone());
@@ -75,7 +76,7 @@ pub fn run(config: Config) -> Result<()> {
 
 /// What main needs of the parts that run.
 struct Started {
-    client: Arc<Client>,
+    client: Arc<PromClient>,
     uploads: Option<Uploads>,
 }
 
@@ -83,10 +84,10 @@ struct Started {
 fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes: &Probes) -> Result<Started> {
     let uploads = Uploads::new(config, metrics)?;
     // Listening begins when Prometheus is known, but a port that is taken should be known now.
-    let address = config.grpc_address.to_string();
-    drop(listen::bind_address(&address, "--grpc-address").context(|| format!("listen gRPC on address {address}"))?);
+    let address = config.grpc_address.clone();
+    drop(Front::bind(&address, metrics.grpc.front.clone())?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
-    let client = Arc::new(Client::new(target(config), config.get_config_timeout)?);
+    let client = Arc::new(PromClient::new(prom_url(config), config.get_config_timeout)?);
     let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
@@ -95,7 +96,7 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         Some(uploads) => {
             let shipper = shipper(config, &state, metrics, uploads)?;
             supervisor.spawn("ship", move |stop| shipper.run(stop))?;
-            Some(Expected {
+            Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
                 ignore_unequal_block_size: config.shipper.ignore_unequal_block_size,
             })
@@ -124,12 +125,7 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         reflection: reflection.clone(),
         pool: Pool::new(config.concurrent_calls, limits::CALL_QUEUE),
         grpc_metrics: metrics.grpc.clone(),
-        shared: series::Shared {
-            twins: Arc::default(),
-            per_call: config.per_call,
-            in_flight: InFlight::new(bytes_in_flight(config)),
-            metrics: metrics.store.clone(),
-        },
+        shared: store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone()),
     };
     let serving = Serving {
         address,
@@ -145,10 +141,10 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
     Ok(Started { client, uploads })
 }
 
-/// What uploads are allowed, now and after SIGHUP.
+/// The schedule of uploads, whose limits SIGHUP reads again.
 struct Uploads {
     options: ShipperOptions,
-    calm: Calm,
+    schedule: Schedule,
     pace: Pace,
     metrics: ShipMetrics,
 }
@@ -157,19 +153,19 @@ impl Uploads {
     /// `None` without a bucket. `Errors:` a file of upload limits that cannot be read or understood.
     fn new(config: &Config, metrics: &Metrics) -> Result<Option<Self>> {
         let options = config.shipper.clone();
-        let allowed = upload_limits::load(&options.upload_limits_file, &options.allowed)?;
+        let limits = options.upload_limits.with_file(&options.upload_limits_file)?;
         if config.bucket.is_none() {
             return Ok(None);
         }
-        log::info!(limits = allowed.to_string(); "upload limits");
+        log::info!(limits = limits.to_string(); "upload limits");
         let (pace, metrics) = (Pace::default(), metrics.shipper());
-        let uploads = Uploads { options, calm: Calm::new(allowed.clone(), pace.clone()), pace, metrics };
-        uploads.show(&allowed);
+        let uploads = Uploads { options, schedule: Schedule::new(limits.clone(), pace.clone()), pace, metrics };
+        uploads.show(&limits);
         Ok(Some(uploads))
     }
 
-    fn show(&self, allowed: &Allowed) {
-        self.metrics.upload_rate_limit_bytes.set(i64::try_from(allowed.rate_bytes).unwrap_or(i64::MAX));
+    fn show(&self, limits: &UploadLimits) {
+        self.metrics.upload_rate_limit_bytes.set(i64::try_from(limits.rate_bytes).unwrap_or(i64::MAX));
     }
 
     /// Reads the file again; one that is broken changes nothing.
@@ -177,8 +173,8 @@ impl Uploads {
         if self.options.upload_limits_file.is_empty() {
             return;
         }
-        let before = self.calm.allowed();
-        match upload_limits::load(&self.options.upload_limits_file, &self.options.allowed) {
+        let before = self.schedule.limits();
+        match self.options.upload_limits.with_file(&self.options.upload_limits_file) {
             Err(err) => {
                 log::error!(err = err.to_string(), still = before.to_string(); "reloading the upload limits failed");
             }
@@ -186,7 +182,7 @@ impl Uploads {
             Ok(now) => {
                 log::info!(before = before.to_string(), now = now.to_string(); "upload limits changed");
                 self.show(&now);
-                self.calm.change(now);
+                self.schedule.set_limits(now);
             }
         }
     }
@@ -205,9 +201,9 @@ fn bytes_in_flight(config: &Config) -> usize {
 }
 
 /// Where Prometheus is, as the client wants it.
-fn target(config: &Config) -> Target {
+fn prom_url(config: &Config) -> PromUrl {
     let url = &config.prometheus_url;
-    Target {
+    PromUrl {
         origin: url.origin(),
         authorization: url.user.as_ref().map(|user| {
             let plain = format!("{}:{}", user.username, user.password.as_deref().unwrap_or_default());
@@ -223,10 +219,10 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
     let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
-    let bucket = open::open(bucket, &disk, uploads.pace.clone())?;
+    let bucket = pillion_bucket::open(bucket, &disk, uploads.pace.clone())?;
     let bucket_metrics = metrics.bucket(bucket.name());
     let bucket = Metered::wrap(bucket, bucket_metrics.clone());
-    let (calm, idle) = (uploads.calm.clone(), uploads.calm.clone());
+    let (schedule, idle) = (uploads.schedule.clone(), uploads.schedule.clone());
     let ship = ShipConfig {
         meta_file_name: config.shipper.meta_file_name.clone(),
         upload_compacted: config.shipper.upload_compacted,
@@ -236,8 +232,8 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
         ready_timeout: config.ready_timeout,
         disk,
         claim_budget_bytes: config.shipper.claim_budget_bytes,
-        calm: Some(Arc::new(move |stop| calm.wait_to_start(stop))),
-        on_idle: Some(Arc::new(move || idle.rest())),
+        upload_gate: Some(Arc::new(move |stop| schedule.wait_to_start(stop))),
+        on_idle: Some(Arc::new(move || idle.reset_jitter())),
         ..ShipConfig::new(&config.tsdb_path)
     };
     let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
@@ -248,7 +244,7 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
 
 /// The gRPC part: waits at the gate, then listens, serves and drains.
 struct Serving {
-    address: String,
+    address: ListenAddress,
     age_max: Option<Duration>,
     grace: Duration,
     services: Services,
@@ -271,7 +267,7 @@ impl Serving {
         let server = Server::start(self.services.build(), self.age_max)?;
         let front = Front::bind(&self.address, self.metrics)?;
         let connections = front.connections();
-        log::info!(address = self.address; "listening for serving gRPC");
+        log::info!(address = self.address.to_string(); "listening for serving gRPC");
         self.probes.serving();
         sys::release_start_up_code();
         front.run(stop, |connection, _| {

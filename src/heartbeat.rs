@@ -9,16 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::Sender;
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::labels::Labels;
 use crate::metrics::HeartbeatMetrics;
-use crate::prom::answers::RuntimeInfo;
-use crate::prom::checks::{self, Expected, Flags, Remark};
-use crate::prom::client::Client;
-use crate::prom::paths::OnDisk;
-use crate::state::{Probes, PromState, Published};
-use crate::supervisor::Stop;
-use crate::time::{TimeOrDuration, unix_ms};
+use crate::probes::Probes;
+use pillion_base::error::{Context, Error, Kind, Result};
+use pillion_base::labels::Labels;
+use pillion_base::state::{PromState, Published};
+use pillion_base::stop::Stop;
+use pillion_base::time::{TimeOrDuration, unix_ms};
+use pillion_read::prom::{self, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
@@ -27,9 +25,9 @@ const NO_LABELS: &str = "no external labels configured on Prometheus server, uni
                          be configured; see https://thanos.io/tip/thanos/storage.md#external-labels for details.";
 
 /// The heartbeat's settings and what it writes.
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     /// The Prometheus it asks.
-    pub client: Arc<Client>,
+    pub client: Arc<PromClient>,
     /// Time between two beats, and between two tries of a start-up step.
     pub interval: Duration,
     /// Time one try may take.
@@ -37,7 +35,7 @@ pub struct Heartbeat {
     /// `--min-time`.
     pub min_time: TimeOrDuration,
     /// The flags check, when blocks are shipped.
-    pub check: Option<Expected>,
+    pub check: Option<FlagCheck>,
     /// Where the snapshot goes.
     pub state: Published<PromState>,
     /// Readiness.
@@ -59,7 +57,7 @@ struct Said {
 
 impl Said {
     fn retention_ms(&self) -> Option<i64> {
-        checks::retention_ms(Some(&self.info.retention), self.flags.as_ref().unwrap_or(&Flags::new()))
+        prom::retention_ms(Some(&self.info.retention), self.flags.as_ref().unwrap_or(&Flags::new()))
     }
 }
 
@@ -67,9 +65,9 @@ impl Heartbeat {
     /// Runs until the stop.
     ///
     /// `Errors:` only when Prometheus has no external labels at start, or flags that do not go with uploads. `Blocks:` a
-    /// request in flight is cut by [`Client::interrupt`].
+    /// request in flight is cut by [`PromClient::interrupt`].
     /// `Differs:` Thanos complains of such flags for ever (D-20).
-    pub fn run(self, stop: &Stop) -> Result<()> {
+    pub(crate) fn run(self, stop: &Stop) -> Result<()> {
         match self.start_up(stop) {
             Err(err) if err.kind() == Kind::Stopped => return Ok(()),
             other => other?,
@@ -212,8 +210,8 @@ impl Heartbeat {
         Ok(Said { flags, info, unheard })
     }
 
-    /// `Errors:` as [`checks::judge`].
-    fn judge(&self, said: &Said, expected: &Expected) -> Result<()> {
+    /// `Errors:` as [`prom::check_flags`].
+    fn judge(&self, said: &Said, expected: &FlagCheck) -> Result<()> {
         let Some(flags) = &said.flags else {
             log::warn!(
                 "failed to check Prometheus flags, due to potentially older Prometheus. No extra validation is done."
@@ -221,20 +219,20 @@ impl Heartbeat {
             return Ok(());
         };
         let cwd = Some(Path::new(&said.info.cwd)).filter(|cwd| !cwd.as_os_str().is_empty());
-        for remark in checks::judge(flags, expected, cwd, &OnDisk)? {
-            match remark {
-                Remark::BlockTime(time) => log::warn!(
+        for warning in prom::check_flags(flags, expected, cwd)? {
+            match warning {
+                FlagWarning::BlockTime(time) => log::warn!(
                     "block-time" = time;
                     "found that TSDB block time is not 2h. Only 2h block time is recommended."
                 ),
-                Remark::UnequalBlockSizeIgnored => log::warn!(
+                FlagWarning::UnequalBlockSizeIgnored => log::warn!(
                     "flag to ignore Prometheus min/max block duration flags differing is being used: a block that Prometheus \
                      compacts before it was shipped will be missing from the bucket."
                 ),
-                Remark::OtherLedger(text) => {
+                FlagWarning::OtherLedger(text) => {
                     log::warn!(err = text; "going on although Prometheus may compact at any time")
                 }
-                Remark::NoLedger(fault) => log::warn!(
+                FlagWarning::NoLedger(fault) => log::warn!(
                     path = expected.ledger.display().to_string(), err = fault;
                     "Prometheus waits with compaction for a file that the sidecar cannot write; without it Prometheus \
                      compacts at any time. Make --tsdb.path writable for the sidecar."

@@ -1,51 +1,38 @@
 //! Pillion: the Thanos sidecar as one small synchronous daemon.
 //!
-//! Modules in reading order: `app` is the one place where the parts meet; `state` is what they share; then come the
-//! parts. ARCHITECTURE.md has the picture.
+//! `app` is the one place where the parts meet. ARCHITECTURE.md has the picture, and which module may use which.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, unreachable_pub)]
 
-pub mod app;
-pub mod changes;
-pub mod supervisor;
+mod admin;
+mod app;
+mod cli;
+mod client;
+mod command;
+mod grpc;
+mod heartbeat;
+mod limits;
+mod log_format;
+mod metrics;
+mod probes;
+mod supervisor;
+mod sys;
+mod version;
 
-pub mod error;
-pub mod labels;
-pub mod limits;
-pub mod state;
+pub use command::main;
 
-pub mod cli;
-pub mod log_format;
-pub mod metrics;
-pub mod time;
-pub mod yaml;
-
-pub mod admin;
-pub mod apis;
-pub mod connect;
-pub mod grpc;
-pub mod heartbeat;
-pub mod http;
-pub mod listen;
-pub mod prom;
-pub mod store;
-
-pub mod files;
-pub mod objstore;
-pub mod ship;
-
-pub mod client;
-pub mod sys;
-
-/// Pillion's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit it was built from, or `unknown`.
-pub const REVISION: &str = env!("PILLION_REVISION");
-/// The compiler it was built with.
-pub const RUSTC_VERSION: &str = env!("PILLION_RUSTC");
-
-/// Generated from `proto/` by build.rs.
-#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
-pub mod pb {
-    include!(concat!(env!("OUT_DIR"), "/protos/mod.rs"));
+/// What tests and benches look at in their own process; no interface for anybody else.
+#[doc(hidden)]
+pub mod inside {
+    pub use crate::admin::routes;
+    pub use crate::cli::markdown_table;
+    pub use crate::client::verify::{VerifyArgs, verify};
+    pub use crate::client::{INFO, InfoArgs, SERIES, SeriesArgs, info, series};
+    pub use crate::grpc::bridge::Bridge;
+    pub use crate::grpc::front::{Connections, Front};
+    pub use crate::grpc::methods;
+    pub use crate::limits::{CALL_QUEUE, CALL_THREADS, GRPC_PING_INTERVAL_MIN};
+    pub use crate::metrics::{FRONT_REASONS, FrontMetrics, Metrics};
+    pub use crate::probes::Probes;
+    pub use crate::sys::process_stat;
 }

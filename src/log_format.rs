@@ -12,15 +12,38 @@ use std::time::SystemTime;
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter, Record};
 
-use crate::cli::values::{LogFormat, LogLevel};
-use crate::error::{Error, Kind, Result};
-use crate::time::format_rfc3339_nano;
 use logfmt::{logfmt_pair, logfmt_raw};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::time::format_rfc3339_nano;
+
+/// The least severe level that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogLevel {
+    /// Only what needs somebody.
+    Error,
+    /// What may need somebody.
+    Warn,
+    /// What happens once in a while.
+    Info,
+    /// Everything.
+    Debug,
+}
+
+/// The form of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// `key=value` lines.
+    Logfmt,
+    /// One JSON object on a line.
+    Json,
+    /// `key=value` lines that begin with the priority in the way systemd reads it.
+    Journald,
+}
 
 /// Sends the log to standard error from now on.
 ///
 /// `debug_name` is in every line when it is not empty. `Errors:` when the process has a logger already.
-pub fn init(level: LogLevel, format: LogFormat, debug_name: &str) -> Result<()> {
+pub(crate) fn init(level: LogLevel, format: LogFormat, debug_name: &str) -> Result<()> {
     let own = level_filter(level);
     let debug_name = debug_name.to_owned();
     env_logger::Builder::new()
@@ -185,15 +208,16 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// Which part of the daemon a line is about, where the line does not say so itself.
+/// The part of the daemon that a line is about, where the line does not say so with a key of its own. A line says it with
+/// its target, `pillion/<component>`; any other target of ours is the sidecar as a whole.
 fn component(target: &str) -> &str {
-    let mut path = target.split("::");
-    match (path.next(), path.next()) {
-        (None | Some(""), _) => "grpc-core",
-        (Some("pillion"), Some("ship")) => "shipper",
-        (Some("pillion"), Some("reload")) => "reloader",
-        (Some("pillion"), _) => "sidecar",
-        (Some(library), _) => library,
+    if let Some(component) = target.strip_prefix("pillion/") {
+        return component;
+    }
+    match target.split("::").next() {
+        None | Some("") => "grpc-core",
+        Some(ours) if ours.starts_with("pillion") => "sidecar",
+        Some(library) => library,
     }
 }
 
@@ -272,7 +296,7 @@ mod tests {
             &Record::builder()
                 .target(target)
                 .level(level)
-                .file(Some("src/ship/mod.rs"))
+                .file(Some("src/a/mod.rs"))
                 .line(Some(12))
                 .args(format_args!("{msg}"))
                 .key_values(&record_pairs)
@@ -288,7 +312,7 @@ mod tests {
         let error = "open x: \"y\"\nno";
         for (target, level, msg, pairs, debug_name, want) in [
             (
-                "pillion::ship",
+                "pillion/shipper",
                 Level::Info,
                 "upload new block",
                 vec![("id", Value::from("01A")), ("size_bytes", Value::from(42))],
@@ -318,7 +342,7 @@ mod tests {
             ("", Level::Error, "chatty", vec![], "", "error component=grpc-core msg=chatty"),
             ("rustls::client", Level::Warn, "x", vec![], "", "warn component=rustls msg=x"),
             (
-                "pillion::x",
+                "pillion_bucket::x",
                 Level::Trace,
                 "",
                 vec![("a", Value::null()), ("b", Value::from(true))],
@@ -351,7 +375,7 @@ mod tests {
             ("nan", Value::from(f64::NAN)),
             ("err", Value::from("a\n\"b\"")),
         ];
-        with_line("pillion::ship", Level::Warn, "two\nlines", &pairs, "me", |line| {
+        with_line("pillion/shipper", Level::Warn, "two\nlines", &pairs, "me", |line| {
             let want = concat!(
                 r#"{"caller":"mod.rs:12","component":"shipper","err":"a\n\"b\"","level":"warn","msg":"two\nlines","#,
                 r#""name":"me","nan":"NaN","none":null,"ok":false,"ratio":0.5,"size_bytes":42,"#,

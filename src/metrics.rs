@@ -11,14 +11,15 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::ship::backlog::Backlog;
-use crate::ship::truth::Truth;
+use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
+use pillion_read::store::StoreMetrics;
+use pillion_ship::metrics::{FAILURE_CLASSES, ShipMetrics};
 
 const WHY: &str = "metric names and labels are constants, checked by a test";
 /// Buckets of every latency histogram. `Units:` seconds. `Source:` Thanos.
 const LATENCY_BUCKETS: [f64; 14] = [0.001, 0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0, 90.0, 120.0];
 /// The methods of the served `thanos.*` services: type, service, method.
-pub const GRPC_METHODS: [(&str, &str, &str); 9] = [
+pub(crate) const GRPC_METHODS: [(&str, &str, &str); 9] = [
     ("unary", "thanos.info.Info", "Info"),
     ("server_stream", "thanos.Store", "Series"),
     ("unary", "thanos.Store", "LabelNames"),
@@ -30,7 +31,7 @@ pub const GRPC_METHODS: [(&str, &str, &str); 9] = [
     ("server_stream", "thanos.Status", "TSDBStatistics"),
 ];
 /// Names of the 17 gRPC status codes by number, as Go prints them.
-pub const GRPC_CODES: [&str; 17] = [
+pub(crate) const GRPC_CODES: [&str; 17] = [
     "OK",
     "Canceled",
     "Unknown",
@@ -49,9 +50,6 @@ pub const GRPC_CODES: [&str; 17] = [
     "DataLoss",
     "Unauthenticated",
 ];
-/// Operations of a bucket, as Thanos's objstore names them.
-pub const BUCKET_OPERATIONS: [&str; 7] = ["iter", "get", "get_range", "exists", "upload", "delete", "attributes"];
-
 /// All metrics and the registry that prints them.
 #[derive(Clone)]
 pub struct Metrics {
@@ -76,17 +74,6 @@ pub struct HeartbeatMetrics {
     pub prometheus_up: IntGauge,
 }
 
-/// What Series calls move.
-#[derive(Clone)]
-pub struct StoreMetrics {
-    pub received_frames: Histogram,
-    pub series_requested: Histogram,
-    pub chunks_requested: Histogram,
-    pub pending_series_requests: IntGauge,
-    /// Label `reason`: `series` or `chunks`.
-    pub selects_dropped: IntCounterVec,
-}
-
 /// What the gRPC server and its front door move.
 #[derive(Clone)]
 pub struct GrpcMetrics {
@@ -108,75 +95,6 @@ pub struct FrontMetrics {
     pub refused: IntCounterVec,
 }
 
-/// What the shipper moves; registered only when a bucket is configured, as in Thanos.
-#[derive(Clone)]
-pub struct ShipMetrics {
-    pub dir_syncs: IntCounter,
-    pub dir_sync_failures: IntCounter,
-    pub uploads: IntCounter,
-    pub upload_failures: IntCounter,
-    pub corrupted_blocks: IntCounter,
-    pub upload_compacted_done: IntGauge,
-    /// From here on Pillion's own.
-    pub pending_blocks: IntGauge,
-    pub pending_bytes: IntGauge,
-    pub oldest_pending_age_seconds: Gauge,
-    pub oldest_pending_retention_seconds: Gauge,
-    pub claimed_bytes: IntGauge,
-    pub claims_given_up: IntCounter,
-    pub quarantined_blocks: IntGauge,
-    /// Label `class`: one of [`FAILURE_CLASSES`].
-    pub failures: IntCounterVec,
-    pub resumed_bytes: IntCounter,
-    pub upload_rate_limit_bytes: IntGauge,
-    pub last_success_timestamp_seconds: Gauge,
-}
-
-impl ShipMetrics {
-    /// Shows what waits to be shipped, and what has happened since the start.
-    pub fn show(&self, backlog: &Backlog, truth: &Truth) {
-        let int = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.pending_blocks.set(int(truth.n_blocks));
-        self.pending_bytes.set(int(truth.bytes));
-        self.oldest_pending_age_seconds.set(truth.oldest_age_s);
-        self.oldest_pending_retention_seconds.set(truth.retention_s);
-        self.claimed_bytes.set(int(backlog.claimed_bytes));
-        self.quarantined_blocks.set(int(backlog.quarantined.len() as u64));
-        grow(&self.claims_given_up, backlog.n_given_up);
-        grow(&self.resumed_bytes, backlog.resumed_bytes);
-        let mut failures = FAILURE_CLASSES.map(|class| (class, 0_u64));
-        for (class, number) in &backlog.failures {
-            // A class without a counter of its own counts as transient: nothing is lost, and no label is made up.
-            let known = if FAILURE_CLASSES.contains(class) { class } else { "transient" };
-            for (_, sum) in failures.iter_mut().filter(|(name, _)| *name == known) {
-                *sum += number;
-            }
-        }
-        for (class, sum) in failures {
-            grow(&self.failures.with_label_values(&[class]), sum);
-        }
-        if let Some(last) = backlog.last_upload {
-            self.last_success_timestamp_seconds.set(last.as_millisecond() as f64 / 1000.0);
-        }
-    }
-}
-
-/// Brings a counter up to a sum that only grows.
-fn grow(counter: &IntCounter, sum: u64) {
-    counter.inc_by(sum.saturating_sub(counter.get()));
-}
-
-/// What bucket operations move, with the bucket's name as a constant label. Label `operation`.
-#[derive(Clone)]
-pub struct BucketMetrics {
-    pub operations: IntCounterVec,
-    pub failures: IntCounterVec,
-    pub fetched_bytes: IntCounterVec,
-    pub transferred_bytes: HistogramVec,
-    pub duration_seconds: HistogramVec,
-    pub last_successful_upload_time: Gauge,
-}
-
 #[derive(Clone)]
 struct ProcessMetrics {
     cpu_seconds: Counter,
@@ -190,24 +108,6 @@ struct ProcessMetrics {
 
 /// The reasons for which the front door turns a connection away or closes it.
 pub const FRONT_REASONS: [&str; 5] = ["connections", "handshake", "settings_ack", "abuse", "protocol"];
-
-/// What can be at fault when shipping fails, as [`crate::error::Error::class`] says it.
-pub const FAILURE_CLASSES: [&str; 14] = [
-    "network",
-    "throttled",
-    "denied",
-    "credentials",
-    "clock",
-    "certificate",
-    "no_bucket",
-    "server",
-    "integrity",
-    "transient",
-    "permanent",
-    "missing",
-    "limit",
-    "corrupt",
-];
 
 impl Metrics {
     /// Declares everything that exists in every configuration.
@@ -229,10 +129,10 @@ impl Metrics {
         };
         build
             .with_label_values(&[
-                crate::VERSION,
-                crate::REVISION,
+                crate::version::VERSION,
+                crate::version::REVISION,
                 "",
-                crate::RUSTC_VERSION,
+                crate::version::RUSTC_VERSION,
                 std::env::consts::OS,
                 arch,
                 "pillion",
@@ -597,8 +497,6 @@ fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Error, Kind};
-    use std::collections::BTreeMap;
 
     #[test]
     fn everything_is_there_from_the_first_scrape() {
@@ -622,29 +520,5 @@ mod tests {
         }
         assert_eq!(page.matches("grpc_server_handled_total{").count(), GRPC_METHODS.len() * GRPC_CODES.len());
         assert!(page.contains("process_resident_memory_bytes "), "{page}");
-    }
-
-    #[test]
-    fn failures_are_counted_by_class_and_unknown_classes_make_no_label() {
-        let ship = Metrics::new().shipper();
-        let failures = BTreeMap::from([("throttled", 2), ("transient", 1), ("made up", 3), ("new", 4)]);
-        let mut backlog = Backlog { failures, n_given_up: 2, resumed_bytes: 7, ..Backlog::default() };
-        let truth = Truth::new(&[], 0, None);
-        let count = |class: &str| ship.failures.with_label_values(&[class]).get();
-        // Sums since the start: shown twice, counted once.
-        for _ in 0..2 {
-            ship.show(&backlog, &truth);
-            assert_eq!((count("throttled"), count("transient"), count("network")), (2, 8, 0));
-            assert_eq!((ship.claims_given_up.get(), ship.resumed_bytes.get()), (2, 7));
-        }
-        assert_eq!(ship.last_success_timestamp_seconds.get().to_string(), "0");
-        backlog.failures.insert("throttled", 5);
-        backlog.last_upload = jiff::Timestamp::from_millisecond(1_500).ok();
-        ship.show(&backlog, &truth);
-        assert_eq!((count("throttled"), ship.last_success_timestamp_seconds.get().to_string().as_str()), (5, "1.5"));
-        // Kinds without a word of their own have a counter too; what was stopped has not failed.
-        for kind in [Kind::Retry, Kind::Permanent, Kind::NotFound, Kind::Limit, Kind::BadRequest, Kind::Corrupt] {
-            assert!(FAILURE_CLASSES.contains(&Error::new(kind, "x").class()), "{kind:?}");
-        }
     }
 }

@@ -1,5 +1,4 @@
-//! What needs the operating system's own words: process figures from `/proc`, a socket option. The only file, with
-//! `grpc/front` and `grpc/bridge`, that may hold unsafe code.
+//! What needs the operating system's own words: process figures from `/proc`, the allocator, code pages.
 
 use std::path::Path;
 
@@ -46,7 +45,7 @@ pub fn process_stat() -> Option<ProcessStat> {
 }
 
 /// The smallest memory limit of the control groups (v2) this process is in; `None` without one. `Units:` bytes.
-pub fn memory_limit() -> Option<u64> {
+pub(crate) fn memory_limit() -> Option<u64> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let root = Path::new("/sys/fs/cgroup");
@@ -58,7 +57,7 @@ pub fn memory_limit() -> Option<u64> {
 }
 
 /// Caps the pools of the C library's allocator: by default each of the core's many small threads gets one of its own.
-pub fn cap_allocator() {
+pub(crate) fn cap_allocator() {
     // SAFETY: mallopt only sets a number; it is called before any other thread exists.
     #[allow(unsafe_code)]
     unsafe {
@@ -68,7 +67,7 @@ pub fn cap_allocator() {
 
 /// Lets go of code pages that only the start has needed. They stay in the page cache, where the kernel can drop them,
 /// and a page that is run again is mapped again.
-pub fn release_start_up_code() {
+pub(crate) fn release_start_up_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     for line in maps.lines() {
         let mut fields = line.split_ascii_whitespace();
@@ -91,25 +90,6 @@ pub fn release_start_up_code() {
             return;
         }
     }
-}
-
-/// Bounds the bytes that wait in the kernel for their first time on the wire, so that a writer is blocked at the pace of
-/// the link. What is under way and not acknowledged yet is not bounded by it.
-pub fn set_unsent_bytes_max(socket: std::os::fd::BorrowedFd<'_>, bytes: u32) -> std::io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let size = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4);
-    // SAFETY: the option takes an int, whose address and size are given, and nothing keeps the address.
-    #[allow(unsafe_code)]
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            std::ptr::from_ref(&bytes).cast(),
-            size,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 fn clock_ticks() -> f64 {

@@ -1,5 +1,6 @@
 //! What the daemon may cost, as numbers: memory, threads and files when idle, the time to start and to stop, the size
-//! of the binary. Each test prints its figure, for the README: `cargo test --release --test budgets -- --nocapture`.
+//! of the binary, what an attack may cost (for `PILLION_ATTACK_SECONDS`). Each test
+//! prints its figure, for docs/performance.md: `make budgets`.
 //!
 //! A time or a memory figure is the best of several tries: a busy machine makes a try worse, and nothing makes it better
 //! than the program is.
@@ -7,24 +8,33 @@
 // Printing the figures is half of the purpose.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::float_cmp)]
 
-#[path = "support/fake_prometheus.rs"]
-mod fake_prometheus;
-#[path = "support/sidecar.rs"]
-mod sidecar;
-#[path = "support/store_client.rs"]
-mod store_client;
+#[allow(dead_code)]
+#[path = "it/front/raw.rs"]
+mod raw;
+#[allow(dead_code)]
+#[path = "it/front/server.rs"]
+mod server;
+#[allow(dead_code)]
+mod support;
 
-use std::net::TcpStream;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fake_prometheus::{FakePrometheus, Read_};
 use futures_executor::block_on;
 use futures_util::StreamExt;
-use pillion::pb::thanos_store::{SeriesRequest, series_response};
-use sidecar::{PATIENCE, Sidecar, pause};
-use store_client::{Store, options, request};
+use pillion::inside::process_stat;
+use pillion_base::stop::stop_pair;
+use pillion_base::threads::spawn_thread;
+use pillion_proto::thanos_store::{SeriesRequest, series_response};
+use raw::{Raw, greeting, open_call, reset};
+use server::{Behind, Caller};
+use support::fake_prometheus::{FakePrometheus, Read_};
+use support::sidecar::{PATIENCE, Sidecar, binary, pause};
+use support::store_client::{Store, options, request};
 
 /// Tries per figure.
 const TRIES: usize = 5;
@@ -38,7 +48,7 @@ const GRPC_AFTER_PROMETHEUS: Duration = Duration::from_millis(200);
 /// From SIGTERM to the end of the process.
 const IDLE_STOP: Duration = Duration::from_secs(1);
 /// The stripped release binary. `Units:` bytes.
-const BINARY_BYTES: u64 = 8_000_000;
+const BINARY_BYTES: u64 = 12_000_000;
 /// Threads of an idle daemon: one per part, the gRPC library's, and none for calls that nobody makes.
 const IDLE_THREADS: u64 = 16;
 /// Open files of an idle daemon: two listeners, the connection to Prometheus, stop pipes, polls, logs.
@@ -187,7 +197,7 @@ fn an_idle_daemon_stops_at_once() {
 
 #[test]
 fn the_binary_is_small() {
-    hold("binary_bytes", std::fs::metadata(env!("CARGO_BIN_EXE_pillion")).unwrap().len(), BINARY_BYTES);
+    hold("binary_bytes", std::fs::metadata(binary()).unwrap().len(), BINARY_BYTES);
 }
 
 #[test]
@@ -270,4 +280,90 @@ fn sixteen_answers_of_small_messages_share_one_connection() {
     assert_eq!(sidecar.metric("pillion_grpc_connections_refused_total{reason=\"abuse\"}"), 0.0);
     let peak = status(sidecar.pid(), "VmHWM");
     hold("sixteen_series_growth_bytes", peak.saturating_sub(before), SIXTEEN_GROWTH_BYTES);
+}
+
+/// Opens and resets streams as fast as the server takes it, from one connection after the other. Returns the CPU time it
+/// took itself, in clock ticks.
+fn attack(address: SocketAddr, over: &AtomicBool, n_streams: &AtomicU64) -> u64 {
+    let batch_from = |first: u32| -> Vec<u8> {
+        (0..50).map(|n| first + 2 * n).flat_map(|id| [open_call(id, "/test.Echo/Say"), reset(id)].concat()).collect()
+    };
+    let batches: Vec<Vec<u8>> = (0..40).map(|n| batch_from(n * 100 + 1)).collect();
+    while !over.load(Ordering::Relaxed) {
+        let Ok(stream) = std::net::TcpStream::connect(address) else { continue };
+        stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut raw = Raw(stream);
+        if raw.0.write_all(&greeting()).is_err() {
+            continue;
+        }
+        for batch in &batches {
+            if over.load(Ordering::Relaxed) || raw.0.write_all(batch).is_err() {
+                break;
+            }
+            n_streams.fetch_add(50, Ordering::Relaxed);
+        }
+        // What the server sends is not read, but its end of the connection is awaited before the next one.
+        raw.0.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut drain = [0; 4096];
+        while !over.load(Ordering::Relaxed) && matches!(std::io::Read::read(&mut raw.0, &mut drain), Ok(n) if n > 0) {}
+    }
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    [fields[11], fields[12]].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn rapid_reset_costs_little_and_others_are_served() {
+    let _alone = alone();
+    let seconds = std::env::var("PILLION_ATTACK_SECONDS").map_or(3, |text| text.parse().expect("a number of seconds"));
+    let behind = Behind::start(|front| front);
+    let established = Caller::new(behind.address);
+    for _ in 0..100 {
+        established.say("warm up").unwrap();
+    }
+    let before = process_stat().unwrap();
+
+    let (over, n_streams) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let begun = Instant::now();
+    let attackers: Vec<_> = (0..4)
+        .map(|_| {
+            let (address, over, n_streams) = (behind.address, Arc::clone(&over), Arc::clone(&n_streams));
+            spawn_thread("attacker", None, move || attack(address, &over, &n_streams)).unwrap()
+        })
+        .collect();
+    behind.wait_until("the attack is noticed", || behind.refused("abuse") >= 4);
+    let address = behind.address;
+    let newcomer = spawn_thread("newcomer", None, move || {
+        let asked = Instant::now();
+        Caller::new(address).say("let me in").map(|_| asked.elapsed())
+    })
+    .unwrap();
+    let (_stopper, stop) = stop_pair().unwrap();
+    let (mut n_calls, mut slowest, mut peak_bytes) = (0, Duration::ZERO, 0);
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        let asked = Instant::now();
+        assert_eq!(established.say("still there?").unwrap(), "still there?");
+        slowest = slowest.max(asked.elapsed());
+        n_calls += 1;
+        peak_bytes = peak_bytes.max(process_stat().unwrap().resident_bytes);
+        stop.wait(Duration::from_millis(10));
+    }
+    over.store(true, Ordering::Relaxed);
+    let newcomer_waited = newcomer.join().unwrap().expect("a new client is let in");
+    let attack_ticks: u64 = attackers.into_iter().map(|attacker| attacker.join().unwrap()).sum();
+    let after = process_stat().unwrap();
+    let grown_bytes = peak_bytes.max(after.resident_bytes) - before.resident_bytes;
+    eprintln!(
+        "attack of {seconds} s: {} connections accepted, {} closed for abuse, {} streams written; memory grew by {} KiB \
+         to {} KiB; {:.2} s of CPU, of which the attackers' {attack_ticks} ticks; {n_calls} calls of another client, the slowest {slowest:?}; a new \
+         client waited {newcomer_waited:?}",
+        behind.metrics.accepted.get(),
+        behind.refused("abuse"),
+        n_streams.load(Ordering::Relaxed),
+        grown_bytes >> 10,
+        after.resident_bytes >> 10,
+        after.cpu_seconds - before.cpu_seconds,
+    );
+    hold("rapid_reset_growth_bytes", u64::try_from(grown_bytes).unwrap(), 32 << 20);
+    assert!(n_calls > 10 && slowest < Duration::from_secs(1), "{n_calls} calls, the slowest {slowest:?}");
 }

@@ -7,11 +7,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use pillion::admin::{Admin, Response};
-use pillion::grpc::front::Front;
-use pillion::metrics::Metrics;
-use pillion::supervisor::{spawn_thread, stop_pair};
-use pillion::sys::process_stat;
+use pillion::inside::Front;
+use pillion::inside::Metrics;
+use pillion::inside::process_stat;
+use pillion_base::stop::stop_pair;
+use pillion_base::threads::spawn_thread;
+use pillion_http::server::{Response, Server};
 use rustix::net::{AddressFamily, SocketType, connect, socket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -30,8 +31,8 @@ fn dial(stream: &TcpStream, address: SocketAddr) {
 #[test]
 fn exhausted_descriptors_neither_burn_cpu_nor_end_the_service() {
     let (stopper, stop) = stop_pair().unwrap();
-    let admin = Admin::bind("127.0.0.1:0").unwrap();
-    let front = Front::bind("127.0.0.1:0", Metrics::new().grpc.front).unwrap();
+    let admin = Server::bind(&"127.0.0.1:0".parse().unwrap(), "--http-address").unwrap();
+    let front = Front::bind(&"127.0.0.1:0".parse().unwrap(), Metrics::new().grpc.front).unwrap();
     let (http, grpc) = (admin.local_addr().unwrap(), front.local_addr().unwrap());
     let on_admin = stop.clone();
     let on_front = stop.clone();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use grpcio::{CallOption, ChannelBuilder, Client, Environment, Marshaller, Method, MethodType};
-use pillion::pb::thanos_store::SeriesRequest;
-use pillion::pb::thanos_types::LabelMatcher;
+use pillion_proto::thanos_store::SeriesRequest;
+use pillion_proto::thanos_types::LabelMatcher;
 
 use crate::role::{now_ns, say};
 

@@ -22,8 +22,9 @@ mod generator;
 mod measure;
 mod report;
 mod role;
-#[path = "../../tests/support/sidecar.rs"]
-mod sidecar;
+#[allow(dead_code, clippy::print_stderr)]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 mod workload;
 mod yardsticks;
 
@@ -31,7 +32,7 @@ use drain::Drained;
 use measure::{Before, MemoryLimit, settle};
 use report::{Row, Subject};
 use role::Role;
-use sidecar::Sidecar;
+use support::sidecar::Sidecar;
 use workload::{WORKLOADS, Workload};
 
 /// Memory that a limited process may hold. `Units:` bytes.

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use pillion::pb::prometheus_remote::{Chunk, ChunkedReadResponse, ChunkedSeries, Label};
+use pillion_proto::prometheus_remote::{Chunk, ChunkedReadResponse, ChunkedSeries, Label};
 use protobuf::{EnumOrUnknown, Message};
 
 /// A shape of data.

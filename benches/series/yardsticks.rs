@@ -7,16 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grpcio::{ChannelBuilder, Environment, RpcStatus, RpcStatusCode, ServerBuilder, ServerCredentials, ServiceBuilder};
-use pillion::error::Result;
-use pillion::grpc::bridge::Bridge;
-use pillion::grpc::methods;
-use pillion::labels::Labels;
-use pillion::pb::prometheus_remote::{ChunkedReadResponse, ChunkedSeries};
-use pillion::pb::thanos_store::{SeriesRequest, SeriesResponse, series_response};
-use pillion::pb::thanos_types::{AggrChunk, Chunk, Label, Series, SeriesBatch};
-use pillion::prom::client::{Client, ReadAnswer, Target};
-use pillion::prom::request;
-use pillion::store::batch::{Message, Messages};
+use pillion::inside::Bridge;
+use pillion::inside::methods;
+use pillion_base::error::Result;
+use pillion_base::labels::Labels;
+use pillion_proto::prometheus_remote::{ChunkedReadResponse, ChunkedSeries};
+use pillion_proto::thanos_store::{SeriesRequest, SeriesResponse, series_response};
+use pillion_proto::thanos_types::{AggrChunk, Chunk, Label, Series, SeriesBatch};
+use pillion_read::prom::{self, PromClient, PromUrl, ReadAnswer};
+use pillion_read::store::{EncodedMessage, MessageSink};
 use protobuf::{EnumOrUnknown, Message as _, MessageField};
 use twox_hash::XxHash64;
 
@@ -51,13 +50,13 @@ pub fn relay(args: &[&str]) {
 /// spared the front door: its clients talk to gRPC's core directly.
 pub fn buffered(args: &[&str]) {
     let [prometheus, n_labels] = args else { panic!("{args:?}") };
-    let target = Target {
+    let url = PromUrl {
         origin: format!("http://{prometheus}"),
         authorization: None,
         path: String::new(),
         query: String::new(),
     };
-    let client = Arc::new(Client::new(target, Duration::from_secs(5)).unwrap());
+    let client = Arc::new(PromClient::new(url, Duration::from_secs(5)).unwrap());
     let external = Arc::new(Labels::new(external_labels(n_labels.parse().unwrap())));
     let service = ServiceBuilder::new()
         .add_server_streaming_handler(&methods::SERIES, move |ctx, request, sink| {
@@ -81,7 +80,7 @@ pub fn buffered(args: &[&str]) {
     obey(|_| String::new());
 }
 
-fn answer(request: &SeriesRequest, client: &Client, external: &Labels, bridge: &Bridge) -> Result<()> {
+fn answer(request: &SeriesRequest, client: &PromClient, external: &Labels, bridge: &Bridge) -> Result<()> {
     let call = client.call();
     let mut all: Vec<Series> = Vec::new();
     if request.skip_chunks {
@@ -90,7 +89,7 @@ fn answer(request: &SeriesRequest, client: &Client, external: &Labels, bridge: &
             answer.data.into_iter().map(|labels| Series { labels: merged(labels, external), ..Default::default() }),
         );
     } else {
-        let ReadAnswer::Streamed(mut frames) = call.read(&request::read_body(0, i64::MAX, &[]))? else {
+        let ReadAnswer::Streamed(mut frames) = call.read(&prom::read_request_body(0, i64::MAX, &[]))? else {
             panic!("the generator streams");
         };
         let mut frame = Vec::new();
@@ -110,7 +109,7 @@ fn answer(request: &SeriesRequest, client: &Client, external: &Labels, bridge: &
             series_response::Result::Batch(SeriesBatch { series, ..Default::default() })
         };
         let response = SeriesResponse { result: Some(result), ..Default::default() };
-        bridge.send(Message::whole(response.write_to_bytes().unwrap()))?;
+        bridge.send(EncodedMessage::whole(response.write_to_bytes().unwrap()))?;
     }
     Ok(())
 }

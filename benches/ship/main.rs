@@ -18,30 +18,25 @@
     clippy::float_cmp
 )]
 
-#[path = "../../tests/support/fake_prometheus.rs"]
-mod fake_prometheus;
 #[path = "../series/measure.rs"]
 #[allow(dead_code)]
 mod measure;
 mod report;
-#[path = "../../tests/support/rgw.rs"]
-mod rgw;
-#[path = "../../tests/support/sidecar.rs"]
-mod sidecar;
-#[path = "../../tests/support/tsdb.rs"]
-mod tsdb;
+#[allow(dead_code, clippy::print_stderr)]
+#[path = "../../tests/support/mod.rs"]
+mod support;
 mod yardstick;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use fake_prometheus::FakePrometheus;
 use measure::{Before, settle};
+use pillion_testing::tsdb::{Block, Tsdb, tree, ulid};
 use report::{Row, Setting, Target};
-use rgw::{Bucket, Rgw};
 use rusty_s3::Method;
-use sidecar::{PATIENCE, Sidecar, pause};
-use tsdb::{Block, Tsdb, tree, ulid};
+use support::fake_prometheus::FakePrometheus;
+use support::rgw::{Bucket, Rgw};
+use support::sidecar::{PATIENCE, Sidecar, pause};
 
 /// Of one chunk file, at full scale: the size at which Prometheus begins another.
 const SEGMENT_BYTES: f64 = 512.0 * 1024.0 * 1024.0;

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::report::Row;
-use crate::rgw::Bucket;
+use crate::support::rgw::Bucket;
 
 /// Uploads the files with as many processes as there are connections, each its share one after another.
 pub fn curl(row: Row, bucket: &Bucket, files: &[PathBuf]) -> Row {

@@ -7,8 +7,8 @@ use std::io::Read;
 
 use libfuzzer_sys::fuzz_target;
 use pillion_fuzz::Dice;
-use pillion_fuzz::prom::frames::FrameReader;
-use pillion_fuzz::store::wire;
+use pillion_read::prom::FrameReader;
+use pillion_read::store::wire;
 
 const FRAME_BYTES_MAX: usize = 4096;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use pillion_fuzz::Dice;
-use pillion_fuzz::grpc::guard::{Guard, PREFACE, Rules, Verdict};
+use pillion_http::h2::{Guard, PREFACE, Rules, Verdict};
 
 fuzz_target!(|data: &[u8]| {
     let mut dice = Dice(data);

@@ -6,9 +6,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use pillion_fuzz::Dice;
-use pillion_fuzz::client::xor;
-use pillion_fuzz::store::samples;
-use pillion_fuzz::store::wire::{self, Fields};
+use pillion_read::store::samples;
+use pillion_read::store::wire::{self, Fields};
+use pillion_read::xor;
 
 /// Changes of the time step around the edges of the encoder's sizes.
 const CHANGES_MS: [i64; 16] =

@@ -4,11 +4,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pillion_fuzz::labels::Labels;
-use pillion_fuzz::pb::thanos_store::ShardInfo;
-use pillion_fuzz::store::shard::Shard;
-use pillion_fuzz::store::transcode::{Entry, Rules, each_series};
-use pillion_fuzz::store::wire::Fields;
+use pillion_base::labels::Labels;
+use pillion_proto::thanos_store::ShardInfo;
+use pillion_read::store::Shard;
+use pillion_read::store::transcode::{Entry, LabelRules, each_series};
+use pillion_read::store::wire::Fields;
 
 const EXTERNAL: [&[(&str, &str)]; 4] =
     [&[], &[("a", "ext")], &[("b", "ext"), ("zz", "1")], &[("a", "1"), ("m", "2"), ("é", "ü")]];
@@ -75,9 +75,10 @@ fuzz_target!(|data: &[u8]| {
         total_shards: i64::from(mode >> 4 & 3),
         by: mode & 64 == 0,
         labels: vec!["a".into(), "job".into()],
+        ..ShardInfo::default()
     });
     let names: Vec<String> = without.iter().map(ToString::to_string).collect();
-    let rules = Rules::new(&Labels::new(external.iter().copied()), &names, shard);
+    let rules = LabelRules::new(&Labels::new(external.iter().copied()), &names, shard);
     let (mut entry, mut copied) = (Entry::default(), Entry::default());
     entry.copy(frame);
     let mut ranges = Vec::new();

@@ -3,8 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pillion_fuzz::client::xor;
-use pillion_fuzz::store::xor::Encoder;
+use pillion_read::xor::{self, Encoder};
 
 fn decoded(chunk: &[u8]) -> Option<Vec<(i64, u64)>> {
     let mut samples = Vec::new();

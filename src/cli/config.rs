@@ -1,92 +1,84 @@
-//! The sidecar's configuration: made once from the flags, checked as a whole, never changed. Reads the files that flags
-//! name.
+//! The sidecar's configuration, which is made once from the flags, checked as a whole and never changed. Reads the files
+//! that flags name.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::address::{ListenAddress, PrometheusUrl};
-use crate::cli::args::SidecarFlags;
-use crate::cli::bucket::BucketConfig;
-use crate::cli::content::{self, Content};
-use crate::cli::values::{HashFunc, LogFormat, LogLevel};
-use crate::error::{Error, Kind, Result};
-use crate::ship::calm::Allowed;
-use crate::store::quota::PerCall;
-use crate::time::{GoDuration, TimeOrDuration};
+use crate::cli::flags::SidecarFlags;
+use crate::cli::values::HashFunc;
+use pillion_base::content::{self, Content};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::time::{GoDuration, TimeOrDuration};
+use pillion_bucket::BucketConfig;
+use pillion_http::address::{ListenAddress, PrometheusUrl};
+use pillion_read::store::PerCall;
+use pillion_ship::UploadLimits;
 
-/// Everything the sidecar was told.
+/// What the sidecar is to do, except for its log, which is set up before.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Least severe level that is logged.
-    pub log_level: LogLevel,
-    /// Format of the log.
-    pub log_format: LogFormat,
-    /// Name in every line of the log; empty for none.
-    pub debug_name: String,
+pub(crate) struct Config {
     /// Where HTTP is served.
-    pub http_address: ListenAddress,
-    /// Grace of open HTTP requests at the stop.
-    pub http_grace_period: Duration,
+    pub(crate) http_address: ListenAddress,
+    /// Time that open HTTP requests get at the stop.
+    pub(crate) http_grace_period: Duration,
     /// Where gRPC is served.
-    pub grpc_address: ListenAddress,
-    /// Grace of open gRPC calls at the stop.
-    pub grpc_grace_period: Duration,
-    /// Age at which a gRPC connection is asked to end; `None` for never.
-    pub max_connection_age: Option<Duration>,
+    pub(crate) grpc_address: ListenAddress,
+    /// Time that open gRPC calls get at the stop.
+    pub(crate) grpc_grace_period: Duration,
+    /// Age at which a gRPC connection is asked to end; `None` is never.
+    pub(crate) max_connection_age: Option<Duration>,
     /// Where Prometheus is.
-    pub prometheus_url: PrometheusUrl,
+    pub(crate) prometheus_url: PrometheusUrl,
     /// Longest wait for external labels at start, when blocks are uploaded.
-    pub ready_timeout: Duration,
-    /// How often Prometheus is asked; never zero.
-    pub get_config_interval: Duration,
-    /// Time-out of one round of questions; never zero.
-    pub get_config_timeout: Duration,
+    pub(crate) ready_timeout: Duration,
+    /// Time between two rounds of questions to Prometheus; never zero.
+    pub(crate) get_config_interval: Duration,
+    /// Time-out of one such round; never zero.
+    pub(crate) get_config_timeout: Duration,
     /// Prometheus's data folder, as given.
-    pub tsdb_path: PathBuf,
+    pub(crate) tsdb_path: PathBuf,
     /// How blocks are uploaded.
-    pub shipper: ShipperOptions,
+    pub(crate) shipper: ShipperOptions,
     /// Hash function over the files of a block.
-    pub hash_func: HashFunc,
+    pub(crate) hash_func: HashFunc,
     /// What one Series call may return.
-    pub per_call: PerCall,
+    pub(crate) per_call: PerCall,
     /// Series and label calls at once, at least 1.
-    pub concurrent_calls: usize,
-    /// Bytes that all Series calls together may hold; 0 where nobody said.
-    pub bytes_in_flight: usize,
+    pub(crate) concurrent_calls: usize,
+    /// Bytes that all Series calls together may hold; 0 leaves it to the memory limit of the process.
+    pub(crate) bytes_in_flight: usize,
     /// Start of the time range that is served.
-    pub min_time: TimeOrDuration,
+    pub(crate) min_time: TimeOrDuration,
     /// Where blocks are uploaded to; `None` uploads nothing.
-    pub bucket: Option<BucketConfig>,
+    pub(crate) bucket: Option<BucketConfig>,
 }
 
 /// The flags of `--shipper.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShipperOptions {
+pub(crate) struct ShipperOptions {
     /// Upload compacted blocks too.
-    pub upload_compacted: bool,
+    pub(crate) upload_compacted: bool,
     /// Go on although Prometheus's shortest and longest block differ.
-    pub ignore_unequal_block_size: bool,
+    pub(crate) ignore_unequal_block_size: bool,
     /// Go on to the next block when one could not be uploaded.
-    pub allow_out_of_order_uploads: bool,
-    /// Pass over blocks that cannot be read.
-    pub skip_corrupted_blocks: bool,
+    pub(crate) allow_out_of_order_uploads: bool,
     /// Name of the list of uploaded blocks, a plain file name.
-    pub meta_file_name: String,
+    pub(crate) meta_file_name: String,
     /// Files of a block that are uploaded at once, at least 1.
-    pub upload_concurrency: usize,
-    /// What the flags allow uploads.
-    pub allowed: Allowed,
-    /// The file that overrides `allowed`, read again at SIGHUP; empty for none.
-    pub upload_limits_file: String,
-    /// Bytes of blocks that are kept after Prometheus has deleted them; 0 where nobody said.
-    pub claim_budget_bytes: u64,
+    pub(crate) upload_concurrency: usize,
+    /// The upload limits that the flags set.
+    pub(crate) upload_limits: UploadLimits,
+    /// The file that overrides `upload_limits` and is read again at SIGHUP; empty is none.
+    pub(crate) upload_limits_file: String,
+    /// Bytes of blocks that are kept after Prometheus has deleted them; 0 leaves it to the size of the file system.
+    pub(crate) claim_budget_bytes: u64,
 }
 
 impl Config {
-    /// Checks the flags and loads what they name. `env` gives environment variables.
+    /// Checks the flags and loads the files that they name. `env` gives environment variables.
     ///
     /// `Errors:` each says which flag to change; none holds a secret.
-    pub fn from_flags(flags: SidecarFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
+    pub(crate) fn from_flags(flags: SidecarFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<Config> {
         let ratio = flags.auto_gomemlimit_ratio;
         if !(ratio > 0.0 && ratio <= 1.0) {
             return Err(wrong("--auto-gomemlimit.ratio must be greater than 0 and less than or equal to 1.")
@@ -100,9 +92,6 @@ impl Config {
             return Err(wrong("--tsdb.path must not be empty"));
         }
         Ok(Config {
-            log_level: flags.log_level,
-            log_format: flags.log_format,
-            debug_name: flags.debug_name,
             http_address: flags.http_address,
             http_grace_period: flags.http_grace_period.0,
             grpc_address: flags.grpc_address,
@@ -117,10 +106,9 @@ impl Config {
                 upload_compacted: flags.shipper_upload_compacted,
                 ignore_unequal_block_size: flags.shipper_ignore_unequal_block_size,
                 allow_out_of_order_uploads: flags.shipper_allow_out_of_order_uploads,
-                skip_corrupted_blocks: flags.shipper_skip_corrupted_blocks,
                 meta_file_name: file_name(flags.shipper_meta_file_name)?,
                 upload_concurrency: usize::try_from(flags.shipper_upload_concurrency).unwrap_or(1).max(1),
-                allowed: Allowed {
+                upload_limits: UploadLimits {
                     rate_bytes: flags.shipper_upload_rate_limit.0,
                     jitter: not_negative("shipper.upload-jitter", flags.shipper_upload_jitter)?,
                     windows: flags.shipper_upload_window,
@@ -152,7 +140,7 @@ fn wrong(text: impl Into<String>) -> Error {
     Error::new(Kind::Permanent, text)
 }
 
-/// A thread each, so the number is bounded.
+/// The number, which is bounded because each call takes a thread.
 fn concurrent_calls(number: u64) -> Result<usize> {
     match usize::try_from(number) {
         Ok(number @ 1..=1024) => Ok(number),
@@ -160,8 +148,8 @@ fn concurrent_calls(number: u64) -> Result<usize> {
     }
 }
 
-/// The name if it is the name of a file and not a way out of its folder.
-pub fn file_name(name: String) -> Result<String> {
+/// The name, if it names a file and cannot lead out of the folder.
+pub(crate) fn file_name(name: String) -> Result<String> {
     let mut parts = Path::new(&name).components();
     let is_plain =
         matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name.as_str());
@@ -172,7 +160,7 @@ pub fn file_name(name: String) -> Result<String> {
 }
 
 /// The bucket of `--objstore.config-file` or `--objstore.config`; `None` when neither is given.
-pub fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<BucketConfig>> {
+pub(crate) fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<BucketConfig>> {
     const CONTEXT: &str = "getting object store config";
     let Some(loaded) = content::load("objstore.config", file, content).map_err(|err| err.context(CONTEXT))? else {
         return Ok(None);
@@ -184,8 +172,8 @@ pub fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<String>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::bucket::Provider;
     use crate::cli::parse::{Invocation, parse};
+    use pillion_bucket::Provider;
 
     fn config(args: &[&str]) -> Result<Config> {
         let args: Vec<String> = std::iter::once("sidecar").chain(args.iter().copied()).map(str::to_owned).collect();
@@ -211,10 +199,10 @@ mod tests {
             (Duration::from_secs(30), Duration::from_secs(30))
         );
         assert_eq!(config.tsdb_path, Path::new("./data"));
-        assert_eq!(config.min_time.at(0), crate::time::YEAR_ZERO_MS);
+        assert_eq!(config.min_time.at(0), pillion_base::time::YEAR_ZERO_MS);
         assert_eq!((config.bucket, config.shipper.upload_concurrency), (None, 1));
         assert_eq!(config.shipper.meta_file_name, "thanos.shipper.json");
-        assert_eq!(config.shipper.allowed.to_string(), "no rate limit, jitter 10s, at any time");
+        assert_eq!(config.shipper.upload_limits.to_string(), "no rate limit, jitter 10s, at any time");
         assert_eq!((config.shipper.upload_limits_file.as_str(), config.shipper.claim_budget_bytes), ("", 0));
     }
 
@@ -229,7 +217,7 @@ mod tests {
         ])
         .unwrap();
         let expected = "2500000 bytes per second, jitter 0s, at 22:00-06:00+01:00 and 12:00-13:00Z";
-        assert_eq!(config.shipper.allowed.to_string(), expected);
+        assert_eq!(config.shipper.upload_limits.to_string(), expected);
         assert_eq!(config.shipper.claim_budget_bytes, 5 << 30);
     }
 

@@ -1,6 +1,7 @@
-//! The texts of `--help`, `--help-long` and `--version`, made from the table of flags.
+//! The texts of `--help`, `--help-long` and `--version`, made from the tables of flags. Prints nothing.
 
-use crate::cli::flags::{COMMANDS, Command, Flag, GLOBAL, Value};
+use crate::cli::flag::{Flag, Status, Value};
+use crate::cli::flags::{COMMANDS, Command, GLOBAL};
 
 /// Lines are broken before this column.
 const WIDTH: usize = 100;
@@ -8,7 +9,7 @@ const WIDTH: usize = 100;
 const HELP_COLUMN: usize = 34;
 
 /// The usage of the program, or of one of its commands.
-pub fn usage(program: &str, command: Option<&Command>) -> String {
+pub(super) fn usage(program: &str, command: Option<&Command>) -> String {
     let mut out = match command {
         Some(command) => format!("usage: {program} {}{}\n\n", command.name, required(command)),
         None => format!("usage: {program} [<flags>] <command> [<args> ...]\n\n"),
@@ -33,7 +34,7 @@ pub fn usage(program: &str, command: Option<&Command>) -> String {
 }
 
 /// The usage of the program and of every command.
-pub fn long_usage(program: &str) -> String {
+pub(super) fn long_usage(program: &str) -> String {
     let mut out = format!("usage: {program} [<flags>] <command> [<args> ...]\n\nFlags:\n");
     asks(&mut out);
     for flag in GLOBAL {
@@ -49,7 +50,7 @@ pub fn long_usage(program: &str) -> String {
 }
 
 /// What `--version` prints.
-pub fn version() -> String {
+pub(super) fn version() -> String {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let arch = match arch {
         "x86_64" => "amd64",
@@ -58,9 +59,9 @@ pub fn version() -> String {
     };
     format!(
         "pillion, version {} (branch: , revision: {})\n  rustc version:    {}\n  platform:         {os}/{arch}\n",
-        crate::VERSION,
-        crate::REVISION,
-        crate::RUSTC_VERSION,
+        crate::version::VERSION,
+        crate::version::REVISION,
+        crate::version::RUSTC_VERSION,
     )
 }
 
@@ -70,7 +71,7 @@ fn asks(out: &mut String) {
     row(out, "--version", "Show the version.");
 }
 
-/// The flags that must be given, and a word for the others.
+/// The flags that must be given, and a placeholder for the others.
 fn required(command: &Command) -> String {
     let named: String =
         command.flags.iter().filter(|flag| flag.is_required()).map(|flag| format!(" {}", spelled(flag))).collect();
@@ -100,7 +101,7 @@ fn flag_help(out: &mut String, flag: &Flag) {
     if let (Value::Enum(words), true) = (flag.value, !flag.default_text().is_empty()) {
         help.push_str(&format!(" One of {}.", words.join(", ")));
     }
-    if flag.status == crate::cli::flags::Status::NotYet {
+    if flag.status == Status::NotYet {
         help.push_str(" Not supported yet.");
     }
     row(out, &spelled(flag), &help);
@@ -121,7 +122,7 @@ fn row(out: &mut String, name: &str, help: &str) {
     out.push('\n');
 }
 
-/// The text broken at spaces, every line but the first indented.
+/// The text, broken at spaces; every line but the first is indented.
 fn wrapped(text: &str, indent: usize) -> String {
     let (mut out, mut column) = (String::new(), indent);
     for word in text.split(' ') {
@@ -151,7 +152,7 @@ mod tests {
             for flag in GLOBAL.iter().chain(command.flags) {
                 let spelled = format!("  {}", spelled(flag));
                 let count = text.lines().filter(|line| line.starts_with(&spelled)).count();
-                // `--tracing.config=<content>` and the like do not begin alike, so each begins one line.
+                // No spelling is the beginning of another one, so each begins exactly one line.
                 assert_eq!(count, usize::from(!flag.hidden), "{spelled}");
             }
             assert!(text.lines().all(|line| line.chars().count() <= WIDTH && line.trim_end() == line), "{text}");
@@ -177,7 +178,10 @@ mod tests {
     fn the_version_has_its_first_line_as_thanos_has_it() {
         let text = version();
         let first = text.lines().next().unwrap();
-        assert_eq!(first, format!("pillion, version {} (branch: , revision: {})", crate::VERSION, crate::REVISION));
+        assert_eq!(
+            first,
+            format!("pillion, version {} (branch: , revision: {})", crate::version::VERSION, crate::version::REVISION)
+        );
         assert!(text.contains("\n  rustc version:    rustc "), "{text}");
     }
 }

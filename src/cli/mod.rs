@@ -1,17 +1,15 @@
-//! The command line: one table of flags, the parser it drives, and the configuration that is made from it once.
+//! The command line: the tables of flags, the parser that they drive, and the configuration that is made of the result.
 
-pub mod address;
-pub mod args;
-pub mod bucket;
-pub mod config;
-pub mod content;
-pub mod flags;
-pub mod help;
-pub mod parse;
-pub mod token;
-pub mod upload_limits;
-pub mod values;
+pub(crate) mod config;
+mod flag;
+mod flags;
+mod help;
+mod parse;
+mod token;
+mod values;
 
-pub use args::{InfoFlags, SeriesFlags, SidecarFlags, VerifyFlags};
-pub use config::Config;
-pub use parse::{Invocation, parse};
+pub(crate) use config::Config;
+pub use flags::markdown_table;
+pub(crate) use flags::{SidecarFlags, VerifyFlags};
+pub(crate) use parse::{Invocation, parse};
+pub(crate) use values::HashFunc;

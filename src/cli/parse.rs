@@ -1,30 +1,31 @@
-//! From arguments to what is to be done. `token` splits by the rules of Thanos's parser, argh makes typed values of the
-//! result, and what neither of them says is decided here: which text goes where, and with which exit code.
+//! From arguments to what is to be done. `token` splits the arguments by the rules of Thanos's parser, and argh fills
+//! the structs in `flags` with the typed values. This module decides which mistake counts, where each text goes, and
+//! the exit code. Prints nothing.
 
 use std::path::Path;
 
 use argh::FromArgs;
 
-use crate::cli::args::{InfoFlags, SeriesFlags, SidecarFlags, VerifyFlags};
-use crate::cli::flags::{Command, Flag, GLOBAL, Presence, SIDECAR, Status, Value};
+use crate::cli::flag::{Flag, Given, Presence, Status, Value};
+use crate::cli::flags::{GLOBAL, INFO, InfoFlags, SERIES, SIDECAR, SeriesFlags, SidecarFlags, VERIFY, VerifyFlags};
 use crate::cli::help;
-use crate::cli::token::{self, Ask, Given, Tokens};
-use crate::time::GoDuration;
+use crate::cli::token::{self, Ask, Tokens};
+use pillion_base::time::GoDuration;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Invocation {
+pub(crate) enum Invocation {
     /// Run the sidecar.
     Sidecar(Box<SidecarFlags>),
     /// Ask a store what it is.
     Info(InfoFlags),
     /// Read series from a store.
     Series(SeriesFlags),
-    /// Compare bucket and local blocks.
+    /// Compare the bucket with the local blocks.
     Verify(VerifyFlags),
     /// Print these texts and end.
     Exit {
-        /// 0, 1 for a command line that cannot be understood, 2 for a value that cannot.
+        /// 0; 1 for a command line that cannot be understood; 2 for a value that cannot be understood.
         code: i32,
         /// For standard output.
         stdout: String,
@@ -33,11 +34,11 @@ pub enum Invocation {
     },
 }
 
-/// Reads the command line; `args` are without the program's name. Reads the files that are named with `@`.
-pub fn parse(program: &str, args: &[String]) -> Invocation {
+/// Reads the command line and the files that it names with `@`. `args` are without the program's name.
+pub(crate) fn parse(program: &str, args: &[String]) -> Invocation {
     let program = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or("pillion");
     let tokens = token::split(args);
-    // These two act as soon as they are seen, whatever is wrong behind them.
+    // These two count as soon as they are seen, whatever is wrong after them.
     match tokens.asked.iter().find(|ask| **ask != Ask::Help) {
         Some(Ask::Version) => return exit(0, String::new(), help::version()),
         Some(_) => return exit(0, help::long_usage(program), String::new()),
@@ -80,87 +81,67 @@ enum Wrong {
 
 /// The typed values of the command; `None` when no command was given.
 fn typed(tokens: &Tokens) -> Result<Option<Invocation>, Wrong> {
+    let sidecar = |given: &[Given]| from_given::<SidecarFlags>(&[GLOBAL, SIDECAR], given);
     let (global, own): (Vec<Given>, Vec<Given>) =
         tokens.given.iter().cloned().partition(|given| GLOBAL.iter().any(|flag| flag.name == given.flag.name));
-    let Some(command) = tokens.command else {
-        from_given::<SidecarFlags>(&[GLOBAL, SIDECAR], &global)?;
-        return Ok(None);
-    };
-    if command.name == "sidecar" {
-        let flags = from_given(&[GLOBAL, SIDECAR], &tokens.given)?;
-        return Ok(Some(Invocation::Sidecar(Box::new(flags))));
+    let name = tokens.command.map(|command| command.name);
+    if name == Some("sidecar") {
+        return Ok(Some(Invocation::Sidecar(Box::new(sidecar(&tokens.given)?))));
     }
-    // The other commands do not use the global flags, whose values are checked all the same.
-    from_given::<SidecarFlags>(&[GLOBAL, SIDECAR], &global)?;
-    Ok(Some(match command {
-        Command { name: "info", flags, .. } => Invocation::Info(from_given(&[flags], &own)?),
-        Command { name: "verify", flags, .. } => Invocation::Verify(from_given(&[flags], &own)?),
-        Command { flags, .. } => Invocation::Series(from_given(&[flags], &own)?),
-    }))
+    // The other commands do not use the global flags, but their values are checked all the same, and first.
+    sidecar(&global)?;
+    Ok(match name {
+        None => None,
+        Some("info") => Some(Invocation::Info(from_given(&[INFO], &own)?)),
+        Some("verify") => Some(Invocation::Verify(from_given(&[VERIFY], &own)?)),
+        Some(_) => Some(Invocation::Series(from_given(&[SERIES], &own)?)),
+    })
 }
 
-/// Lets argh make the typed values. The first thing that is wrong counts, in the order of the command line.
+/// Lets argh make the typed values. It gets the defaults behind the given values, so that only the table has them. What
+/// is wrong first on the command line counts, but a missing flag counts before a wrong value.
 fn from_given<T: FromArgs>(tables: &[&'static [Flag]], given: &[Given]) -> Result<T, Wrong> {
-    let repeated = given.iter().enumerate().find(|(idx, later)| {
-        let before = given.iter().take(*idx);
-        !later.flag.is_repeatable() && before.into_iter().any(|earlier| earlier.flag.name == later.flag.name)
+    let flags = || tables.iter().flat_map(|table| table.iter());
+    let count = |flag: &Flag| given.iter().filter(|given| given.flag.name == flag.name).count();
+    let missing = flags().find(|flag| flag.is_required() && count(flag) == 0);
+    let repeated = flags().any(|flag| !flag.is_repeatable() && count(flag) > 1);
+    if let (Some(flag), false) = (missing, repeated) {
+        return Err(Wrong::Missing(flag));
+    }
+    let defaults = flags().filter_map(|flag| match flag.presence {
+        Presence::Default(text) if count(flag) == 0 => Some((flag, text)),
+        _ => None,
     });
-    if let Some((idx, later)) = repeated {
-        from_unique::<T>(tables, given.get(..idx).unwrap_or_default())?;
-        return Err(Wrong::Value(format!("flag '{}' cannot be repeated", later.flag.name)));
-    }
-    let all = || tables.iter().flat_map(|table| table.iter());
-    match all().find(|flag| flag.is_required() && !is_given(given, flag)) {
-        Some(flag) => Err(Wrong::Missing(flag)),
-        None => from_unique(tables, given),
-    }
-}
-
-fn is_given(given: &[Given], flag: &Flag) -> bool {
-    given.iter().any(|given| given.flag.name == flag.name)
-}
-
-fn from_unique<T: FromArgs>(tables: &[&'static [Flag]], given: &[Given]) -> Result<T, Wrong> {
-    let mut pairs: Vec<(&Flag, &str)> = given.iter().map(|given| (given.flag, given.value.as_str())).collect();
-    for flag in tables.iter().flat_map(|table| table.iter()) {
-        if let (Presence::Default(text), false) = (flag.presence, is_given(given, flag)) {
-            pairs.push((flag, text));
-        }
-    }
-    let mut args: Vec<String> = Vec::with_capacity(pairs.len() * 2);
-    for (flag, value) in &pairs {
-        match (flag.is_bool(), *value) {
-            (true, "true") => args.push(flag.argh_name()),
-            (true, _) => {}
-            (false, value) => args.extend([flag.argh_name(), value.to_owned()]),
-        }
-    }
+    let pairs: Vec<(&Flag, &str)> =
+        given.iter().map(|given| (given.flag, given.value.as_str())).chain(defaults).collect();
+    let args: Vec<String> = pairs.iter().flat_map(|(flag, value)| [flag.argh_name(), (*value).to_owned()]).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     T::from_args(&["pillion"], &args).map_err(|early| Wrong::Value(value_error(&early.output, &pairs)))
 }
 
-/// What argh found wrong with a value, in the words of Thanos: its own spelling of the flag and the value, which may be
-/// a secret, are taken off.
+/// What argh found wrong with a value, in the words of Thanos: argh's spelling of the flag is left out, and so is the
+/// value, which may be a secret.
 fn value_error(output: &str, pairs: &[(&Flag, &str)]) -> String {
-    let output = output.trim_end();
-    let found = pairs.iter().find_map(|(flag, value)| {
+    let errs = pairs.iter().filter_map(|(flag, value)| {
         let prefix = format!("Error parsing option '{}' with value '{value}': ", flag.argh_name());
-        Some((flag, output.strip_prefix(&prefix)?))
+        Some((flag, output.strip_prefix(&prefix)?.trim_end()))
     });
-    match found {
+    // One value may be the beginning of another one, whose rest must not be taken for the error.
+    match errs.min_by_key(|(_, err)| err.len()) {
+        Some((flag, "duplicate values provided")) => format!("flag '{}' cannot be repeated", flag.name),
         Some((flag, err)) => format!("--{}: {err}", flag.name),
-        None => output.to_owned(),
+        None => "the flags do not fit their table".to_owned(),
     }
 }
 
-/// The first flag that asks for what is not built yet.
+/// The first flag that asks for something that is not built yet.
 fn unsupported(given: &[Given]) -> Option<&'static Flag> {
     let asks = |given: &&Given| {
         let (value, default) = (given.value.as_str(), given.flag.default_text());
         match given.flag.value {
             _ if given.flag.status != Status::NotYet => false,
             _ if given.flag.is_repeatable() => true,
-            // `180s` asks for no more than `3m` does.
+            // `180s` is the same as `3m`.
             Value::Duration => value.parse::<GoDuration>() != default.parse(),
             Value::Number => value.parse::<u64>().ok() != default.parse().ok(),
             _ => value != default,
@@ -169,7 +150,7 @@ fn unsupported(given: &[Given]) -> Option<&'static Flag> {
     given.iter().find(asks).map(|given| given.flag)
 }
 
-/// The command line for an error, with the values of flags that may hold secrets left out.
+/// The command line as errors show it, without the values of flags that may hold secrets.
 fn shown(program: &str, args: &[String]) -> Vec<String> {
     let tables = [GLOBAL, SIDECAR];
     let is_secret = |name: &str| {
@@ -202,8 +183,9 @@ fn shown(program: &str, args: &[String]) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::cli::flags::COMMANDS;
-    use crate::cli::values::{HashFunc, LogLevel};
-    use crate::time::TimeOrDuration;
+    use crate::cli::values::HashFunc;
+    use crate::log_format::LogLevel;
+    use pillion_base::time::TimeOrDuration;
     use std::time::Duration;
 
     fn run(args: &str) -> Invocation {
@@ -218,7 +200,7 @@ mod tests {
         }
     }
 
-    /// Exit code, the texts of standard output and standard error.
+    /// The exit code and the texts for standard output and standard error.
     fn ended(args: &str) -> (i32, String, String) {
         match run(args) {
             Invocation::Exit { code, stdout, stderr } => (code, stdout, stderr),
@@ -228,15 +210,15 @@ mod tests {
 
     #[test]
     fn the_table_and_the_structs_are_equal() {
-        // Every default of the table goes through argh here: a flag without a field, a field without a flag, or a
-        // default that its type does not take would be an error.
+        // Every default of the tables is read here. It would be an error if its type did not take it, or if the
+        // presence did not fit the reader.
         let flags = sidecar("sidecar");
-        assert_eq!(flags.min_time, TimeOrDuration::Absolute(crate::time::YEAR_ZERO_MS));
+        assert_eq!(flags.min_time, TimeOrDuration::Absolute(pillion_base::time::YEAR_ZERO_MS));
         assert_eq!((flags.hash_func, flags.log_level), (HashFunc::None, LogLevel::Info));
         assert!(matches!(run("info --store=x:1"), Invocation::Info(_)));
         assert!(matches!(run("series --store=x:1 --match=up"), Invocation::Series(_)));
         assert!(matches!(run("verify"), Invocation::Verify(_)));
-        // Flags that stand for nothing when they are not given, and switches, are tried one by one.
+        // Switches and flags without a default are tried one by one.
         for command in COMMANDS {
             for flag in GLOBAL.iter().chain(command.flags) {
                 let start = match command.name {
@@ -306,6 +288,7 @@ mod tests {
             ("info --store=x:1 --log.level=x", 2, "enum value must be"),
             ("series --store=x:1 --match=a --start=soon", 2, "--start: not a valid duration string: \"soon\""),
             ("info --store=x:1 --timeout=0s", 2, "--timeout: must be greater than 0, got 0s"),
+            ("info --json --json --store=x:1", 2, ": flag 'json' cannot be repeated\n"),
             ("info --store=x:1 --tsdb.path=x", 1, "unknown long flag '--tsdb.path'"),
         ] {
             let (got, _, stderr) = ended(args);
@@ -410,6 +393,10 @@ mod tests {
             let (code, _, stderr) = ended(args);
             assert!(code > 0 && !stderr.contains("hunter2"), "{args}: {stderr}");
         }
+        // The second value begins like the first one with what argh writes after it.
+        let args = ["sidecar", "--objstore.config=x", "--objstore.config=x': hunter2"].map(str::to_owned);
+        let repeated = format!("{:?}", parse("pillion", &args));
+        assert!(repeated.contains("cannot be repeated") && !repeated.contains("hunter2"), "{repeated}");
         let flags = sidecar("sidecar --objstore.config=hunter2 --prometheus.url=http://me:hunter2@x");
         assert!(!format!("{flags:?}").contains("hunter2"), "{flags:?}");
     }

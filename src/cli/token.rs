@@ -1,25 +1,17 @@
-//! Splits the command line into flags with their values, by the rules of the parser that Thanos uses: what is a flag
-//! depends on the commands seen so far, a switch takes no value, `@file` stands for the file's lines, and `--` ends the
-//! flags. Reads only files that are named with `@`.
+//! Splits the command line into flags with their values, by the rules of the parser that Thanos uses: which flags there
+//! are depends on the command seen so far, a switch takes no value, `@file` stands for the file's lines, and `--` ends
+//! the flags. Reads only files that are named with `@`, and never looks into a value.
 //!
 //! `Source:` kingpin v2.4.0.
 
 use std::collections::VecDeque;
 
-use crate::cli::flags::{COMMANDS, Command, Flag, GLOBAL};
-
-/// A flag with the value it was given; of a switch `true` or `false`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
-    /// The flag's row of the table.
-    pub flag: &'static Flag,
-    /// The value's text.
-    pub value: String,
-}
+use crate::cli::flag::{Flag, Given};
+use crate::cli::flags::{COMMANDS, Command, GLOBAL};
 
 /// A flag that asks for text instead of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub(super) enum Ask {
     /// `-h`, `--help` or the `help` command.
     Help,
     /// `--help-long`.
@@ -30,30 +22,30 @@ pub enum Ask {
 
 /// The command line, split.
 #[derive(Debug, Default)]
-pub struct Tokens {
+pub(super) struct Tokens {
     /// The command, if there is one.
-    pub command: Option<&'static Command>,
-    /// Flags in the order given.
-    pub given: Vec<Given>,
+    pub(super) command: Option<&'static Command>,
+    /// The flags, in the order in which they are given.
+    pub(super) given: Vec<Given>,
     /// What was asked for before anything was wrong.
-    pub asked: Vec<Ask>,
+    pub(super) asked: Vec<Ask>,
     /// What is wrong with the structure of the command line, if anything.
-    pub error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
-/// Most arguments that `@file` may grow to; a file that names itself would grow for ever.
+/// Most arguments that all `@file` may add; without a bound a file that names itself would add for ever.
 const ARGS_MAX: usize = 100_000;
 
 enum Token {
     /// `--name`, and the value if it came with `=`.
     Long(String, Option<String>),
-    /// `-x`
+    /// `-x`.
     Short(String),
     Word(String),
 }
 
-/// Splits the arguments, the program's name not among them.
-pub fn split(args: &[String]) -> Tokens {
+/// Splits the arguments, which are without the program's name.
+pub(super) fn split(args: &[String]) -> Tokens {
     let mut lexer = Lexer { rest: args.iter().cloned().collect(), words_only: false, expanded: 0 };
     let mut tokens = Tokens::default();
     let mut help_command = false;
@@ -63,7 +55,7 @@ pub fn split(args: &[String]) -> Tokens {
             Ok(None) => break None,
             Ok(Some(Token::Short(text))) if text.starts_with("-h") => {
                 tokens.asked.push(Ask::Help);
-                // Letters after the h are short flags of their own, and there are no others.
+                // Letters after the h would be short flags of their own, but -h is the only one there is.
                 if let Some(other) = text.chars().nth(2) {
                     break Some(format!("unknown short flag '-{other}'"));
                 }
@@ -131,7 +123,7 @@ fn long_flag(tokens: &mut Tokens, lexer: &mut Lexer, name: &str, value: Option<S
     Ok(())
 }
 
-/// The error of a value that stands where none is taken; it reads as if it stood by itself.
+/// The error of a value that a switch was given. It is worded as for a word that stands alone, as Thanos has it.
 fn unexpected(command: Option<&Command>, value: &str) -> String {
     match command {
         Some(_) => format!("unexpected {value} (a switch takes no value, write --flag or --no-flag)"),
@@ -139,7 +131,7 @@ fn unexpected(command: Option<&Command>, value: &str) -> String {
     }
 }
 
-/// What may have been meant by an unknown flag; empty when nothing is near.
+/// A guess at what an unknown flag was meant to be; empty when no name is near.
 fn hint(command: Option<&Command>, name: &str) -> String {
     let elsewhere = COMMANDS.iter().find(|command| command.flags.iter().any(|flag| flag.name == name));
     if let (None, Some(other)) = (command, elsewhere) {
@@ -161,7 +153,8 @@ fn hint(command: Option<&Command>, name: &str) -> String {
     }
 }
 
-/// Edits that turn one name into the other; the separators `.`, `_` and `-` count as the same, and a swap counts two.
+/// Number of edits that turn one name into the other. The separators `.`, `_` and `-` count as the same, and a swap of
+/// two letters counts as two edits.
 fn distance(a: &str, b: &str) -> usize {
     let plain = |text: &str| text.to_ascii_lowercase().replace(['.', '_'], "-").into_bytes();
     let (a, b) = (plain(a), plain(b));
@@ -209,7 +202,7 @@ impl Lexer {
         Ok(None)
     }
 
-    /// Puts the file's lines in front of what is left; blank lines and those that begin with `#` do not count.
+    /// Puts the file's lines in front of the arguments that are left, without blank lines and those that begin with `#`.
     fn expand(&mut self, path: &str) -> Result<(), String> {
         let text = std::fs::read_to_string(path).map_err(|err| format!("reading arguments from file {path}: {err}"))?;
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).collect();
@@ -228,7 +221,7 @@ impl Lexer {
 mod tests {
     use super::*;
 
-    /// What the arguments are split into, as `command name=value …`, or the error.
+    /// The result as `command: name=value …`, or the error.
     fn show(args: &str) -> String {
         let args: Vec<String> = args.split(' ').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
         let tokens = split(&args);

@@ -1,66 +1,52 @@
-//! The values of flags as types, each read from its text with the error a person gets. Pure.
+//! The types of flag values, and the functions that read them from text. Their errors are what a person sees. Pure.
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::cli::flags;
-use crate::time::{GoDuration, parse_prometheus_duration};
+use crate::log_format::{LogFormat, LogLevel};
+use pillion_base::time::{GoDuration, parse_prometheus_duration};
+
+/// The words of `--log.level`.
+pub(super) const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug"];
+/// The words of `--log.format`.
+pub(super) const LOG_FORMATS: &[&str] = &["logfmt", "json", "journald"];
+/// The words of `--hash-func`.
+pub(super) const HASH_FUNCS: &[&str] = &["SHA256", ""];
+/// The words of `--grpc-server-tls-min-version`.
+pub(super) const TLS_VERSIONS: &[&str] = &["1.0", "1.1", "1.2", "1.3"];
+/// The words of `--reloader.method`.
+pub(super) const RELOAD_METHODS: &[&str] = &["http", "signal"];
 
 /// The error of a word that is not among `words`.
 fn enum_error(words: &[&str], got: &str) -> String {
     format!("enum value must be one of {}, got '{got}'", words.join(","))
 }
 
-/// The value that belongs to `text`, by the order of `words`.
+/// The value at the place that `text` has among `words`.
 fn pick<T: Copy>(words: &[&str], values: &[T], text: &str) -> Result<T, String> {
     let at = words.iter().position(|word| *word == text);
     at.and_then(|at| values.get(at)).copied().ok_or_else(|| enum_error(words, text))
-}
-
-/// `--log.level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Only what needs somebody.
-    Error,
-    /// What may need somebody.
-    Warn,
-    /// What happens once in a while.
-    Info,
-    /// Everything.
-    Debug,
 }
 
 impl FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        pick(flags::LOG_LEVELS, &[Self::Error, Self::Warn, Self::Info, Self::Debug], text)
+        pick(LOG_LEVELS, &[Self::Error, Self::Warn, Self::Info, Self::Debug], text)
     }
-}
-
-/// `--log.format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// `key=value` lines.
-    Logfmt,
-    /// One JSON object on a line.
-    Json,
-    /// `key=value` lines that begin with the priority in the way systemd reads it.
-    Journald,
 }
 
 impl FromStr for LogFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        pick(flags::LOG_FORMATS, &[Self::Logfmt, Self::Json, Self::Journald], text)
+        pick(LOG_FORMATS, &[Self::Logfmt, Self::Json, Self::Journald], text)
     }
 }
 
 /// `--hash-func`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HashFunc {
+pub(crate) enum HashFunc {
     /// SHA-256 over each file.
     Sha256,
     /// No hashes.
@@ -71,31 +57,13 @@ impl FromStr for HashFunc {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        pick(flags::HASH_FUNCS, &[Self::Sha256, Self::None], text)
+        pick(HASH_FUNCS, &[Self::Sha256, Self::None], text)
     }
 }
 
-/// Text that may hold a secret and that `Debug` does not show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Secret(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "none" } else { "<hidden>" })
-    }
-}
-
-/// A duration of Prometheus's form, as `--http-grace-period` takes it.
+/// A duration in Prometheus's form, as `--http-grace-period` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PrometheusDuration(pub Duration);
+pub(crate) struct PrometheusDuration(pub Duration);
 
 impl FromStr for PrometheusDuration {
     type Err = String;
@@ -106,73 +74,34 @@ impl FromStr for PrometheusDuration {
     }
 }
 
-/// A number of bytes with an optional unit, decimal (`10MB`) or binary (`2.5GiB`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByteSize(pub u64);
-
-/// The units and the bytes in one of each.
-const BYTE_UNITS: [(&str, u64); 8] = [
-    ("", 1),
-    ("B", 1),
-    ("KB", 1000),
-    ("KiB", 1 << 10),
-    ("MB", 1000 * 1000),
-    ("MiB", 1 << 20),
-    ("GB", 1000 * 1000 * 1000),
-    ("GiB", 1 << 30),
-];
-
-impl FromStr for ByteSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "not a number of bytes: {text:?}; expected a number with one of the units B, KB, KiB, MB, MiB, GB, GiB, such as 10MB"
-            )
-        };
-        let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(at);
-        let (_, unit) = BYTE_UNITS.iter().find(|(name, _)| *name == unit.trim_start()).ok_or_else(wrong)?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        // Digits past the ninth are worth less than two bytes of any unit.
-        let fraction = fraction.get(..9).unwrap_or(fraction);
-        let scale = 10_u64.pow(u32::try_from(fraction.len()).map_err(|_| wrong())?);
-        let parse = |digits: &str| digits.parse::<u64>().map_err(|_| wrong());
-        let bytes = u128::from(parse(whole)?) * u128::from(*unit)
-            + u128::from(parse(fraction)?) * u128::from(*unit) / u128::from(scale);
-        u64::try_from(bytes).map(ByteSize).map_err(|_| wrong())
-    }
-}
-
-/// For argh: a duration above zero.
-pub fn positive(text: &str) -> Result<Duration, String> {
+/// Reads a duration above zero.
+pub(super) fn positive(text: &str) -> Result<Duration, String> {
     let value: GoDuration = text.parse()?;
     value.positive().ok_or_else(|| format!("must be greater than 0, got {value}"))
 }
 
-/// For argh: a version of TLS.
-pub fn tls_version(text: &str) -> Result<String, String> {
-    pick(flags::TLS_VERSIONS, flags::TLS_VERSIONS, text).map(str::to_owned)
+/// Reads the name of a TLS version.
+pub(super) fn tls_version(text: &str) -> Result<String, String> {
+    pick(TLS_VERSIONS, TLS_VERSIONS, text).map(str::to_owned)
 }
 
-/// For argh: how Prometheus is told to reload.
-pub fn reload_method(text: &str) -> Result<String, String> {
-    pick(flags::RELOAD_METHODS, flags::RELOAD_METHODS, text).map(str::to_owned)
+/// Reads a way to make Prometheus reload.
+pub(super) fn reload_method(text: &str) -> Result<String, String> {
+    pick(RELOAD_METHODS, RELOAD_METHODS, text).map(str::to_owned)
 }
 
-/// For argh: a signed whole number.
-pub fn int(text: &str) -> Result<i64, String> {
+/// Reads a signed whole number.
+pub(super) fn int(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| format!("not a whole number between {} and {}: {text:?}", i64::MIN, i64::MAX))
 }
 
-/// For argh: a whole number.
-pub fn uint(text: &str) -> Result<u64, String> {
+/// Reads a whole number.
+pub(super) fn uint(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("not a whole number between 0 and {}: {text:?}", u64::MAX))
 }
 
-/// For argh: a number with decimals.
-pub fn float(text: &str) -> Result<f64, String> {
+/// Reads a number with decimals.
+pub(super) fn float(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| format!("not a number: {text:?}"))
 }
 
@@ -204,47 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_with_units() {
-        for (text, want) in [
-            ("0", 0),
-            ("1234", 1234),
-            ("1B", 1),
-            ("10KB", 10_000),
-            ("10KiB", 10_240),
-            ("10 MB", 10_000_000),
-            ("2.5MiB", 2_621_440),
-            ("1.000000000000001GB", 1_000_000_000),
-            ("0.5GiB", 1 << 29),
-            ("18446744073709551615", u64::MAX),
-        ] {
-            assert_eq!(text.parse(), Ok(ByteSize(want)), "{text}");
-        }
-        let wrong = [
-            "",
-            "MB",
-            "-1",
-            "+1",
-            "1.",
-            ".5MB",
-            "1.5.5MB",
-            "1kb",
-            "1Mb",
-            "1Mbit",
-            "10MB/s",
-            "1e6",
-            "20000000000GiB",
-            "1TB",
-        ];
-        for text in wrong {
-            let err = text.parse::<ByteSize>().expect_err(text);
-            assert!(err.starts_with(&format!("not a number of bytes: {text:?}; expected")), "{err}");
-        }
-    }
-
-    #[test]
     fn every_word_of_a_table_has_a_value() {
-        assert!(flags::LOG_LEVELS.iter().all(|word| word.parse::<LogLevel>().is_ok()));
-        assert!(flags::LOG_FORMATS.iter().all(|word| word.parse::<LogFormat>().is_ok()));
-        assert!(flags::HASH_FUNCS.iter().all(|word| word.parse::<HashFunc>().is_ok()));
+        assert!(LOG_LEVELS.iter().all(|word| word.parse::<LogLevel>().is_ok()));
+        assert!(LOG_FORMATS.iter().all(|word| word.parse::<LogFormat>().is_ok()));
+        assert!(HASH_FUNCS.iter().all(|word| word.parse::<HashFunc>().is_ok()));
     }
 }

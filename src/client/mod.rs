@@ -3,12 +3,10 @@
 //!
 //! Series are written as they arrive; only the current one is held. The StoreAPI client uses no part of the sidecar.
 
-pub mod output;
-pub mod selector;
-pub mod spark;
-pub mod verify;
-pub mod view;
-pub mod xor;
+pub(crate) mod output;
+pub(crate) mod spark;
+pub(crate) mod verify;
+pub(crate) mod view;
 
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
@@ -21,12 +19,13 @@ use grpcio::{
 };
 
 use self::output::Style;
-use self::selector::{Matcher, Op};
 use self::view::View;
-use crate::error::{Error, Kind, Result};
-use crate::pb::thanos_info::{InfoRequest, InfoResponse};
-use crate::pb::thanos_store::{Aggr, SeriesRequest, SeriesResponse, series_response};
-use crate::pb::thanos_types::{LabelMatcher, Series, label_matcher};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::matcher::{MatchType, Matcher};
+use pillion_proto::thanos_info::{InfoRequest, InfoResponse};
+use pillion_proto::thanos_store::{Aggr, SeriesRequest, SeriesResponse, series_response};
+use pillion_proto::thanos_types::{LabelMatcher, Series, label_matcher};
+use pillion_read::selector;
 
 /// `thanos.info.Info/Info`.
 pub const INFO: Method<InfoRequest, InfoResponse> = Method {
@@ -173,11 +172,11 @@ fn series_request(args: &SeriesArgs) -> Result<SeriesRequest> {
 }
 
 fn wire_matcher(matcher: Matcher) -> LabelMatcher {
-    let kind = match matcher.op {
-        Op::Equal => label_matcher::Type::EQ,
-        Op::NotEqual => label_matcher::Type::NEQ,
-        Op::Regex => label_matcher::Type::RE,
-        Op::NotRegex => label_matcher::Type::NRE,
+    let kind = match matcher.kind {
+        MatchType::Equal => label_matcher::Type::EQ,
+        MatchType::NotEqual => label_matcher::Type::NEQ,
+        MatchType::Regex => label_matcher::Type::RE,
+        MatchType::NotRegex => label_matcher::Type::NRE,
     };
     LabelMatcher { type_: kind.into(), name: matcher.name, value: matcher.value, ..LabelMatcher::default() }
 }

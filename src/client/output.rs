@@ -5,16 +5,16 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::selector::{METRIC_NAME, is_plain_label, is_plain_metric};
 use super::spark::sparkline;
 use super::view::View;
-use super::xor::Sample;
-use crate::pb::thanos_info::InfoResponse;
-use crate::pb::thanos_types::ZLabelSet;
+use pillion_proto::thanos_info::InfoResponse;
+use pillion_proto::thanos_types::ZLabelSet;
+use pillion_read::selector::{label_text, selector_text};
+use pillion_read::xor::Sample;
 
 /// How series are shown.
 #[derive(Debug, Clone, Copy)]
-pub struct Style {
+pub(crate) struct Style {
     /// Every sample, not only the first and the last.
     pub samples: bool,
     /// Chunks were not asked for: there is nothing to say about samples.
@@ -22,7 +22,7 @@ pub struct Style {
 }
 
 /// One series as a line, and with [`Style::samples`] one more line per sample. Ends with a line break.
-pub fn series_text(view: &View, style: Style) -> String {
+pub(crate) fn series_text(view: &View, style: Style) -> String {
     let mut text = selector_text(&view.labels);
     if style.labels_only {
         text.push('\n');
@@ -59,7 +59,7 @@ pub fn series_text(view: &View, style: Style) -> String {
 /// "values":[[…],…],"not_decoded":{"histogram":{"chunks":1,"samples":120}}}`. Times are seconds and values strings, as
 /// in Prometheus's HTTP API; a staleness marker is `"stale"`. `first` and `last` are absent without float samples,
 /// `values` without [`Style::samples`], and everything but `labels` when chunks were not asked for.
-pub fn series_json(view: &View, style: Style) -> String {
+pub(crate) fn series_json(view: &View, style: Style) -> String {
     let mut object = Map::new();
     object.insert("labels".into(), labels_json(view.labels.iter().map(|(n, v)| (n.as_str(), v.as_str()))));
     if !style.labels_only {
@@ -85,7 +85,7 @@ pub fn series_json(view: &View, style: Style) -> String {
 }
 
 /// What a store says about itself, a line per fact.
-pub fn info_text(store: &str, info: &InfoResponse) -> String {
+pub(crate) fn info_text(store: &str, info: &InfoResponse) -> String {
     let mut rows = vec![("store", store.to_owned()), ("component", quote_controls(&info.ComponentType))];
     rows.extend(info.label_sets.iter().map(|labels| ("labels", labels_text(labels))));
     if let Some(store) = info.store.as_ref() {
@@ -109,7 +109,7 @@ pub fn info_text(store: &str, info: &InfoResponse) -> String {
 /// "supports_sharding":true,"supports_without_replica_labels":true,"supports_projections":false,
 /// "tsdb_infos":[{"labels":{…},"min_time_ms":0,"max_time_ms":0}],"services":["store",…]}`. The members from
 /// `min_time_ms` to `tsdb_infos` are absent when the component has no StoreAPI.
-pub fn info_json(store: &str, info: &InfoResponse) -> String {
+pub(crate) fn info_json(store: &str, info: &InfoResponse) -> String {
     let mut object = Map::new();
     object.insert("store".into(), store.into());
     object.insert("component".into(), info.ComponentType.clone().into());
@@ -130,21 +130,8 @@ pub fn info_json(store: &str, info: &InfoResponse) -> String {
     format!("{}\n", Value::Object(object))
 }
 
-/// A label set the way PromQL writes it, so that it can be pasted as a selector.
-pub fn selector_text(labels: &[(String, String)]) -> String {
-    let metric = labels.iter().find(|(name, _)| name == METRIC_NAME).map(|(_, value)| value.as_str());
-    let plain_metric = metric.filter(|metric| is_plain_metric(metric));
-    let quoted_metric = metric.filter(|metric| !is_plain_metric(metric)).map(quoted);
-    let others = labels.iter().filter(|(name, _)| name != METRIC_NAME).map(|(name, value)| pair(name, value));
-    let inside: Vec<String> = quoted_metric.into_iter().chain(others).collect();
-    match plain_metric {
-        Some(metric) if inside.is_empty() => metric.to_owned(),
-        metric => format!("{}{{{}}}", metric.unwrap_or_default(), inside.join(", ")),
-    }
-}
-
 /// Text from the server with its control characters escaped.
-pub fn quote_controls(text: &str) -> String {
+pub(crate) fn quote_controls(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
@@ -162,29 +149,8 @@ fn services(info: &InfoResponse) -> Vec<&'static str> {
 }
 
 fn labels_text(labels: &ZLabelSet) -> String {
-    let pairs: Vec<String> = labels.labels.iter().map(|label| pair(&label.name, &label.value)).collect();
+    let pairs: Vec<String> = labels.labels.iter().map(|label| label_text(&label.name, &label.value)).collect();
     format!("{{{}}}", pairs.join(", "))
-}
-
-fn pair(name: &str, value: &str) -> String {
-    let name = if is_plain_label(name) { name.to_owned() } else { quoted(name) };
-    format!("{name}={}", quoted(value))
-}
-
-/// In double quotes, with escapes that PromQL reads back.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 fn label_set_json(labels: &ZLabelSet) -> Value {
@@ -247,8 +213,8 @@ fn yes_no(value: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::view::Counted;
-    use super::super::xor::STALE_NAN_BITS;
     use super::*;
+    use pillion_read::xor::STALE_NAN_BITS;
 
     const SHORT: Style = Style { samples: false, labels_only: false };
     const FULL: Style = Style { samples: true, labels_only: false };
@@ -308,23 +274,6 @@ mod tests {
     }
 
     #[test]
-    fn label_sets_are_selectors() {
-        let check = |labels: &[(&str, &str)], expected: &str| {
-            let owned: Vec<_> = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-            let text = selector_text(&owned);
-            assert_eq!(text, expected);
-            if !labels.is_empty() {
-                let matchers = super::super::selector::parse(&text).unwrap();
-                assert_eq!(matchers.into_iter().map(|m| (m.name, m.value)).collect::<Vec<_>>(), owned);
-            }
-        };
-        check(&[("__name__", "up")], "up");
-        check(&[("__name__", "a.b"), ("c", "d")], r#"{"a.b", c="d"}"#);
-        check(&[("c", "\u{1b}[2J\u{9b}\t'`")], "{c=\"\\u001b[2J\\u009b\\t'`\"}");
-        check(&[], "{}");
-    }
-
-    #[test]
     fn numbers_are_written_as_prometheus_writes_them() {
         let check = |value: f64, expected: &str| assert_eq!(value_text(&Sample { time_ms: 0, value }), expected);
         check(-1e-7, "-1e-07");
@@ -338,8 +287,8 @@ mod tests {
 
     #[test]
     fn info_in_both_forms() {
-        use crate::pb::thanos_info::{StoreInfo, TSDBInfo};
-        use crate::pb::thanos_types::Label;
+        use pillion_proto::thanos_info::{StoreInfo, TSDBInfo};
+        use pillion_proto::thanos_types::Label;
         let label = Label { name: "region".into(), value: "eu".into(), ..Default::default() };
         let labels = ZLabelSet { labels: vec![label], ..Default::default() };
         let tsdb = TSDBInfo { labels: Some(labels.clone()).into(), max_time: i64::MAX, ..Default::default() };

@@ -1,13 +1,13 @@
 //! A line of block characters for the course of a series. Pure.
 
-use super::xor::Sample;
+use pillion_read::xor::Sample;
 
 /// A sparkline has at most this many characters.
 const SPARK_WIDTH: usize = 40;
 const SPARK_BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// The course of the values over time. A gap in time is a blank, and `·` stands where there is no finite value.
-pub fn sparkline(samples: &[Sample]) -> String {
+pub(crate) fn sparkline(samples: &[Sample]) -> String {
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return String::new() };
     let width = samples.len().min(SPARK_WIDTH);
     let span = i128::from(last.time_ms) - i128::from(first.time_ms) + 1;

@@ -5,15 +5,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::cli::VerifyFlags;
-use crate::cli::bucket::BucketConfig;
-use crate::cli::config;
-use crate::error::{Error, Kind, Result};
-use crate::files::Disk;
-use crate::labels::Labels;
-use crate::objstore::{open, pace::Pace};
-use crate::ship::verify::{self, Audit, Finding, Problem, Summary};
-use crate::supervisor::stop_pair;
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::files::Disk;
+use pillion_base::labels::Labels;
+use pillion_base::stop::stop_pair;
+use pillion_bucket::{BucketConfig, Pace};
+use pillion_ship::verify::{self, Audit, Finding, Problem, Summary};
 
 /// What `pillion verify` was asked for.
 #[derive(Debug, Clone)]
@@ -34,28 +31,6 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-impl VerifyArgs {
-    /// Checks the flags and reads the configuration of the bucket. `env` gives environment variables.
-    pub fn from_flags(flags: VerifyFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<VerifyArgs> {
-        let bucket = config::bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?;
-        let bucket = bucket.ok_or_else(|| {
-            Error::new(Kind::BadRequest, "which bucket? give --objstore.config-file or --objstore.config")
-        })?;
-        if flags.tsdb_path.is_empty() {
-            return Err(Error::new(Kind::BadRequest, "--tsdb.path must not be empty"));
-        }
-        Ok(VerifyArgs {
-            bucket,
-            tsdb_path: PathBuf::from(flags.tsdb_path),
-            meta_file_name: config::file_name(flags.shipper_meta_file_name)?,
-            upload_compacted: flags.shipper_upload_compacted,
-            labels: flags.labels,
-            repair: flags.repair,
-            json: flags.json,
-        })
-    }
-}
-
 /// Compares bucket and local blocks, writes what is wrong to `out`, and says whether all is well. `Blocks:` while
 /// objects are read and sent.
 ///
@@ -63,7 +38,7 @@ impl VerifyArgs {
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
     let labels = parse_labels(&args.labels)?;
     let disk = Disk::real();
-    let bucket = open::open(&args.bucket, &disk, Pace::default())?;
+    let bucket = pillion_bucket::open(&args.bucket, &disk, Pace::default())?;
     // Nothing begins the stop: a signal ends the command, and whatever it was sending can be sent again.
     let (_stopper, stop) = stop_pair()?;
     let audit = Audit {
@@ -161,7 +136,7 @@ fn finding_json(finding: &Finding) -> String {
 fn summary_text(summary: &Summary) -> String {
     let Summary { n_whole, n_wrong, n_repaired, n_gone, n_skipped } = summary;
     let n_checked = n_whole + n_wrong + n_repaired + n_gone;
-    let doubt = match summary.is_strange() {
+    let doubt = match summary.looks_like_wrong_bucket() {
         true => "the bucket has nothing of any of these blocks: is it the right one, with the right prefix?\n",
         false => "",
     };
@@ -180,7 +155,7 @@ fn summary_json(summary: &Summary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ship::ulid::Ulid;
+    use pillion_ship::Ulid;
 
     #[test]
     fn a_line_says_what_is_wrong_and_what_came_of_it() {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::xor::{self, Sample};
-use crate::error::{Context, Result};
-use crate::pb::thanos_types::{self, AggrChunk, Label, chunk::Encoding};
+use pillion_base::error::{Context, Result};
+use pillion_proto::thanos_types::chunk::Encoding;
+use pillion_proto::thanos_types::{self, AggrChunk, Label};
+use pillion_read::selector::selector_text;
+use pillion_read::xor::{self, Sample};
 
 /// Chunks that are counted only.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// How many chunks.
     pub n_chunks: u64,
     /// How many samples they say they hold.
@@ -17,7 +19,7 @@ pub struct Counted {
 
 /// One series, from as many messages as it came in.
 #[derive(Debug, Clone, Default)]
-pub struct View {
+pub(crate) struct View {
     /// Name and value, in the order in which the store sent them.
     pub labels: Vec<(String, String)>,
     /// How many chunks came, of every kind.
@@ -30,12 +32,12 @@ pub struct View {
 
 impl View {
     /// A series without samples yet.
-    pub fn new(labels: &[Label]) -> View {
+    pub(crate) fn new(labels: &[Label]) -> View {
         View { labels: labels.iter().map(|l| (l.name.clone(), l.value.clone())).collect(), ..View::default() }
     }
 
     /// Whether these labels are this series's.
-    pub fn is_of(&self, labels: &[Label]) -> bool {
+    pub(crate) fn is_of(&self, labels: &[Label]) -> bool {
         self.labels.len() == labels.len()
             && self.labels.iter().zip(labels).all(|((name, value), l)| *name == l.name && *value == l.value)
     }
@@ -44,13 +46,13 @@ impl View {
     /// stores send whole chunks.
     ///
     /// `Errors:` `Corrupt`, with the series.
-    pub fn add(&mut self, chunks: &[AggrChunk], range_ms: (i64, i64)) -> Result<()> {
+    pub(crate) fn add(&mut self, chunks: &[AggrChunk], range_ms: (i64, i64)) -> Result<()> {
         for chunk in chunks {
             self.n_chunks += 1;
             match chunk.raw.as_ref() {
                 Some(raw) => self.add_raw(raw, range_ms).context(|| {
                     let span = format!("chunk {} to {}", chunk.min_time, chunk.max_time);
-                    format!("decode {span} of series {}", super::output::selector_text(&self.labels))
+                    format!("decode {span} of series {}", selector_text(&self.labels))
                 })?,
                 None => self.count("downsampled", 0),
             }
@@ -80,7 +82,7 @@ impl View {
 
     /// Puts the samples in order; call it after the last `add`. Stores may send overlapping chunks (a block and the
     /// head, or two replicas): of two samples of one time the first that came stays.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if self.samples.windows(2).all(|pair| matches!(pair, [a, b] if a.time_ms < b.time_ms)) {
             return;
         }
@@ -89,20 +91,26 @@ impl View {
     }
 
     /// Samples of every kind.
-    pub fn n_samples(&self) -> u64 {
+    pub(crate) fn n_samples(&self) -> u64 {
         self.samples.len() as u64 + self.counted.values().map(|c| c.n_samples).sum::<u64>()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::xor::tests::encode;
     use super::*;
+    use pillion_read::xor::Encoder;
     use protobuf::EnumOrUnknown;
 
     fn chunk(encoding: i32, data: Vec<u8>) -> AggrChunk {
         let raw = thanos_types::Chunk { type_: EnumOrUnknown::from_i32(encoding), data, ..Default::default() };
         AggrChunk { raw: Some(raw).into(), ..Default::default() }
+    }
+
+    fn encode(samples: &[(i64, f64)]) -> Vec<u8> {
+        let mut encoder = Encoder::default();
+        samples.iter().for_each(|(time_ms, value)| encoder.push(*time_ms, *value).unwrap());
+        encoder.finish().to_vec()
     }
 
     fn label(name: &str, value: &str) -> Label {

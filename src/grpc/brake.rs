@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use crate::grpc::bucket::{Bucket, Rate};
+use pillion_http::h2::{Rate, TokenBucket};
 
 /// How long an address stays suspect after its last offence.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ const ADDRESSES_MAX: usize = 4096;
 
 /// What becomes of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub(super) enum Admission {
     /// Nothing is known against its address.
     Now,
     /// It may begin at this time, under the rules for suspects.
@@ -36,25 +36,25 @@ pub enum Admission {
 struct Suspect {
     until: Instant,
     next: Instant,
-    resets: Bucket,
+    resets: TokenBucket,
 }
 
 /// The memory.
 #[derive(Debug)]
-pub struct Brake {
+pub(super) struct Brake {
     suspects: HashMap<IpAddr, Suspect>,
     /// The budgets of addresses that are not suspect, or were not when their connections were admitted.
-    resets: HashMap<IpAddr, Bucket>,
+    resets: HashMap<IpAddr, TokenBucket>,
 }
 
 impl Brake {
     /// No address is suspect.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Brake { suspects: HashMap::new(), resets: HashMap::new() }
     }
 
     /// Decides about a new connection from `address`.
-    pub fn admit(&mut self, now: Instant, address: IpAddr) -> Admission {
+    pub(super) fn admit(&mut self, now: Instant, address: IpAddr) -> Admission {
         let address = network(address);
         let Some(suspect) = self.suspects.get_mut(&address) else { return Admission::Now };
         if now >= suspect.until {
@@ -70,7 +70,7 @@ impl Brake {
     }
 
     /// Remembers that a connection from `address` was closed for abuse.
-    pub fn punish(&mut self, now: Instant, address: IpAddr) {
+    pub(super) fn punish(&mut self, now: Instant, address: IpAddr) {
         let address = network(address);
         if !self.suspects.contains_key(&address) && self.suspects.len() >= ADDRESSES_MAX {
             self.suspects.retain(|_, suspect| now < suspect.until);
@@ -79,13 +79,13 @@ impl Brake {
                 self.suspects.remove(&first);
             }
         }
-        let resets = Bucket::new(SUSPECT_RESETS, now);
+        let resets = TokenBucket::new(SUSPECT_RESETS, now);
         let suspect = self.suspects.entry(address).or_insert(Suspect { until: now, next: now + ADMIT_EVERY, resets });
         suspect.until = now + SUSPECT_FOR;
     }
 
     /// Accounts for `n` resets of a connection; false when the connection is to be closed. `was_suspect`: as admitted.
-    pub fn resets(&mut self, now: Instant, address: IpAddr, n: u32, was_suspect: bool) -> bool {
+    pub(super) fn resets(&mut self, now: Instant, address: IpAddr, n: u32, was_suspect: bool) -> bool {
         let address = network(address);
         if let Some(suspect) = self.suspects.get_mut(&address).filter(|_| was_suspect) {
             return suspect.resets.take(now, n.into());
@@ -95,7 +95,7 @@ impl Brake {
             let any = self.resets.keys().next().copied().filter(|_| self.resets.len() >= ADDRESSES_MAX);
             any.map(|address| self.resets.remove(&address));
         }
-        self.resets.entry(address).or_insert_with(|| Bucket::new(ADDRESS_RESETS, now)).take(now, n.into())
+        self.resets.entry(address).or_insert_with(|| TokenBucket::new(ADDRESS_RESETS, now)).take(now, n.into())
     }
 }
 

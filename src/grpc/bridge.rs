@@ -11,11 +11,10 @@ use std::task::{Context, Poll, Waker};
 use futures_util::Sink;
 use grpcio::{GrpcSlice, RpcStatus, RpcStatusCode, ServerStreamingSink, WriteFlags};
 
-use crate::error::Result;
 use crate::grpc::buffers;
 use crate::limits;
-use crate::store::batch::{Message, Messages};
-use crate::store::series::{Outlet, gone};
+use pillion_base::error::Result;
+use pillion_read::store::{EncodedMessage, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -144,19 +143,19 @@ impl Bridge {
     }
 }
 
-impl Messages for Bridge {
+impl MessageSink for Bridge {
     fn buffer(&self, bytes: usize) -> Vec<u8> {
         buffers::take(bytes)
     }
 
-    fn send(&self, message: Message) -> Result<()> {
+    fn send(&self, message: EncodedMessage) -> Result<()> {
         let slice = buffers::into_slice(message);
         let mut state = self.lock();
         while state.queued_bytes >= limits::BRIDGE_BYTES && !state.gone {
             state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.gone {
-            return Err(gone());
+            return Err(client_gone());
         }
         state.queued_bytes += slice.len();
         state.n_sent += 1;

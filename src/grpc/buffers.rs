@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use grpcio::GrpcSlice;
 
 use crate::limits;
-use crate::store::batch::Message;
+use pillion_read::store::EncodedMessage;
 
 /// Buffers that wait for their next message.
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 /// An empty buffer with room for `bytes`. Small ones are made to measure, large ones come from the pool where it has one.
-pub fn take(bytes: usize) -> Vec<u8> {
+pub(crate) fn take(bytes: usize) -> Vec<u8> {
     if bytes <= limits::SMALL_MESSAGE_BYTES {
         return Vec::with_capacity(bytes);
     }
@@ -23,8 +23,8 @@ pub fn take(bytes: usize) -> Vec<u8> {
 }
 
 /// Hands a message over to gRPC without copying it.
-pub fn into_slice(message: Message) -> GrpcSlice {
-    let Message { buffer, start } = message;
+pub(crate) fn into_slice(message: EncodedMessage) -> GrpcSlice {
+    let EncodedMessage { buffer, start } = message;
     // A vector that is exactly full is taken over as it is.
     if start == 0 && buffer.len() == buffer.capacity() {
         return GrpcSlice::from(buffer);
@@ -77,14 +77,14 @@ mod tests {
     #[test]
     fn messages_are_the_same_bytes_wherever_they_begin() {
         let whole = vec![1_u8, 2, 3];
-        assert_eq!(bytes_of(&into_slice(Message::whole(whole))), [1, 2, 3]);
+        assert_eq!(bytes_of(&into_slice(EncodedMessage::whole(whole))), [1, 2, 3]);
         let mut roomy = Vec::with_capacity(100);
         roomy.extend([9, 9, 1, 2, 3]);
-        let slice = into_slice(Message { buffer: roomy, start: 2 });
+        let slice = into_slice(EncodedMessage { buffer: roomy, start: 2 });
         let copy = slice.clone();
         drop(slice);
         assert_eq!(bytes_of(&copy), [1, 2, 3]);
-        assert_eq!(bytes_of(&into_slice(Message::default())), [0_u8; 0]);
+        assert_eq!(bytes_of(&into_slice(EncodedMessage::default())), [0_u8; 0]);
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
         let mut buffer = take(limits::MESSAGE_BYTES_TARGET);
         buffer.extend([7; 100]);
         let at = buffer.as_ptr() as usize;
-        drop(into_slice(Message { buffer, start: 1 }));
+        drop(into_slice(EncodedMessage { buffer, start: 1 }));
         // Other tests may use the pool at the same time; what matters is that the buffer can be taken again.
         let taken: Vec<_> = (0..limits::POOLED_BUFFERS_MAX).map(|_| take(limits::MESSAGE_BYTES_TARGET)).collect();
         assert!(taken.iter().any(|buffer| buffer.as_ptr() as usize == at));

@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use grpcio::{RpcStatus, RpcStatusCode};
 
-use crate::error::{Error, Kind, Result};
 use crate::grpc::bridge::Bridge;
 use crate::metrics::{GRPC_CODES, GrpcMetrics};
-use crate::supervisor::panic_text;
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::threads::panic_text;
 
 /// Type, service and method, as the metrics name them.
-pub type Name = (&'static str, &'static str, &'static str);
+pub(crate) type Name = (&'static str, &'static str, &'static str);
 
 /// A call that began. Its end is recorded once, as `Canceled` when it is dropped without one.
-pub struct Call {
+pub(crate) struct Call {
     metrics: GrpcMetrics,
     name: Name,
     begun: Instant,
@@ -23,7 +23,7 @@ pub struct Call {
 
 impl Call {
     /// Counts the start of a call and its request.
-    pub fn begin(metrics: &GrpcMetrics, name: Name) -> Self {
+    pub(crate) fn begin(metrics: &GrpcMetrics, name: Name) -> Self {
         let labels = [name.0, name.1, name.2];
         metrics.started.with_label_values(&labels).inc();
         metrics.msg_received.with_label_values(&labels).inc();
@@ -31,7 +31,7 @@ impl Call {
     }
 
     /// Counts the end.
-    pub fn end(mut self, code: RpcStatusCode, n_sent: u64) {
+    pub(crate) fn end(mut self, code: RpcStatusCode, n_sent: u64) {
         self.record(code, n_sent);
     }
 
@@ -54,7 +54,7 @@ impl Drop for Call {
 }
 
 /// Runs a call's work and ends the call with what came of it; a panic becomes INTERNAL and harms nothing else.
-pub fn run(
+pub(crate) fn run(
     call: Call,
     bridge: &Bridge,
     deadline_exceeded: impl Fn() -> bool,
@@ -85,7 +85,7 @@ pub fn run(
 }
 
 /// The status that says what an error was.
-pub fn status(err: &Error) -> RpcStatus {
+pub(crate) fn status(err: &Error) -> RpcStatus {
     let code = match err.kind() {
         Kind::BadRequest => RpcStatusCode::INVALID_ARGUMENT,
         Kind::Limit => RpcStatusCode::RESOURCE_EXHAUSTED,

@@ -1,34 +1,31 @@
 //! The gRPC front door: listens, accepts, and hands a client to the gRPC core, as one end of a socket pair, only after
 //! its HTTP/2 preface has been received. The core itself never listens. Caps connections and half-open ones; what
-//! passes afterwards is watched by [`crate::grpc::guard`].
+//! passes afterwards is watched by [`pillion_http::h2::Guard`].
 //!
 //! One thread with poll(2) for the listener and all clients without a preface, two threads per connection afterwards.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
-use crate::error::{Context, Result};
 use crate::grpc::brake::Admission;
-use crate::grpc::guard::{Guard, PREFACE, Rules, Verdict};
 pub use crate::grpc::relay::Connections;
 use crate::grpc::relay::Newcomer;
 use crate::limits;
-use crate::listen;
 use crate::metrics::FrontMetrics;
-use crate::supervisor::Stop;
+use pillion_base::error::{Context, Result};
+use pillion_base::stop::Stop;
+use pillion_http::address::ListenAddress;
+use pillion_http::h2::{Guard, PREFACE, Rules, Verdict};
+use pillion_http::listen::{Accepted, Listener};
 
 /// Connections at once that have not completed the handshake; the oldest makes room.
 const HALF_OPEN_MAX: usize = 64;
-/// Pause in accepting when descriptors or memory have run out.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
-/// Connections accepted in a row before the others get their turn.
-const ACCEPTS_MAX: usize = 64;
 /// A connection refused after abuse is left open, unread, for this long: a client that comes back as soon as it is closed
 /// is slowed down at no cost.
 const TAR_PIT: Duration = Duration::from_secs(1);
@@ -41,7 +38,7 @@ const UNACKNOWLEDGED_MAX_MS: u32 = 60_000;
 
 /// The front door, listening.
 pub struct Front {
-    listener: TcpListener,
+    listener: Listener,
     connections: Connections,
     connections_max: usize,
     half_open_max: usize,
@@ -49,12 +46,12 @@ pub struct Front {
 }
 
 impl Front {
-    /// Listens on `address` (`host:port`, `:port`, `[v6]:port`).
+    /// Listens on `address`.
     ///
     /// `Errors:` `listen gRPC on address ADDRESS: REASON`, with what to change.
-    pub fn bind(address: &str, metrics: FrontMetrics) -> Result<Self> {
-        let listener =
-            listen::bind_address(address, "--grpc-address").context(|| format!("listen gRPC on address {address}"))?;
+    pub fn bind(address: &ListenAddress, metrics: FrontMetrics) -> Result<Self> {
+        let listener = Listener::bind(address, "gRPC", "--grpc-address")
+            .context(|| format!("listen gRPC on address {address}"))?;
         Ok(Front {
             listener,
             connections: Connections::new(metrics),
@@ -74,7 +71,7 @@ impl Front {
 
     /// The address it listens on.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
+        self.listener.local_addr()
     }
 
     /// The table of connections: who is behind a descriptor of the core, and the end of the grace of a stop.
@@ -87,7 +84,7 @@ impl Front {
     /// `hand_over` gets the core's end of a socket pair (connected, non-blocking) and the client's address; it runs on
     /// this thread and must not block. `Blocks:` until the stop.
     pub fn run(self, stop: &Stop, hand_over: impl Fn(OwnedFd, SocketAddr) -> Result<()>) -> Result<()> {
-        let mut door = Door { front: self, waiting: Vec::new(), tar_pit: VecDeque::new(), accept_from: None };
+        let mut door = Door { front: self, waiting: Vec::new(), tar_pit: VecDeque::new() };
         while !stop.is_stopped() {
             let ready = door.wait(stop)?;
             let now = Instant::now();
@@ -120,8 +117,6 @@ struct Door {
     waiting: Vec<Waiting>,
     /// Until when, and what.
     tar_pit: VecDeque<(Instant, TcpStream)>,
-    /// No accepting before this time.
-    accept_from: Option<Instant>,
 }
 
 struct Ready {
@@ -139,7 +134,7 @@ enum Progress {
 impl Door {
     fn wait(&self, stop: &Stop) -> Result<Ready> {
         let now = Instant::now();
-        let paused_until = self.accept_from.filter(|from| now < *from);
+        let paused_until = self.front.listener.paused_until(now);
         let wakes = self.waiting.iter().map(|client| client.next_time(now));
         let freed = self.tar_pit.front().map(|(until, _)| *until);
         let wake = wakes.chain(paused_until).chain(freed).min();
@@ -150,8 +145,7 @@ impl Door {
             polled.push(PollFd::new(&client.stream, events));
         }
         polled.push(PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN));
-        let listening = if paused_until.is_some() { PollFlags::empty() } else { PollFlags::IN };
-        polled.push(PollFd::new(&self.front.listener, listening));
+        polled.push(self.front.listener.poll_fd(now));
         // Rounded up, so that the time has come when the wait is over.
         let timeout = wake.map(|wake| wake.saturating_duration_since(now) + Duration::from_millis(1));
         let timeout = timeout.map(|time| Timespec {
@@ -164,7 +158,7 @@ impl Door {
         }
         let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
         let waiting = ready.by_ref().take(self.waiting.len()).collect();
-        Ok(Ready { waiting, listener: paused_until.is_none() && ready.nth(1).unwrap_or(false) })
+        Ok(Ready { waiting, listener: ready.nth(1).unwrap_or(false) })
     }
 
     fn serve(&mut self, now: Instant, ready: &[bool], hand_over: &impl Fn(OwnedFd, SocketAddr) -> Result<()>) {
@@ -187,29 +181,10 @@ impl Door {
     }
 
     fn accept(&mut self, now: Instant) {
-        let was_paused = self.accept_from.take().is_some();
-        for n_accepted in 0..ACCEPTS_MAX {
-            match self.front.listener.accept() {
-                Ok((stream, peer)) => {
-                    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                    self.front.connections.metrics().accepted.inc();
-                    self.admit(now, stream, peer);
-                }
-                Err(err) if err.kind() == ErrorKind::WouldBlock => return,
-                // The kernel looks for a free descriptor before it looks for a connection, so this says nothing unless
-                // poll has just said that there is one.
-                Err(err) if listen::is_exhausted(&err) && n_accepted > 0 => return,
-                Err(err) if listen::is_exhausted(&err) => {
-                    // The listener stays readable: without a pause this loop would burn a core.
-                    self.accept_from = Some(now + EXHAUSTED_PAUSE);
-                    if !was_paused {
-                        log::warn!(err = err.to_string(); "cannot accept gRPC connections for the moment");
-                    }
-                    return;
-                }
-                // The client was gone before it was accepted.
-                Err(_) => {}
-            }
+        for n_accepted in 0.. {
+            let Accepted::Client(stream, peer) = self.front.listener.accept(now, n_accepted) else { return };
+            self.front.connections.metrics().accepted.inc();
+            self.admit(now, stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         }
     }
 
@@ -250,7 +225,8 @@ impl Door {
             let oldest = self.waiting.iter().enumerate().min_by_key(|(_, client)| client.accepted);
             match oldest.map(|(idx, client)| (idx, client.accepted)) {
                 Some((idx, accepted)) if oldest_relayed.is_none_or(|relayed| accepted <= relayed) => {
-                    let client = self.waiting.swap_remove(idx);
+                    // Those of one turn came at the same time by the clock, and their order says who was first.
+                    let client = self.waiting.remove(idx);
                     connections.turned_away("handshake", client.peer, "a newer connection needs the room");
                 }
                 _ if oldest_relayed.is_some() => connections.evict_half_open(),

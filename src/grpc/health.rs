@@ -7,13 +7,13 @@ use grpcio::{RpcStatus, RpcStatusCode};
 use protobuf::{EnumOrUnknown, Message};
 
 use crate::grpc::bridge::Bridge;
-use crate::pb::grpc_health::health_check_response::ServingStatus;
-use crate::pb::grpc_health::{HealthCheckResponse, HealthListResponse};
-use crate::state::Probes;
+use crate::probes::Probes;
+use pillion_proto::grpc_health::health_check_response::ServingStatus;
+use pillion_proto::grpc_health::{HealthCheckResponse, HealthListResponse};
 
 /// Answers health calls and tells those who watch.
 #[derive(Clone)]
-pub struct Health {
+pub(crate) struct Health {
     probes: Probes,
     watchers: Arc<Mutex<Watchers>>,
 }
@@ -28,7 +28,7 @@ struct Watchers {
 
 impl Health {
     /// Follows the readiness of `probes`.
-    pub fn new(probes: Probes) -> Self {
+    pub(crate) fn new(probes: Probes) -> Self {
         let watchers = Arc::new(Mutex::new(Watchers::default()));
         let health = Health { probes, watchers };
         let (watchers, probes) = (Arc::clone(&health.watchers), health.probes.clone());
@@ -43,7 +43,7 @@ impl Health {
     }
 
     /// The answer to Check.
-    pub fn check(&self, service: &str) -> Result<Vec<u8>, RpcStatus> {
+    pub(crate) fn check(&self, service: &str) -> Result<Vec<u8>, RpcStatus> {
         if service.is_empty() {
             Ok(response(serving(&self.probes)))
         } else {
@@ -52,13 +52,13 @@ impl Health {
     }
 
     /// The answer to List.
-    pub fn list(&self) -> Vec<u8> {
+    pub(crate) fn list(&self) -> Vec<u8> {
         let statuses = HashMap::from([(String::new(), message(serving(&self.probes)))]);
         encode(&HealthListResponse { statuses, ..Default::default() })
     }
 
     /// Tells `bridge` the status now and at every change.
-    pub fn watch(&self, service: &str, bridge: Bridge) {
+    pub(crate) fn watch(&self, service: &str, bridge: Bridge) {
         if !service.is_empty() {
             // The status of an unknown service never changes, but the stream stays open.
             bridge.replace(response(ServingStatus::SERVICE_UNKNOWN));
@@ -81,7 +81,7 @@ impl Health {
     }
 
     /// Ends every watch: an open one would hold up the shutdown for the whole grace period.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         watchers.ended = true;
         let Watchers { bridges, idle, .. } = &mut *watchers;

@@ -4,15 +4,15 @@
 use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType};
 use protobuf::Message;
 
-use crate::pb::grpc_health::{HealthCheckRequest, HealthListRequest};
-use crate::pb::grpc_reflection_v1::ServerReflectionRequest;
-use crate::pb::thanos_exemplars::ExemplarsRequest;
-use crate::pb::thanos_info::InfoRequest;
-use crate::pb::thanos_metadata::MetricMetadataRequest;
-use crate::pb::thanos_rules::RulesRequest;
-use crate::pb::thanos_status::TSDBStatisticsRequest;
-use crate::pb::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
-use crate::pb::thanos_targets::TargetsRequest;
+use pillion_proto::grpc_health::{HealthCheckRequest, HealthListRequest};
+use pillion_proto::grpc_reflection_v1::ServerReflectionRequest;
+use pillion_proto::thanos_exemplars::ExemplarsRequest;
+use pillion_proto::thanos_info::InfoRequest;
+use pillion_proto::thanos_metadata::MetricMetadataRequest;
+use pillion_proto::thanos_rules::RulesRequest;
+use pillion_proto::thanos_status::TSDBStatisticsRequest;
+use pillion_proto::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+use pillion_proto::thanos_targets::TargetsRequest;
 
 /// On the wire a unary answer is a stream of one message, and a stream's sink tells when the client goes away, so every
 /// method but reflection, where clients stream too, is served as a stream.

@@ -1,19 +1,16 @@
 //! The gRPC side: a front door in Rust that accepts and watches connections, and behind it the C core, which never
 //! listens. The only folder that names the gRPC library (the client commands excepted).
 
-pub mod bridge;
-pub mod calls;
-pub mod health;
+pub(crate) mod bridge;
+pub(crate) mod calls;
+pub(crate) mod health;
 pub mod methods;
-pub mod pool;
-pub mod reflection;
-pub mod server;
-pub mod services;
+pub(crate) mod pool;
+pub(crate) mod reflection;
+pub(crate) mod server;
+pub(crate) mod services;
 
 mod brake;
-mod bucket;
-pub mod buffers;
-pub mod front;
-pub mod guard;
+pub(crate) mod buffers;
+pub(crate) mod front;
 mod relay;
-mod walker;

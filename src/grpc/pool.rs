@@ -1,19 +1,19 @@
 //! A bounded pool of threads for calls, fed by a bounded queue. Threads start when they are first needed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::limits;
-use crate::supervisor::spawn_thread;
+use pillion_base::threads::spawn_thread;
 
 /// One call's work. It must not panic: that would cost a thread.
-pub type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// The pool. Its threads end after the last job once it is dropped.
 #[derive(Clone)]
-pub struct Pool {
+pub(crate) struct Pool {
     sender: Sender<Job>,
     receiver: Receiver<Job>,
     counts: Arc<Counts>,
@@ -28,31 +28,34 @@ struct Counts {
 
 impl Pool {
     /// A pool without threads yet.
-    pub fn new(threads_max: usize, queue_max: usize) -> Self {
+    pub(crate) fn new(threads_max: usize, queue_max: usize) -> Self {
         let (sender, receiver) = bounded(queue_max);
         Pool { sender, receiver, counts: Arc::default(), threads_max }
     }
 
-    /// Queues a job; false, with the job dropped, when the queue is full.
-    pub fn submit(&self, job: Job) -> bool {
-        match self.sender.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return false,
-        }
-        if self.counts.idle.load(Ordering::SeqCst) < self.receiver.len() {
-            self.grow();
-        }
-        true
+    /// Hands a job to a new thread while there may be one more, and queues it otherwise; false, with the job dropped, when
+    /// the queue is full. A job for a thread that is about to start takes no place in the queue.
+    pub(crate) fn submit(&self, job: Job) -> bool {
+        let has_idle = self.counts.idle.load(Ordering::SeqCst) > self.receiver.len();
+        let job = if has_idle { Some(job) } else { self.start_thread(job) };
+        job.is_none_or(|job| self.sender.try_send(job).is_ok())
     }
 
-    fn grow(&self) {
+    /// Starts a thread with its first job; gives the job back when there are enough threads or none can be started.
+    fn start_thread(&self, job: Job) -> Option<Job> {
         let number = self.counts.threads.fetch_add(1, Ordering::SeqCst);
         if number >= self.threads_max {
             self.counts.threads.fetch_sub(1, Ordering::SeqCst);
-            return;
+            return Some(job);
         }
         let (receiver, counts) = (self.receiver.clone(), Arc::clone(&self.counts));
+        let first = Arc::new(Mutex::new(Some(job)));
+        let taken = Arc::clone(&first);
         let spawned = spawn_thread(&format!("call-{number}"), Some(limits::CALL_STACK_BYTES), move || {
+            let first = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(job) = first {
+                job();
+            }
             loop {
                 counts.idle.fetch_add(1, Ordering::SeqCst);
                 let job = receiver.recv();
@@ -61,10 +64,10 @@ impl Pool {
                 job();
             }
         });
-        if let Err(err) = spawned {
-            self.counts.threads.fetch_sub(1, Ordering::SeqCst);
-            log::error!(err = err.to_string(); "cannot start another thread for calls; queued calls wait for the others");
-        }
+        let err = spawned.err()?;
+        self.counts.threads.fetch_sub(1, Ordering::SeqCst);
+        log::error!(err = err.to_string(); "cannot start another thread for calls; queued calls wait for the others");
+        first.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -14,9 +14,9 @@ use futures_util::{SinkExt, StreamExt};
 use grpcio::{DuplexSink, GrpcSlice, RequestStream, RpcStatus, RpcStatusCode, WriteFlags};
 use protobuf::{Message, MessageField};
 
-use crate::pb::grpc_reflection_v1::server_reflection_request::Message_request as Question;
-use crate::pb::grpc_reflection_v1::server_reflection_response::Message_response as Answer;
-use crate::pb::grpc_reflection_v1::{
+use pillion_proto::grpc_reflection_v1::server_reflection_request::Message_request as Question;
+use pillion_proto::grpc_reflection_v1::server_reflection_response::Message_response as Answer;
+use pillion_proto::grpc_reflection_v1::{
     ErrorResponse, ExtensionNumberResponse, FileDescriptorResponse, ListServiceResponse, ServerReflectionRequest,
     ServerReflectionResponse, ServiceResponse,
 };
@@ -42,7 +42,7 @@ struct Symbol {
 
 /// Serves reflection and ends its conversations when the daemon stops.
 #[derive(Clone, Default)]
-pub struct Reflection(Arc<Mutex<Conversations>>);
+pub(crate) struct Reflection(Arc<Mutex<Conversations>>);
 
 #[derive(Default)]
 struct Conversations {
@@ -53,7 +53,7 @@ struct Conversations {
 
 impl Reflection {
     /// The future of one conversation: answers each question until the client has no more.
-    pub fn converse(
+    pub(crate) fn converse(
         &self,
         mut questions: RequestStream<ServerReflectionRequest>,
         mut sink: DuplexSink<GrpcSlice>,
@@ -107,7 +107,7 @@ impl Reflection {
     }
 
     /// Ends every conversation: one that is left open would hold up the shutdown for the whole grace period.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         let mut conversations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         conversations.ended = true;
         for (_, handle) in conversations.open.drain(..) {
@@ -147,7 +147,8 @@ fn answer(question: Option<&Question>) -> Answer {
             None => not_found("type"),
         },
         Some(Question::FileContainingExtension(_)) => not_found("extension"),
-        None => error(RpcStatusCode::INVALID_ARGUMENT, "the request asks for nothing".into()),
+        // The generated enum is open; a question of a newer protocol is none that can be answered.
+        Some(_) | None => error(RpcStatusCode::INVALID_ARGUMENT, "the request asks for nothing".into()),
     }
 }
 

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, sockopt};
 
-use crate::error::{Context, Result};
 use crate::grpc::brake::Brake;
-use crate::grpc::guard::{Guard, Verdict};
 use crate::limits;
 use crate::metrics::FrontMetrics;
-use crate::supervisor::spawn_thread;
+use pillion_base::error::{Context, Result};
+use pillion_base::threads::spawn_thread;
+use pillion_http::h2::{GOAWAY, Guard, Verdict};
 
 /// Buffer towards the core: requests are small.
 const UP_BYTES: usize = 16 * 1024;
@@ -385,7 +385,7 @@ impl Drop for Ending<'_> {
 fn goaway(text: &str) -> Vec<u8> {
     let text = text.as_bytes();
     let length = u8::try_from(8 + text.len()).unwrap_or(8);
-    let mut frame = vec![0, 0, length, crate::grpc::walker::GOAWAY, 0, 0, 0, 0, 0];
+    let mut frame = vec![0, 0, length, GOAWAY, 0, 0, 0, 0, 0];
     frame.extend_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0xb]);
     frame.extend_from_slice(text.get(..usize::from(length).saturating_sub(8)).unwrap_or_default());
     frame

@@ -8,13 +8,13 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, Service};
 
-use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::supervisor::spawn_thread;
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::threads::spawn_thread;
 
 /// A running gRPC server.
 #[derive(Clone)]
-pub struct Server {
+pub(crate) struct Server {
     core: Arc<Mutex<grpcio::Server>>,
     /// The completion queues live as long as this.
     _env: Arc<Environment>,
@@ -22,7 +22,7 @@ pub struct Server {
 
 impl Server {
     /// Starts the completion queues and the server. A connection older than `age_max` is asked to come again.
-    pub fn start(services: Vec<Service>, age_max: Option<Duration>) -> Result<Self> {
+    pub(crate) fn start(services: Vec<Service>, age_max: Option<Duration>) -> Result<Self> {
         let env = Arc::new(EnvBuilder::new().cq_count(limits::GRPC_CQ_THREADS).name_prefix("grpc-").build());
         let mut args = ChannelBuilder::new(Arc::clone(&env))
             .reuse_port(false)
@@ -47,7 +47,7 @@ impl Server {
     }
 
     /// Gives the core its end of a connection.
-    pub fn hand_over(&self, connection: OwnedFd) {
+    pub(crate) fn hand_over(&self, connection: OwnedFd) {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the descriptor is a connected stream socket that nothing else owns; the core closes it.
         #[allow(unsafe_code)]
@@ -57,7 +57,7 @@ impl Server {
     }
 
     /// Lets the calls in flight end within `grace`, then cancels the rest. True when all ended by themselves.
-    pub fn drain(&self, grace: Duration) -> Result<bool> {
+    pub(crate) fn drain(&self, grace: Duration) -> Result<bool> {
         let ended = self.core.lock().unwrap_or_else(PoisonError::into_inner).shutdown();
         let (done, waiting) = bounded(1);
         // The future ends with the last call; a thread waits for it so that this one can stop waiting.

@@ -5,30 +5,25 @@ use std::sync::Arc;
 use grpcio::{GrpcSlice, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, Service, ServiceBuilder};
 use protobuf::MessageField;
 
-use crate::apis::exemplars::Exemplars;
-use crate::apis::metadata::Metadata;
-use crate::apis::rules::Rules;
-use crate::apis::status::Status;
-use crate::apis::targets::Targets;
-use crate::apis::{self, Api};
-use crate::error::Result;
 use crate::grpc::bridge::Bridge;
 use crate::grpc::calls::{self, Call, Name};
 use crate::grpc::health::Health;
 use crate::grpc::methods;
 use crate::grpc::pool::Pool;
 use crate::grpc::reflection::Reflection;
-use crate::labels::Labels;
 use crate::metrics::{GRPC_METHODS, GrpcMetrics};
-use crate::pb::grpc_reflection_v1::ServerReflectionRequest;
-use crate::pb::thanos_info::{
+use crate::probes::Probes;
+use pillion_base::error::Result;
+use pillion_base::labels::Labels;
+use pillion_base::state::{PromState, Published};
+use pillion_proto::grpc_reflection_v1::ServerReflectionRequest;
+use pillion_proto::thanos_info::{
     ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TSDBInfo, TargetsInfo,
 };
-use crate::pb::thanos_types::{Label, ZLabelSet};
-use crate::prom::client::Client;
-use crate::state::{Probes, PromState, Published};
-use crate::store::batch::{Message, Messages};
-use crate::store::{names, series};
+use pillion_proto::thanos_types::{Label, ZLabelSet};
+use pillion_read::apis::{self, Api, Exemplars, Metadata, Rules, Status, Targets};
+use pillion_read::prom::PromClient;
+use pillion_read::store::{self, EncodedMessage, MessageSink};
 
 const INFO: Name = GRPC_METHODS[0];
 const SERIES: Name = GRPC_METHODS[1];
@@ -42,9 +37,9 @@ const TSDB_STATISTICS: Name = GRPC_METHODS[8];
 
 /// What the services work with.
 #[derive(Clone)]
-pub struct Services {
+pub(crate) struct Services {
     /// The Prometheus that is asked.
-    pub client: Arc<Client>,
+    pub client: Arc<PromClient>,
     /// What is known of it.
     pub state: Published<PromState>,
     /// Gates Info.
@@ -58,12 +53,12 @@ pub struct Services {
     /// Request metrics.
     pub grpc_metrics: GrpcMetrics,
     /// What Series calls share.
-    pub shared: series::Shared,
+    pub shared: store::SeriesShared,
 }
 
 impl Services {
     /// The services, to be registered with the server.
-    pub fn build(self) -> Vec<Service> {
+    pub(crate) fn build(self) -> Vec<Service> {
         vec![
             self.store(),
             self.api::<Rules>(RULES, &methods::RULES),
@@ -88,21 +83,21 @@ impl Services {
                 let services = on_series.clone();
                 on_series.submit(&ctx, SERIES, sink, move |bridge| {
                     let _pending = pending;
-                    series::series(&request, &services.state.read(), &services.client, &services.shared, bridge)
+                    store::series(&request, &services.state.read(), &services.client, &services.shared, bridge)
                 });
             })
             .add_server_streaming_handler(&methods::LABEL_NAMES, move |ctx, request, sink| {
                 let services = on_names.clone();
                 on_names.submit(&ctx, LABEL_NAMES, sink, move |bridge| {
-                    let answer = names::label_names(&request, &services.state.read(), &services.client, bridge)?;
-                    bridge.send(Message::whole(encode(&answer)))
+                    let answer = store::label_names(&request, &services.state.read(), &services.client, bridge)?;
+                    bridge.send(EncodedMessage::whole(encode(&answer)))
                 });
             })
             .add_server_streaming_handler(&methods::LABEL_VALUES, move |ctx, request, sink| {
                 let services = on_values.clone();
                 on_values.submit(&ctx, LABEL_VALUES, sink, move |bridge| {
-                    let answer = names::label_values(&request, &services.state.read(), &services.client, bridge)?;
-                    bridge.send(Message::whole(encode(&answer)))
+                    let answer = store::label_values(&request, &services.state.read(), &services.client, bridge)?;
+                    bridge.send(EncodedMessage::whole(encode(&answer)))
                 });
             })
             .build()

@@ -1,5 +1,4 @@
 //! A client of the services beside the StoreAPI, for tests.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +6,13 @@ use std::time::Duration;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use grpcio::{CallOption, ChannelBuilder, Client, Environment, Marshaller, Method, MethodType, RpcStatus};
-use pillion::pb::grpc_reflection_v1::{ServerReflectionRequest, ServerReflectionResponse};
-use pillion::pb::thanos_exemplars::{ExemplarsRequest, ExemplarsResponse};
-use pillion::pb::thanos_metadata::{MetricMetadataRequest, MetricMetadataResponse};
-use pillion::pb::thanos_rules::{RulesRequest, RulesResponse};
-use pillion::pb::thanos_status::{TSDBStatisticsRequest, TSDBStatisticsResponse};
-use pillion::pb::thanos_targets::{TargetsRequest, TargetsResponse};
-use pillion::pb::thanos_types::ZLabelSet;
+use pillion_proto::grpc_reflection_v1::{ServerReflectionRequest, ServerReflectionResponse};
+use pillion_proto::thanos_exemplars::{ExemplarsRequest, ExemplarsResponse};
+use pillion_proto::thanos_metadata::{MetricMetadataRequest, MetricMetadataResponse};
+use pillion_proto::thanos_rules::{RulesRequest, RulesResponse};
+use pillion_proto::thanos_status::{TSDBStatisticsRequest, TSDBStatisticsResponse};
+use pillion_proto::thanos_targets::{TargetsRequest, TargetsResponse};
+use pillion_proto::thanos_types::ZLabelSet;
 use protobuf::{Message, MessageField};
 
 const fn method<Q: Message, P: Message>(ty: MethodType, name: &'static str) -> Method<Q, P> {

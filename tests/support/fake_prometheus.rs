@@ -1,5 +1,5 @@
 //! A Prometheus that says what a test wants it to say, over real sockets.
-#![allow(dead_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use pillion::pb::prometheus_remote as remote;
+use pillion_proto::prometheus_remote as remote;
 use protobuf::{EnumOrUnknown, Message};
 
 /// What a remote read is answered with.
@@ -25,6 +25,7 @@ pub enum Read_ {
     /// These frames over and over until the client hangs up.
     Endless(Vec<u8>),
     /// This many series of one chunk of this data, made while they are sent.
+    #[allow(dead_code)] // Only the budgets ask for so many.
     Many(usize, Vec<u8>),
     /// These frames, then silence until the client hangs up.
     Stall(Vec<Vec<u8>>),

@@ -1,18 +1,17 @@
 //! A host at the edge: a data directory with blocks, a fake Prometheus, and the real binary that ships to a real S3
 //! server over a link that can be made bad.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::fake_prometheus::FakePrometheus;
-use crate::fault_proxy::FaultProxy;
-use crate::rgw::{Bucket, Rgw};
-use crate::shipped;
-use crate::sidecar::{PATIENCE, Sidecar, pause};
-use crate::tsdb::{Block, Tsdb};
+use super::fake_prometheus::FakePrometheus;
+use super::fault_proxy::FaultProxy;
+use super::rgw::{Bucket, Rgw};
+use super::shipped;
+use super::sidecar::{PATIENCE, Sidecar, pause};
+use pillion_testing::tsdb::{Block, Tsdb};
 
 /// The external labels of the fake Prometheus.
 const LABELS: [(&str, &str); 2] = [("region", "eu-west"), ("replica", "a")];

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use pillion::supervisor::spawn_thread;
+use pillion_base::threads::spawn_thread;
 
 pub use super::ports::free_port;
 

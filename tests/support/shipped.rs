@@ -1,12 +1,11 @@
 //! Whether a block is in a bucket as it was on disk.
-#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::rgw::Bucket;
+use super::rgw::Bucket;
 
 /// Every file of a block that goes into a bucket, by its path in the block.
 pub fn files(block: &Path) -> BTreeMap<String, Vec<u8>> {

@@ -1,5 +1,5 @@
 //! A StoreAPI client for tests.
-#![allow(dead_code, clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::cast_possible_truncation)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use grpcio::{
     CallOption, Channel, ChannelBuilder, Client, ClientSStreamReceiver, Environment, Marshaller, Method, MethodType,
     RpcStatus,
 };
-use pillion::pb::grpc_health::{HealthCheckRequest, HealthCheckResponse};
-use pillion::pb::thanos_info::{InfoRequest, InfoResponse};
-use pillion::pb::thanos_store::*;
-use pillion::pb::thanos_types::{LabelMatcher, Series, label_matcher::Type};
+use pillion_proto::grpc_health::{HealthCheckRequest, HealthCheckResponse};
+use pillion_proto::thanos_info::{InfoRequest, InfoResponse};
+use pillion_proto::thanos_store::*;
+use pillion_proto::thanos_types::label_matcher::Type;
+use pillion_proto::thanos_types::{LabelMatcher, Series};
 use protobuf::{EnumOrUnknown, Message};
 
 const fn unary<Q: Message, P: Message>(name: &'static str) -> Method<Q, P> {

@@ -1,0 +1,27 @@
+//! Object storage: the trait that the shipper uses, its stores (a folder, S3), and the configuration of a bucket.
+//!
+//! It never retries for ever, and never shows a key or a signed URL.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![warn(unreachable_pub)]
+
+mod bucket;
+mod config;
+mod folder;
+mod limits;
+mod metrics;
+mod open;
+mod pace;
+pub mod s3;
+mod wrap;
+
+pub use bucket::{Attributes, Bucket, Compared, Journal, NoJournal, Part, Parts, Stored, check_name};
+pub use folder::FolderBucket;
+pub use limits::CREDENTIALS_TIMEOUT;
+pub use metrics::{BUCKET_OPERATIONS, BucketMetrics};
+pub use open::{BucketConfig, Provider, open};
+pub use pace::Pace;
+pub use wrap::{Metered, Prefixed};
+
+use bucket::check_dir_name;

@@ -1,0 +1,61 @@
+//! Limits of buckets: each with its number, its unit and its reason. Pure.
+
+use std::time::Duration;
+
+pub(crate) use pillion_base::limits::{COPY_BUFFER_BYTES, META_BYTES_MAX, SMALL_STACK_BYTES};
+pub(crate) use pillion_http::{CONNECT_TIMEOUT, ERROR_BODY_BYTES_MAX, HTTP_CLIENT_BUFFER_BYTES};
+
+/// The time-out that applies where the operator sets one to 0, which means "no limit": nothing may wait for ever.
+pub(crate) const BUCKET_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Smallest part of an upload in parts; the last may be smaller. `Source:` Amazon S3, and all others.
+pub(crate) const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
+/// Largest part, and largest object that is stored with one request. `Source:` Amazon S3.
+pub(crate) const PART_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// One exchange for credentials, with STS or a container's endpoint: from the start of the connection to the end of the
+/// answer.
+pub const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(8);
+/// One exchange with an instance's metadata service, which is on the same host or does not exist. `Source:` AWS's SDKs.
+pub(crate) const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+/// A `credential_process` that has not ended by then is killed. It is long, because some of them ask a server.
+pub(crate) const CREDENTIAL_PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest answer with credentials and largest token file that are read; real ones have a few KiB.
+pub(crate) const CREDENTIALS_BYTES_MAX: u64 = 64 * 1024;
+/// Largest shared credentials or config file; real ones have a few KiB.
+pub(crate) const PROFILES_BYTES_MAX: u64 = 1024 * 1024;
+/// Keys are used for at least this long, even if they have expired by our clock: it may be wrong.
+pub(crate) const CREDENTIALS_AGE_MIN: Duration = Duration::from_secs(60);
+/// Pause between attempts to refresh while the old keys are still good.
+pub(crate) const CREDENTIALS_REFRESH_PAUSE: Duration = Duration::from_secs(30);
+/// For this long one failure is the answer to all threads, so that they do not wait for one time-out after another.
+pub(crate) const CREDENTIALS_FAILURE_KEPT: Duration = Duration::from_secs(1);
+/// Longest chain of roles that are assumed through each other; a longer one is taken for a loop.
+pub(crate) const ASSUMED_ROLES_MAX: usize = 5;
+/// Time to establish a connection to the store, for each of its addresses. `Source:` Thanos's dialer.
+pub(crate) const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// A transfer without progress for this long is given up, in either direction. Its whole duration is not limited.
+pub(crate) const S3_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unsent bytes that the kernel may hold for each connection: enough to keep a fast link busy, few enough that a link
+/// of 64 kbit/s shows progress within [`S3_STALL_TIMEOUT`].
+pub(crate) const S3_UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// How long to wait for the answer of a server that has stopped reading the request.
+pub(crate) const S3_LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a signed URL is valid. It is as long as the largest accepted difference of clocks, because the store's
+/// clock may be ahead by that much.
+pub(crate) const S3_SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// A larger difference of clocks is taken as the reason of a refusal; stores accept 15 minutes.
+pub(crate) const S3_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
+/// Largest XML answer that is read: a page of 1000 names of 1024 bytes, each byte escaped.
+pub(crate) const S3_XML_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Names asked for with one listing; the store's own limit.
+pub(crate) const S3_PAGE_NAMES: usize = 1000;
+/// A listing with more pages is taken for endless.
+pub(crate) const S3_PAGES_MAX: usize = 100_000;
+/// Part size of files that are smaller than the configured part size. `Source:` minio-go `minPartSize`.
+pub(crate) const S3_SMALL_PART_BYTES: u64 = 16 * 1024 * 1024;
+/// Most parts of one upload. `Source:` Amazon S3.
+pub(crate) const S3_PARTS_MAX: u64 = 10_000;
+/// The burst of the upload rate is a second's worth divided by this: short enough not to fill a link's queues.
+pub(crate) const PACE_BURST_DIVISOR: u64 = 10;
+/// The burst of the upload rate is at least this (and at most a second's worth), so that threads do not wake up for a
+/// few bytes.
+pub(crate) const PACE_BURST_BYTES_MIN: u64 = 64 * 1024;

@@ -1,0 +1,527 @@
+//! The S3 bucket: signed requests over blocking HTTP. Large files go in parts, straight from the file. After an upload
+//! the store is checked for what was sent.
+//!
+//! From the outside in: this file has the operations of a bucket, `multipart` has the upload in parts, `client` sends
+//! requests with retries, `exchange` sends one. No redirect is followed, and no request is sent without a signature
+//! unless the configuration says so.
+
+mod client;
+mod client_cert;
+pub(crate) mod config;
+mod credentials;
+pub(crate) mod endpoint;
+mod exchange;
+mod fault;
+mod multipart;
+mod parts;
+mod proxy;
+mod retry;
+mod sign;
+mod wire;
+pub mod xml;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use md5::{Digest, Md5};
+use rusty_s3::Method;
+
+use self::client::{Client, Request};
+use self::exchange::Body;
+use self::fault::Fault;
+use self::parts::{Hash, Tag};
+use crate::limits;
+use crate::pace::Pace;
+use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_name};
+use pillion_base::error::{Context, Error, Kind, Result};
+use pillion_base::files::Source;
+use pillion_base::stop::Stop;
+
+pub use self::config::{HttpConfig, ListVersion, Lookup, S3Config, Sse};
+pub use self::credentials::{CredentialsChain, CredentialsProvider, Keys};
+// What fuzz targets need, beside the XML: the readers of profiles and of answers that come early.
+pub use self::credentials::ini;
+pub use self::exchange::{Answer, early_answer};
+pub use self::retry::Waits;
+
+/// Headers, in lower case.
+type Headers = Vec<(String, String)>;
+
+/// A bucket of an S3 store.
+pub struct S3Bucket {
+    client: Client,
+    name: String,
+    part_size: u64,
+    disable_multipart: bool,
+    sends_md5: bool,
+    list_version: ListVersion,
+    /// Sent with every new object.
+    new_headers: Headers,
+    /// Sent with every request for an object that is encrypted with the customer's key.
+    key_headers: Headers,
+    /// This store was seen to have ETags that are no MD5s.
+    has_opaque_tags: AtomicBool,
+    /// The bucket itself is known to exist.
+    bucket_exists: AtomicBool,
+}
+
+/// The answer to a HEAD.
+struct Head {
+    attributes: Attributes,
+    /// The store says that its ETag is no MD5.
+    is_opaque: bool,
+}
+
+/// What was sent, to be compared with what the store has.
+struct Sent<'a> {
+    /// The ETag that an MD5-based store must have.
+    tag: &'a str,
+    size_bytes: u64,
+    /// Reads the object and says whether it has these bytes.
+    has_content: &'a dyn Fn() -> Result<bool>,
+}
+
+impl S3Bucket {
+    /// The configured bucket; no request is made yet. `env` gives the environment variables that name proxies.
+    ///
+    /// `Errors:` each names the setting that is wrong.
+    pub fn open(
+        config: S3Config,
+        credentials: Box<dyn CredentialsProvider>,
+        user_agent: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<S3Bucket> {
+        let wrong = |text: String| Err(Error::new(Kind::Permanent, text));
+        if !config.disable_multipart && !(limits::PART_BYTES_MIN..=limits::PART_BYTES_MAX).contains(&config.part_size) {
+            let (least, most) = (limits::PART_BYTES_MIN, limits::PART_BYTES_MAX);
+            return wrong(format!("part_size {} is not between {least} and {most} bytes", config.part_size));
+        }
+        let mut new_headers = metadata(&config)?;
+        let key_headers = match &config.sse {
+            Some(Sse::C { key_file }) => {
+                let key = credentials::read_bytes(key_file, limits::CREDENTIALS_BYTES_MAX)
+                    .context(|| "sse_config.encryption_key")?;
+                if key.len() != 32 {
+                    let (path, length) = (key_file.display(), key.len());
+                    return wrong(format!(
+                        "sse_config.encryption_key: {path} has {length} bytes, a key has exactly 32"
+                    ));
+                }
+                if config.insecure {
+                    log::warn!(bucket = config.bucket.as_str();
+                        "the encryption key is sent over plain HTTP because of insecure: true");
+                }
+                customer_key(&key)
+            }
+            Some(Sse::S3) => {
+                new_headers.push(header("x-amz-server-side-encryption", "AES256"));
+                Headers::new()
+            }
+            Some(Sse::Kms { key_id, context }) => {
+                new_headers.push(header("x-amz-server-side-encryption", "aws:kms"));
+                new_headers.push(header("x-amz-server-side-encryption-aws-kms-key-id", key_id));
+                // Differs: Thanos sends an empty map too, which some stores refuse.
+                if !context.is_empty() {
+                    let json = serde_json::to_vec(context).expect("a map of texts is JSON");
+                    let encoded = BASE64_STANDARD.encode(json);
+                    new_headers.push(header("x-amz-server-side-encryption-context", &encoded));
+                }
+                Headers::new()
+            }
+            None => Headers::new(),
+        };
+        new_headers.extend_from_slice(&key_headers);
+        Ok(S3Bucket {
+            client: Client::new(&config, credentials, user_agent, env)?,
+            name: config.bucket,
+            part_size: config.part_size,
+            disable_multipart: config.disable_multipart,
+            sends_md5: config.send_content_md5,
+            list_version: config.list_version,
+            has_opaque_tags: AtomicBool::new(matches!(config.sse, Some(Sse::Kms { .. } | Sse::C { .. }))),
+            new_headers,
+            key_headers,
+            bucket_exists: AtomicBool::new(false),
+        })
+    }
+
+    /// Sets the pace of uploads.
+    pub(crate) fn with_pace(mut self, pace: Pace) -> Self {
+        self.client.set_pace(pace);
+        self
+    }
+
+    /// Sets the waits between attempts.
+    pub fn with_waits(mut self, waits: Waits) -> Self {
+        self.client.set_waits(waits);
+        self
+    }
+
+    fn head(&self, object: &str, stop: &Stop) -> Result<Head, Fault> {
+        let request = Request::new("HeadObject", "s3:GetObject", Method::Head, Some(object));
+        let answer = self.client.send(&request.with_headers(&self.key_headers), stop)?;
+        let tag = xml::unquoted(answer.header("etag")).to_owned();
+        let size_bytes = answer.header("content-length").parse();
+        // The page of a captive portal or a proxy must not pass for an object.
+        let is_object = !tag.is_empty() || !answer.header("x-amz-request-id").is_empty();
+        let Some(size_bytes) = size_bytes.ok().filter(|_| is_object) else {
+            let text = format!("HeadObject {}/{object}: the answer is not that of an object store", self.name);
+            return Err(Error::new(Kind::Retry, text).classed("network").into());
+        };
+        self.bucket_exists.store(true, Ordering::Relaxed);
+        Ok(Head { attributes: Attributes { size_bytes, tag }, is_opaque: is_opaque(&answer) })
+    }
+
+    /// Sends a HEAD and tells a missing object from a missing bucket. Both are a bare 404, so the bucket is looked for
+    /// once.
+    fn find(&self, object: &str, stop: &Stop) -> Result<Head> {
+        let found = self.head(object, stop);
+        if let Err(fault) = &found
+            && fault.status == 404
+            && !self.bucket_exists.load(Ordering::Relaxed)
+        {
+            let request = Request::new("ListObjectsV2", "s3:ListBucket", Method::Get, None);
+            match self.client.send(&request.with("list-type", "2").with("max-keys", "1"), stop) {
+                // A refused listing does not say that the bucket is missing.
+                Ok(_) => self.bucket_exists.store(true, Ordering::Relaxed),
+                Err(fault) if fault.status == 404 => {
+                    let kind = if fault.error.kind() == Kind::NotFound { Kind::Permanent } else { fault.error.kind() };
+                    return Err(fault.error.with_kind(kind).classed("no_bucket"));
+                }
+                Err(fault) if matches!(fault.status, 400 | 403 | 405 | 501) => {}
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        Ok(found?)
+    }
+
+    /// Uploads a whole file with one request.
+    fn put(&self, object: &str, source: &Source, stop: &Stop) -> Result<Attributes> {
+        let range = (0, source.size_bytes());
+        let known = if self.sends_md5 { Some(multipart::hash(source, range, stop, None)?) } else { None };
+        let body = Body::File { source, range, is_hashed: known.is_none() };
+        let request = self.put_request(object, known.as_ref()).with_body(body);
+        let answer = self.client.send(&request, stop)?;
+        self.bucket_exists.store(true, Ordering::Relaxed);
+        let tag = known.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
+        let sent = Sent {
+            tag: &tag,
+            size_bytes: source.size_bytes(),
+            has_content: &|| self.has_content_of(object, source, stop),
+        };
+        self.check_stored(object, &sent, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)
+    }
+
+    fn put_request<'a>(&self, object: &'a str, md5: Option<&Hash>) -> Request<'a> {
+        let request = Request::new("PutObject", "s3:PutObject", Method::Put, Some(object));
+        let request = request.with_headers(&self.new_headers);
+        match md5 {
+            Some(md5) => request.with_headers(&[content_md5(md5)]),
+            None => request,
+        }
+    }
+
+    /// Checks that the store has what was sent; `said` is the ETag of its answer.
+    ///
+    /// A different ETag does not prove that the bytes differ, so they are read once. If they are the same, the ETags of
+    /// this store are no MD5s, and from then on only the size is compared.
+    fn check_stored(
+        &self,
+        object: &str,
+        sent: &Sent<'_>,
+        said: &str,
+        is_opaque: bool,
+        stop: &Stop,
+    ) -> Result<Attributes> {
+        let size_bytes = sent.size_bytes;
+        if said == sent.tag {
+            return Ok(Attributes { size_bytes, tag: said.to_owned() });
+        }
+        let request = Request::new("PutObject", "s3:PutObject", Method::Put, Some(object));
+        let head = match self.head(object, stop) {
+            Err(fault) if fault.status == 404 => {
+                return Err(self.client.integrity_error(&request, "the store has acknowledged an object and has none"));
+            }
+            other => other?,
+        };
+        let stored = head.attributes;
+        if stored.size_bytes != size_bytes {
+            let text = format!("{size_bytes} bytes were sent and the store has {}", stored.size_bytes);
+            return Err(self.client.integrity_error(&request, &text));
+        }
+        let is_known = is_opaque || head.is_opaque || self.has_opaque_tags.load(Ordering::Relaxed);
+        if stored.tag == sent.tag || is_known {
+            return Ok(stored);
+        }
+        if !(sent.has_content)()? {
+            return Err(self.client.integrity_error(&request, "the store has other bytes than were sent"));
+        }
+        if !self.has_opaque_tags.swap(true, Ordering::Relaxed) {
+            log::info!(bucket = self.name.as_str();
+                "the object store's ETags are not MD5 sums; uploads are checked by Content-MD5 and size");
+        }
+        Ok(stored)
+    }
+
+    /// Reads the object and says whether it has the bytes of the file. After a failure it reads on where it stopped.
+    fn has_content_of(&self, object: &str, source: &Source, stop: &Stop) -> Result<bool> {
+        let mut local = vec![0; limits::HTTP_CLIENT_BUFFER_BYTES];
+        // A store without ranges begins anew each time, so only an offset that was never reached before is progress.
+        let (mut offset, mut is_same, mut n_failed, mut furthest) = (0, true, 0, 0);
+        loop {
+            let begun_at = offset;
+            let mut is_first = true;
+            let mut each = |status: u16, piece: &[u8]| {
+                if std::mem::take(&mut is_first) && status == 200 {
+                    // The server does not support ranges.
+                    offset = 0;
+                }
+                let mut piece = piece;
+                while !piece.is_empty() && is_same {
+                    let want = piece.len().min(local.len());
+                    let n_read = source.read_at(offset, local.get_mut(..want).unwrap_or_default())?;
+                    let (these, rest) = piece.split_at(n_read.min(piece.len()));
+                    is_same = n_read > 0 && local.get(..n_read) == Some(these);
+                    offset += n_read as u64;
+                    piece = rest;
+                }
+                // One difference is enough: the rest is not read.
+                if is_same { stop.check() } else { Err(Error::new(Kind::Corrupt, "other bytes")) }
+            };
+            let mut request =
+                Request::new("GetObject", "s3:GetObject", Method::Get, Some(object)).with_headers(&self.key_headers);
+            if begun_at > 0 {
+                request = request.with_headers(&[header("range", &format!("bytes={begun_at}-"))]);
+            }
+            let done = self.client.stream(&request, &mut each, stop);
+            match done {
+                _ if !is_same => return Ok(false),
+                Ok(_) => return Ok(offset == source.size_bytes()),
+                Err(fault) if fault.error.kind() == Kind::Retry => {
+                    n_failed = if offset > furthest { 1 } else { n_failed + 1 };
+                    furthest = furthest.max(offset);
+                    if n_failed >= self.client.attempts_max() {
+                        return Err(fault.into());
+                    }
+                    self.client.wait(n_failed, stop)?;
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+    }
+
+    /// Whether an ETag is that of the file's content; `None` if it does not say.
+    fn etag_agrees(&self, tag: &str, source: &Source, stop: &Stop) -> Result<Option<bool>> {
+        let size_bytes = source.size_bytes();
+        match parts::form(tag) {
+            Tag::Opaque => Ok(None),
+            Tag::Whole => {
+                let hash = multipart::hash(source, (0, size_bytes), stop, None)?;
+                Ok((parts::hex(&hash) == tag).then_some(true))
+            }
+            Tag::Parts(n_parts) => {
+                let own = parts::part_bytes(size_bytes, self.part_size)?;
+                for part_bytes in parts::candidates(size_bytes, n_parts, own) {
+                    let hashes = (0..n_parts)
+                        .map(|idx| multipart::hash(source, parts::range(idx, part_bytes, size_bytes), stop, None))
+                        .collect::<Result<Vec<Hash>>>()?;
+                    if parts::tag_of_parts(&hashes) == tag {
+                        return Ok(Some(true));
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// One page of a listing; `from` is where it begins.
+    fn page(&self, prefix: &str, from: Option<&str>, stop: &Stop) -> Result<xml::Listing> {
+        let request = match self.list_version {
+            ListVersion::V1 => Request::new("ListObjects", "s3:ListBucket", Method::Get, None),
+            ListVersion::V2 => Request::new("ListObjectsV2", "s3:ListBucket", Method::Get, None).with("list-type", "2"),
+        };
+        let mut request = request
+            .with("delimiter", "/")
+            .with("prefix", prefix)
+            .with("encoding-type", "url")
+            .with("max-keys", limits::S3_PAGE_NAMES.to_string());
+        if let Some(from) = from {
+            let name = if self.list_version == ListVersion::V1 { "marker" } else { "continuation-token" };
+            request = request.with(name, from);
+        }
+        let answer = self.client.send(&request, stop)?;
+        self.bucket_exists.store(true, Ordering::Relaxed);
+        xml::listing(&answer.body).context(|| format!("list {}/{prefix}", self.name))
+    }
+}
+
+impl Bucket for S3Bucket {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
+        check_name(object)?;
+        stop.check()?;
+        match self.find(object, stop) {
+            Ok(_) => Ok(true),
+            Err(err) if err.kind() == Kind::NotFound => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
+        check_name(object)?;
+        stop.check()?;
+        let request =
+            Request::new("GetObject", "s3:GetObject", Method::Get, Some(object)).with_headers(&self.key_headers);
+        Ok(self.client.send_limited(&request, limits::META_BYTES_MAX, stop)?.body)
+    }
+
+    fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
+        let dir = check_dir_name(dir)?;
+        let prefix = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let mut from: Option<String> = None;
+        for _ in 0..limits::S3_PAGES_MAX {
+            let page = self.page(&prefix, from.as_deref(), stop)?;
+            let mut names: Vec<String> = page.keys.into_iter().chain(page.prefixes).collect();
+            names.sort_unstable();
+            // Some tools create an object with the folder's own name for an empty folder.
+            for name in names.iter().filter(|name| **name != prefix) {
+                stop.check()?;
+                each(name)?;
+            }
+            match page.next {
+                None => return Ok(()),
+                next if next == from => break,
+                next => from = next,
+            }
+        }
+        let text = format!("list {}/{prefix}: the listing does not end", self.name);
+        Err(Error::new(Kind::Retry, text).classed("server"))
+    }
+
+    fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
+        check_name(object)?;
+        stop.check()?;
+        Ok(self.find(object, stop)?.attributes)
+    }
+
+    fn upload(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
+        check_name(object)?;
+        stop.check()?;
+        let size_bytes = source.size_bytes();
+        let part_bytes = if self.disable_multipart { None } else { parts::part_bytes(size_bytes, self.part_size)? };
+        if let Some(part_bytes) = part_bytes {
+            return multipart::upload(self, object, source, part_bytes, journal, stop);
+        }
+        if size_bytes > limits::PART_BYTES_MAX {
+            let text = format!("upload {object}: {size_bytes} bytes do not go in one piece; remove disable_multipart");
+            return Err(Error::new(Kind::Permanent, text));
+        }
+        // The file or the configuration has changed since parts were sent.
+        if let Some(left) = journal.parts() {
+            self.abandon(object, &left, stop)?;
+            journal.record(None)?;
+        }
+        Ok(Stored { attributes: self.put(object, source, stop)?, resumed_bytes: 0 })
+    }
+
+    /// Reads the whole object if the ETag does not prove that the content is the same.
+    fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
+        check_name(object)?;
+        stop.check()?;
+        let head = match self.find(object, stop) {
+            Err(err) if err.kind() == Kind::NotFound => return Ok(Compared::Missing),
+            other => other?,
+        };
+        if head.attributes.size_bytes != source.size_bytes() {
+            return Ok(Compared::Size { stored_bytes: head.attributes.size_bytes });
+        }
+        let is_opaque = head.is_opaque || self.has_opaque_tags.load(Ordering::Relaxed);
+        let agrees = if is_opaque { None } else { self.etag_agrees(&head.attributes.tag, source, stop)? };
+        let is_same = match agrees {
+            Some(is_same) => is_same,
+            None => self.has_content_of(object, source, stop)?,
+        };
+        Ok(if is_same { Compared::Same } else { Compared::Content })
+    }
+
+    fn abandon(&self, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
+        check_name(object)?;
+        stop.check()?;
+        if parts.upload_id.is_empty() {
+            return multipart::sweep(self, object, stop);
+        }
+        multipart::abort(self, object, &parts.upload_id, stop)
+    }
+
+    fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
+        check_name(object)?;
+        stop.check()?;
+        let hash: Hash = Md5::digest(bytes).into();
+        let request = self.put_request(object, Some(&hash)).with_body(Body::Bytes(bytes));
+        let answer = self.client.send(&request, stop)?;
+        self.bucket_exists.store(true, Ordering::Relaxed);
+        let has_content = || Ok(self.get(object, stop)? == bytes);
+        let sent = Sent { tag: &parts::hex(&hash), size_bytes: bytes.len() as u64, has_content: &has_content };
+        self.check_stored(object, &sent, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)?;
+        Ok(())
+    }
+
+    /// Looks for the object first, because stores answer the DELETE of a missing object with success.
+    fn delete(&self, object: &str, stop: &Stop) -> Result<()> {
+        check_name(object)?;
+        stop.check()?;
+        self.find(object, stop)?;
+        self.client.send(&Request::new("DeleteObject", "s3:DeleteObject", Method::Delete, Some(object)), stop)?;
+        Ok(())
+    }
+}
+
+fn header(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+fn content_md5(hash: &Hash) -> (String, String) {
+    header("content-md5", &BASE64_STANDARD.encode(hash))
+}
+
+/// Whether the store says that the object's ETag is no MD5. `Source:` AWS, "Checking object integrity".
+fn is_opaque(answer: &Answer) -> bool {
+    answer.header("x-amz-server-side-encryption").starts_with("aws:kms")
+        || !answer.header("x-amz-server-side-encryption-customer-algorithm").is_empty()
+}
+
+fn customer_key(key: &[u8]) -> Headers {
+    let hash: Hash = Md5::digest(key).into();
+    vec![
+        header("x-amz-server-side-encryption-customer-algorithm", "AES256"),
+        header("x-amz-server-side-encryption-customer-key", &BASE64_STANDARD.encode(key)),
+        header("x-amz-server-side-encryption-customer-key-md5", &BASE64_STANDARD.encode(hash)),
+    ]
+}
+
+/// Headers with the content type, the storage class and the user metadata.
+///
+/// `Errors:` `Permanent` for characters that HTTP forbids.
+fn metadata(config: &S3Config) -> Result<Headers> {
+    let mut headers = vec![header("content-type", "application/octet-stream")];
+    if !config.storage_class.is_empty() {
+        headers.push(header("x-amz-storage-class", &config.storage_class));
+    }
+    for (name, value) in &config.put_user_metadata {
+        let lower = name.to_ascii_lowercase();
+        let name = if lower.starts_with("x-amz-") { lower } else { format!("x-amz-meta-{lower}") };
+        headers.push((name, value.trim().to_owned()));
+    }
+    for (name, value) in &headers {
+        let is_token = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_' || c == b'.');
+        if !is_token || !value.bytes().all(|c| (0x20..0x7f).contains(&c)) {
+            let text = format!("put_user_metadata: {name:?} has characters that HTTP forbids in it or in its value");
+            return Err(Error::new(Kind::Permanent, text));
+        }
+    }
+    Ok(headers)
+}

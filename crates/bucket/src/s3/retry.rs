@@ -1,0 +1,238 @@
+//! Retries: how often, after which wait, and what to correct first. All requests of a bucket pass a gate, which closes
+//! for a while when the store asks for fewer.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::fault::{self, Refusal};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::stop::Stop;
+
+/// The waits between attempts. The defaults after a failure are minio-go's. A store that asks for fewer requests gets a
+/// rest, which grows to tens of seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// The longest wait after the first failure; it doubles with each further one.
+    pub step: Duration,
+    /// The limit of that.
+    pub step_max: Duration,
+    /// The longest first rest; it doubles with each further one.
+    pub rest: Duration,
+    /// The limit of that.
+    pub rest_max: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Waits {
+            step: Duration::from_millis(200),
+            step_max: Duration::from_secs(1),
+            rest: Duration::from_secs(1),
+            rest_max: Duration::from_secs(40),
+        }
+    }
+}
+
+/// The wait after failure `n_failed`, from 1. It is random, so that many clients do not come back at once.
+pub(super) fn wait_after(n_failed: u32, waits: &Waits) -> Duration {
+    scaled(doubled(waits.step, n_failed.saturating_sub(1), waits.step_max), random_share())
+}
+
+fn doubled(first: Duration, n_times: u32, most: Duration) -> Duration {
+    first.saturating_mul(2u32.saturating_pow(n_times.min(30))).min(most)
+}
+
+/// Multiplies by `share` / 65536.
+fn scaled(time: Duration, share: u32) -> Duration {
+    time.saturating_mul(share) / 65536
+}
+
+fn random_share() -> u32 {
+    // Each RandomState has random keys of its own.
+    u32::try_from(RandomState::new().build_hasher().finish() & 0xffff).unwrap_or_default()
+}
+
+/// Passed by every request before it is sent.
+#[derive(Default)]
+pub(super) struct Gate(Mutex<Rest>);
+
+#[derive(Default)]
+struct Rest {
+    until: Option<Instant>,
+    begun: Option<Instant>,
+    n_rests: u32,
+}
+
+impl Gate {
+    /// `Blocks:` while the store rests. `Errors:` `Stopped`.
+    pub(super) fn pass(&self, stop: &Stop) -> Result<Instant> {
+        loop {
+            let now = Instant::now();
+            let left = self.rest().until.map(|until| until.saturating_duration_since(now)).unwrap_or_default();
+            if left.is_zero() {
+                stop.check()?;
+                return Ok(now);
+            }
+            if stop.wait(left) {
+                return Err(Error::new(Kind::Stopped, "stopping"));
+            }
+        }
+    }
+
+    /// Closes the gate, because the store refused a request that passed it at `passed`, and returns for how long.
+    /// Several requests that were under way together cause one rest.
+    pub(super) fn close(&self, passed: Instant, asked_for: Option<Duration>, waits: &Waits) -> Duration {
+        let now = Instant::now();
+        let mut rest = self.rest();
+        if rest.begun.is_none_or(|begun| passed >= begun) {
+            let most = doubled(waits.rest, rest.n_rests, waits.rest_max);
+            // At least half of it: a random rest could be next to nothing.
+            let time = (most / 2).saturating_add(scaled(most / 2, random_share()));
+            let time = time.max(asked_for.unwrap_or_default().min(waits.rest_max));
+            rest.n_rests = rest.n_rests.saturating_add(1);
+            rest.begun = Some(now);
+            rest.until = now.checked_add(time);
+        }
+        rest.until.map(|until| until.saturating_duration_since(now)).unwrap_or_default()
+    }
+
+    /// Forgets earlier rests little by little, as requests succeed.
+    pub(super) fn succeeded(&self) {
+        let mut rest = self.rest();
+        rest.n_rests = rest.n_rests.saturating_sub(1);
+    }
+
+    fn rest(&self) -> std::sync::MutexGuard<'_, Rest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What to do about a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Return the error.
+    GiveUp,
+    /// Retry after a short wait.
+    Retry,
+    /// Retry after a rest.
+    Rest,
+    /// Retry with other keys.
+    RenewKeys,
+    /// Retry in this region.
+    MoveToRegion(String),
+    /// Retry with the store's time. `Units:` s, to be added to the clock.
+    SetClock(i64),
+}
+
+/// The attempts of one request.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    n_failed: u32,
+    has_renewed: bool,
+    has_moved: bool,
+    has_set_clock: bool,
+}
+
+impl Attempts {
+    /// Decides after a refusal; each remedy is tried once.
+    pub(super) fn next(&mut self, refusal: &Refusal, has_token: bool, region: &str) -> Next {
+        if refusal.status >= 400 && !self.has_renewed && fault::is_expired(refusal, has_token) {
+            self.has_renewed = true;
+            return Next::RenewKeys;
+        }
+        let is_about_time = refusal.status == 403 || refusal.code == "RequestTimeTooSkewed";
+        if is_about_time && !self.has_set_clock && fault::is_skewed(refusal.skew_s) {
+            self.has_set_clock = true;
+            return Next::SetClock(refusal.skew_s);
+        }
+        let is_other = !refusal.region.is_empty() && refusal.region != region;
+        if is_other && !self.has_moved && fault::is_other_region(refusal) {
+            self.has_moved = true;
+            return Next::MoveToRegion(refusal.region.clone());
+        }
+        if fault::is_throttling(refusal.status, &refusal.code) {
+            return Next::Rest;
+        }
+        if fault::is_transient(refusal.status, &refusal.code) { Next::Retry } else { Next::GiveUp }
+    }
+
+    /// Counts a failure and returns how many there were; `None` after the last attempt.
+    pub(super) fn failed(&mut self, attempts_max: u32) -> Option<u32> {
+        self.n_failed = self.n_failed.saturating_add(1);
+        (self.n_failed < attempts_max).then_some(self.n_failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillion_base::stop::stop_pair;
+
+    #[test]
+    fn waits_grow_to_their_limit() {
+        let waits = Waits::default();
+        for (n_failed, most_ms) in [(1, 200), (2, 400), (3, 800), (4, 1000), (40, 1000)] {
+            for _ in 0..50 {
+                assert!(wait_after(n_failed, &waits) < Duration::from_millis(most_ms));
+            }
+        }
+        let different: std::collections::BTreeSet<Duration> = (0..50).map(|_| wait_after(4, &waits)).collect();
+        assert!(different.len() > 10, "{different:?}");
+    }
+
+    #[test]
+    fn one_rest_for_all_that_were_under_way_and_longer_ones_after_it() {
+        let (_stopper, stop) = stop_pair().unwrap();
+        let waits = Waits { rest: Duration::from_secs(100), rest_max: Duration::from_secs(400), ..Waits::default() };
+        let gate = Gate::default();
+        let passed = gate.pass(&stop).unwrap();
+        let first = gate.close(passed, None, &waits);
+        assert!((50..=100).contains(&first.as_secs()), "{first:?}");
+        assert!(gate.close(passed, None, &waits) <= first);
+        let second = gate.close(Instant::now(), None, &waits);
+        assert!((100..=200).contains(&second.as_secs()), "{second:?}");
+        for _ in 0..9 {
+            assert!(gate.close(Instant::now(), Some(Duration::from_secs(9999)), &waits).as_secs() <= 400);
+        }
+        gate.succeeded();
+        assert_eq!(gate.rest().n_rests, 10);
+    }
+
+    #[test]
+    fn a_rest_ends_with_the_stop() {
+        let (stopper, stop) = stop_pair().unwrap();
+        let gate = Gate::default();
+        let waits = Waits { rest: Duration::from_secs(1000), rest_max: Duration::from_secs(1000), ..Waits::default() };
+        gate.close(gate.pass(&stop).unwrap(), None, &waits);
+        stopper.stop();
+        assert_eq!(gate.pass(&stop).unwrap_err().kind(), Kind::Stopped);
+    }
+
+    #[test]
+    fn each_remedy_is_tried_once() {
+        let refusal = |status, code: &str, skew_s, region: &str| Refusal {
+            status,
+            code: code.into(),
+            skew_s,
+            region: region.into(),
+            ..Refusal::default()
+        };
+        let check = |refusal: Refusal, has_token, first: Next, second: Next| {
+            let mut attempts = Attempts::default();
+            assert_eq!(attempts.next(&refusal, has_token, "here"), first, "{refusal:?}");
+            assert_eq!(attempts.next(&refusal, has_token, "here"), second, "{refusal:?}");
+        };
+        check(refusal(400, "ExpiredToken", 0, ""), false, Next::RenewKeys, Next::GiveUp);
+        check(refusal(400, "", 0, ""), true, Next::RenewKeys, Next::GiveUp);
+        check(refusal(400, "", 0, ""), false, Next::GiveUp, Next::GiveUp);
+        check(refusal(403, "RequestTimeTooSkewed", 7200, ""), false, Next::SetClock(7200), Next::GiveUp);
+        check(refusal(403, "", -7200, ""), false, Next::SetClock(-7200), Next::GiveUp);
+        check(refusal(403, "AccessDenied", 100, ""), false, Next::GiveUp, Next::GiveUp);
+        check(refusal(301, "", 0, "there"), false, Next::MoveToRegion("there".into()), Next::GiveUp);
+        check(refusal(301, "", 0, "here"), false, Next::GiveUp, Next::GiveUp);
+        check(refusal(404, "NoSuchKey", 0, "there"), false, Next::GiveUp, Next::GiveUp);
+        check(refusal(503, "", 0, ""), false, Next::Rest, Next::Rest);
+        check(refusal(500, "InternalError", 9000, ""), false, Next::Retry, Next::Retry);
+    }
+}

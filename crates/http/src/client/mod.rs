@@ -1,0 +1,114 @@
+//! The HTTP client's settings, the same for everything that is asked over HTTP: blocking, with time-outs, the system's
+//! certificate authorities, no surprise proxies.
+
+mod socket;
+mod tcp;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::{Agent, Proxy};
+
+use crate::limits;
+use pillion_base::error::{Context, Error, Kind, Result};
+pub use tcp::{Connection, Tcp, until_stopped};
+
+/// Where Debian and most others keep the certificate authorities; Red Hat's and SUSE's names follow.
+const CA_BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// What this daemon calls itself.
+pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));
+
+/// TLS settings that trust the system's certificate authorities, a company's own among them.
+///
+/// `Errors:` `Permanent` when no bundle can be read; it says which package brings one.
+pub fn system_tls() -> Result<TlsConfig> {
+    let bundle = CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok().map(|pem| (path, pem)));
+    let Some((path, pem)) = bundle else {
+        return Err(Error::new(
+            Kind::Permanent,
+            format!(
+                "no certificate authorities found in {}; install the package ca-certificates",
+                CA_BUNDLES.join(", ")
+            ),
+        ));
+    };
+    // An entry that cannot be parsed is left out, as OpenSSL and Go do with the system's bundle.
+    let certs: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(cert)) => Some(cert),
+            _ => None,
+        })
+        .collect();
+    if certs.is_empty() {
+        return Err(Error::new(
+            Kind::Permanent,
+            format!("{path} holds no certificate; install the package ca-certificates"),
+        ));
+    }
+    Ok(TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(certs))).build())
+}
+
+/// An agent for one peer. Status codes are answers, not errors; `timeout` bounds a whole exchange, none means that
+/// something else ends it.
+pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>) -> Agent {
+    let tcp = Tcp { connect_timeout: limits::CONNECT_TIMEOUT, unsent_bytes_max: None };
+    let connector = tcp.chain(RustlsConnector::default());
+    Agent::with_parts(settings(user_agent, tls, timeout, None), connector, DefaultResolver::default())
+}
+
+/// What [`agent`] is made of, for those who connect in another way.
+pub fn settings(
+    user_agent: &str,
+    tls: Option<&TlsConfig>,
+    timeout: Option<Duration>,
+    proxy: Option<Proxy>,
+) -> ureq::config::Config {
+    let mut config = Agent::config_builder()
+        .http_status_as_error(false)
+        .user_agent(user_agent)
+        .proxy(proxy)
+        .timeout_connect(Some(limits::CONNECT_TIMEOUT))
+        .timeout_resolve(Some(limits::CONNECT_TIMEOUT))
+        .timeout_global(timeout)
+        .input_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES)
+        .output_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES);
+    if let Some(tls) = tls {
+        config = config.tls_config(tls.clone());
+    }
+    config.build()
+}
+
+/// A transport error as this daemon sees it: nearly always worth another try.
+pub fn transport(err: ureq::Error) -> Error {
+    let kind = match &err {
+        ureq::Error::BadUri(_) | ureq::Error::TlsRequired | ureq::Error::Rustls(_) => Kind::Permanent,
+        // Certificate errors arrive as this.
+        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => Kind::Permanent,
+        _ => Kind::Retry,
+    };
+    Error::new(kind, err.to_string())
+}
+
+/// At most `limit` bytes of a body; more is an error. `what` names the body.
+pub fn read_body(body: ureq::Body, limit: u64, what: &str) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    body.into_reader()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|err| Error::new(Kind::Retry, err.to_string()))
+        .context(|| format!("read {what}"))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::new(Kind::Limit, format!("{what} is larger than {limit} bytes")));
+    }
+    Ok(bytes)
+}

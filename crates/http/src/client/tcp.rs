@@ -1,0 +1,262 @@
+//! TCP for the HTTP client. Every wait for a socket is a wait for the stop as well ([`until_stopped`]), and what is cut is
+//! cut with a reset. The library's own connector cuts with shutdown(2): a peer that is in the middle of a large answer
+//! then fills our closed window and waits for it, for a minute and more. A reset ends it at once.
+//!
+//! The library blocks on the thread that calls it, so a thread says which stop ends its exchange. Nothing has to watch
+//! from outside.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use pillion_base::stop::Stop;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, ShutdownHandle, Transport, time,
+};
+use ureq::{Error, Timeout};
+
+use crate::client::socket::set_unsent_bytes_max;
+
+thread_local! {
+    /// What ends the exchange of this thread.
+    static STOP: RefCell<Option<Stop>> = const { RefCell::new(None) };
+}
+
+/// Runs an exchange whose waits end when the stop begins.
+pub fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> T {
+    /// Also after a panic the thread's next exchange has nothing of this one.
+    struct Clean;
+    impl Drop for Clean {
+        fn drop(&mut self) {
+            STOP.take();
+        }
+    }
+    STOP.set(Some(stop.clone()));
+    let _clean = Clean;
+    exchange()
+}
+
+/// Opens TCP connections.
+#[derive(Debug)]
+pub struct Tcp {
+    /// Time to connect, for each address of a host that has several.
+    pub connect_timeout: Duration,
+    /// Bytes that may wait in the kernel for their first time on the wire; `None` leaves that to the kernel. With a bound,
+    /// what is acknowledged counts as progress: else a slow link looks stalled, and the answer overdue, while megabytes
+    /// are still on their way.
+    pub unsent_bytes_max: Option<u32>,
+}
+
+impl<In: Transport> Connector<In> for Tcp {
+    type Out = Either<In, Connection>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        if chained.is_some() {
+            return Ok(chained.map(Either::A));
+        }
+        let most = self.connect_timeout;
+        let time = details.timeout.not_zero().map_or(most, |left| (*left).min(most));
+        let mut failed = None;
+        for address in &details.addrs {
+            match self.open(*address, time) {
+                Ok(stream) => {
+                    let socket = Arc::new(Socket(stream));
+                    let handle: Weak<dyn ShutdownHandle> = Arc::downgrade(&socket) as Weak<dyn ShutdownHandle>;
+                    (details.register_shutdown)(handle)?;
+                    let config = &details.config;
+                    let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+                    return Ok(Some(Either::B(Connection { socket, buffers, is_broken: false })));
+                }
+                Err(err) => failed = Some(err),
+            }
+        }
+        Err(failed.map_or(Error::HostNotFound, |err| match err.kind() {
+            ErrorKind::TimedOut => Error::Timeout(Timeout::Connect),
+            _ => Error::Io(err),
+        }))
+    }
+}
+
+impl Tcp {
+    fn open(&self, address: SocketAddr, time: Duration) -> io::Result<TcpStream> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        match rustix::net::connect(&socket, &address) {
+            Err(err) if err != rustix::io::Errno::INPROGRESS => return Err(err.into()),
+            _ => {}
+        }
+        wait(socket.as_fd(), PollFlags::OUT, Instant::now().checked_add(time))?;
+        sockopt::socket_error(&socket)??;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        if let Some(bytes) = self.unsent_bytes_max {
+            set_unsent_bytes_max(stream.as_fd(), bytes)?;
+        }
+        Ok(stream)
+    }
+}
+
+/// Waits until the socket is ready. `Errors:` `TimedOut`; `ConnectionAborted` when the stop begins.
+fn wait(socket: BorrowedFd<'_>, flags: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
+    STOP.with_borrow(|stop| {
+        let socket = PollFd::from_borrowed_fd(socket, flags);
+        let mut with_stop;
+        let mut alone;
+        let fds: &mut [PollFd<'_>] = match stop {
+            Some(stop) => {
+                with_stop = [socket, PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN)];
+                &mut with_stop
+            }
+            None => {
+                alone = [socket];
+                &mut alone
+            }
+        };
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let time = left.map(|left| Timespec {
+                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            });
+            let n_ready = match rustix::event::poll(fds, time.as_ref()) {
+                Err(rustix::io::Errno::INTR) => continue,
+                other => other?,
+            };
+            if fds.get(1).is_some_and(|stop| !stop.revents().is_empty()) {
+                return Err(io::Error::new(ErrorKind::ConnectionAborted, "stopping"));
+            }
+            if n_ready > 0 {
+                return Ok(());
+            }
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+    })
+}
+
+struct Socket(TcpStream);
+
+impl Socket {
+    /// The close that follows is a reset, whatever was read and whatever was not: the peer need not wait for the rest.
+    fn reset_at_close(&self) {
+        let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+    }
+}
+
+impl ShutdownHandle for Socket {
+    fn shutdown(&self) {
+        self.reset_at_close();
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+/// An open connection.
+pub struct Connection {
+    socket: Arc<Socket>,
+    buffers: LazyBuffers,
+    is_broken: bool,
+}
+
+impl Connection {
+    fn write(&self, mut output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
+        let whole = deadline(timeout.after);
+        while !output.is_empty() {
+            match (&self.socket.0).write(output) {
+                Ok(n_written) => output = output.get(n_written..).unwrap_or_default(),
+                Err(err) if err.kind() == ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT, whole, timeout, true)?,
+                Err(err) => return Err(Error::Io(err)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The deadline is that of the whole phase; the time without progress counts from now.
+    fn wait(
+        &self,
+        flags: PollFlags,
+        whole: Option<Instant>,
+        timeout: NextTimeout,
+        is_write: bool,
+    ) -> Result<(), Error> {
+        let (step, reason) = match is_write {
+            true => (timeout.per_write, Timeout::PerWrite),
+            false => (timeout.per_read, Timeout::PerRead),
+        };
+        let step = step.and_then(deadline);
+        let (deadline, reason) = match (whole, step) {
+            (Some(whole), Some(step)) if step < whole => (Some(step), reason),
+            (None, Some(step)) => (Some(step), reason),
+            (whole, _) => (whole, timeout.reason),
+        };
+        wait(self.socket.0.as_fd(), flags, deadline).map_err(|err| match err.kind() {
+            ErrorKind::TimedOut => Error::Timeout(reason),
+            ErrorKind::ConnectionAborted => {
+                self.socket.reset_at_close();
+                Error::Io(err)
+            }
+            _ => Error::Io(err),
+        })
+    }
+}
+
+fn deadline(time: time::Duration) -> Option<Instant> {
+    match time {
+        time::Duration::Exact(time) => Instant::now().checked_add(time),
+        time::Duration::NotHappening => None,
+    }
+}
+
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        // Once it has failed, what TLS still wants to write is thrown away, so that TLS goes on to read.
+        if self.is_broken {
+            return Ok(());
+        }
+        // Without the exchange of two fields the buffer could not be borrowed while the socket is written to.
+        let mut buffers = std::mem::replace(&mut self.buffers, LazyBuffers::new(1, 1));
+        let written = self.write(buffers.output().get(..amount).unwrap_or_default(), timeout);
+        self.buffers = buffers;
+        self.is_broken = written.is_err();
+        written
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let whole = deadline(timeout.after);
+        loop {
+            match (&self.socket.0).read(self.buffers.input_append_buf()) {
+                Ok(n_read) => {
+                    self.buffers.input_appended(n_read);
+                    return Ok(n_read > 0);
+                }
+                Err(err) if err.kind() == ErrorKind::Interrupted => {}
+                Err(err) if err.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN, whole, timeout, false)?,
+                Err(err) => return Err(Error::Io(err)),
+            }
+        }
+    }
+
+    /// An idle connection is open while it has nothing to say.
+    fn is_open(&mut self) -> bool {
+        !self.is_broken && matches!(self.socket.0.peek(&mut [0]), Err(err) if err.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.socket.0.peer_addr().ok()).finish_non_exhaustive()
+    }
+}

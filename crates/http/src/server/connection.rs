@@ -1,0 +1,325 @@
+//! One HTTP connection as a state machine: bytes and times in, bytes out. One request at a time; what a client sends
+//! ahead waits in a bounded buffer. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use crate::server::request::{self, Head, Parsed};
+use crate::server::response::{Framing, Response};
+
+/// Answers a method and a path.
+pub type Routes<'a> = &'a dyn Fn(&str, &str) -> Response;
+
+/// The times a client is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// For a request head and its body from the first byte, and between requests.
+    pub head: Duration,
+    /// For the client to take a whole response.
+    pub write: Duration,
+    /// For the client to notice the end: until then what it still sends is dropped, since closing a socket with unread
+    /// bytes would destroy the response on its way.
+    pub linger: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// No byte of a request has come.
+    Idle,
+    /// A request head is coming.
+    Head,
+    /// A body is coming and being dropped; this many bytes are left.
+    Body(Head, u64),
+    /// A response is on its way.
+    Writing,
+    /// The last response is out; waiting for the client to see it.
+    Lingering,
+    Closed,
+}
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    times: Times,
+    phase: Phase,
+    input: Vec<u8>,
+    /// `input` may hold a whole request.
+    unparsed: bool,
+    output: Vec<u8>,
+    n_sent: usize,
+    close_after: bool,
+    n_served: u64,
+    deadline: Instant,
+    active: Instant,
+}
+
+impl Connection {
+    /// A connection accepted at `now`.
+    pub(super) fn new(times: Times, now: Instant) -> Self {
+        Connection {
+            times,
+            phase: Phase::Idle,
+            input: Vec::new(),
+            unparsed: false,
+            output: Vec::new(),
+            n_sent: 0,
+            close_after: false,
+            n_served: 0,
+            deadline: now + times.head,
+            active: now,
+        }
+    }
+
+    /// Whether bytes from the client are wanted now.
+    pub(super) fn wants_read(&self) -> bool {
+        !matches!(self.phase, Phase::Writing | Phase::Closed) && !self.unparsed
+    }
+
+    /// Bytes to send.
+    pub(super) fn output(&self) -> &[u8] {
+        self.output.get(self.n_sent..).unwrap_or_default()
+    }
+
+    /// Whether [`Connection::step`] has work without further bytes.
+    pub(super) fn has_work(&self) -> bool {
+        self.unparsed && matches!(self.phase, Phase::Idle | Phase::Head)
+    }
+
+    /// Whether the writing side is to be shut down: the last response is out.
+    pub(super) fn is_lingering(&self) -> bool {
+        self.phase == Phase::Lingering
+    }
+
+    /// Whether nothing is left to do.
+    pub(super) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// When the client's time is over.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Ends the connection if its time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if now >= self.deadline {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// Gives up everything but a response on its way; for the stop.
+    pub(super) fn finish(&mut self) {
+        self.close_after = true;
+        if self.phase != Phase::Writing {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    /// Who makes room first: the smallest. Clients that never finished a request go before idle ones, and those before
+    /// clients that take a response; among equals the one that was active longest ago.
+    pub(super) fn rank(&self) -> (u8, Instant) {
+        let class = match self.phase {
+            Phase::Closed | Phase::Lingering => 0,
+            Phase::Idle | Phase::Head | Phase::Body(..) if self.n_served == 0 => 1,
+            Phase::Idle | Phase::Head | Phase::Body(..) => 2,
+            Phase::Writing => 3,
+        };
+        (class, self.active)
+    }
+
+    /// The client sent `bytes`; none means that it sends no more.
+    pub(super) fn received(&mut self, now: Instant, bytes: &[u8]) {
+        if bytes.is_empty() {
+            self.phase = Phase::Closed;
+            return;
+        }
+        match &mut self.phase {
+            Phase::Idle => self.begin_head(now),
+            Phase::Body(_, left) => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left = left.saturating_sub(u64::try_from(n).unwrap_or(u64::MAX));
+                self.input.extend_from_slice(bytes.get(n..).unwrap_or_default());
+                return;
+            }
+            Phase::Head => {}
+            Phase::Writing | Phase::Lingering | Phase::Closed => return,
+        }
+        self.input.extend_from_slice(bytes);
+        self.unparsed = true;
+    }
+
+    /// Does at most one request's work; call while [`Connection::has_work`] and after [`Connection::received`].
+    pub(super) fn step(&mut self, now: Instant, routes: Routes<'_>, date: &str) {
+        if matches!(self.phase, Phase::Idle | Phase::Head) && std::mem::take(&mut self.unparsed) {
+            match request::parse(&self.input) {
+                Parsed::Partial => {}
+                Parsed::Refused(status, text) => {
+                    self.close_after = true;
+                    self.respond(
+                        now,
+                        &Response::error(status, text),
+                        Framing { close: true, ..Framing::default() },
+                        date,
+                    );
+                }
+                Parsed::Complete(head) => {
+                    self.input.drain(..head.head_bytes.min(self.input.len()));
+                    let body_bytes = usize::try_from(head.body_bytes).unwrap_or(usize::MAX);
+                    let n_here = body_bytes.min(self.input.len());
+                    self.input.drain(..n_here);
+                    let left = u64::try_from(body_bytes - n_here).unwrap_or(u64::MAX);
+                    self.phase = Phase::Body(head, left);
+                }
+            }
+        }
+        if let Phase::Body(head, 0) = &self.phase {
+            let head = head.clone();
+            self.close_after |= head.close;
+            let head_only = head.method == "HEAD";
+            let framing = Framing { http_10: head.http_10, close: self.close_after, head_only };
+            self.respond(now, &routes(&head.method, &head.path), framing, date);
+            self.n_served += 1;
+        }
+    }
+
+    /// `n` bytes of the output were sent.
+    pub(super) fn sent(&mut self, now: Instant, n: usize) {
+        self.n_sent += n;
+        self.active = now;
+        if self.n_sent < self.output.len() || self.phase != Phase::Writing {
+            return;
+        }
+        // The memory of a large page is not kept for an idle client.
+        self.output = Vec::new();
+        self.n_sent = 0;
+        if self.close_after {
+            self.phase = Phase::Lingering;
+            self.deadline = now + self.times.linger;
+        } else if self.input.is_empty() {
+            self.phase = Phase::Idle;
+            self.deadline = now + self.times.head;
+        } else {
+            self.begin_head(now);
+            self.unparsed = true;
+        }
+    }
+
+    fn begin_head(&mut self, now: Instant) {
+        self.phase = Phase::Head;
+        self.deadline = now + self.times.head;
+        self.active = now;
+    }
+
+    fn respond(&mut self, now: Instant, response: &Response, framing: Framing, date: &str) {
+        response.write(&mut self.output, framing, date);
+        self.phase = Phase::Writing;
+        self.deadline = now + self.times.write;
+        self.active = now;
+        if self.close_after {
+            self.input = Vec::new();
+        }
+    }
+}
+
+/// Bytes read from a client at once; with what is buffered this bounds the input of a connection.
+pub(super) const READ_BYTES: usize = limits::REQUEST_HEAD_BYTES_MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMES: Times =
+        Times { head: Duration::from_secs(10), write: Duration::from_secs(30), linger: Duration::from_secs(1) };
+
+    fn echo(method: &str, path: &str) -> Response {
+        Response::text(&format!("{method} {path}."))
+    }
+
+    /// Feeds `input` in pieces of `size` and returns everything that comes out.
+    fn run(input: &str, size: usize) -> (String, Connection) {
+        let now = Instant::now();
+        let mut connection = Connection::new(TIMES, now);
+        let mut out = Vec::new();
+        for piece in input.as_bytes().chunks(size) {
+            if !connection.wants_read() {
+                break;
+            }
+            connection.received(now, piece);
+            connection.step(now, &echo, "");
+            loop {
+                out.extend_from_slice(connection.output());
+                connection.sent(now, connection.output().len());
+                if !connection.has_work() {
+                    break;
+                }
+                connection.step(now, &echo, "");
+            }
+        }
+        (String::from_utf8(out).unwrap(), connection)
+    }
+
+    #[test]
+    fn requests_in_a_row_are_answered_in_order_at_every_split() {
+        let input = "GET /a HTTP/1.1\r\nHost: x\r\n\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nGET /\n\
+                     HEAD /c HTTP/1.1\r\nHost: x\r\n\r\nGET /d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nGET /e";
+        // The body is five bytes, and the line feed that follows it is an empty line before the next request.
+        for size in 1..=input.len() {
+            let (out, connection) = run(input, size);
+            let at: Vec<_> = ["GET /a.", "POST /b.", "GET /d."].map(|text| out.find(text)).into();
+            assert!(at.iter().all(Option::is_some) && at.is_sorted(), "pieces of {size}: {out}");
+            assert!(!out.contains("HEAD /c.") && !out.contains("/e"), "{out}");
+            assert!(connection.is_lingering());
+        }
+    }
+
+    #[test]
+    fn a_dripping_head_does_not_extend_its_time() {
+        let start = Instant::now();
+        let mut connection = Connection::new(TIMES, start);
+        for seconds in 5..15 {
+            let now = start + Duration::from_secs(seconds);
+            connection.expire(now);
+            connection.received(now, b"G");
+            connection.step(now, &echo, "");
+            assert!(!connection.is_closed(), "after {seconds} s");
+        }
+        connection.expire(start + Duration::from_secs(15));
+        assert!(connection.is_closed());
+    }
+
+    #[test]
+    fn a_slow_reader_has_a_deadline_and_a_refused_one_lingers() {
+        let start = Instant::now();
+        let mut connection = Connection::new(TIMES, start);
+        connection.received(start, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        connection.step(start, &echo, "");
+        for seconds in 0..30 {
+            connection.sent(start + Duration::from_secs(seconds), 1);
+        }
+        connection.expire(start + Duration::from_secs(30));
+        assert!(connection.is_closed());
+
+        let (out, mut connection) = run("nonsense\r\n\r\n", 100);
+        assert!(out.starts_with("HTTP/1.1 400 Bad Request\r\n") && out.contains("Connection: close\r\n"), "{out}");
+        assert!(connection.is_lingering());
+        connection.received(Instant::now(), b"more");
+        assert!(connection.output().is_empty());
+        connection.received(Instant::now(), b"");
+        assert!(connection.is_closed());
+    }
+
+    #[test]
+    fn half_open_ones_make_room_before_idle_ones_before_writing_ones() {
+        let start = Instant::now();
+        let half_open = Connection::new(TIMES, start + Duration::from_secs(2));
+        let (_, mut idle) = run("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 100);
+        idle.active = start;
+        let mut writing = Connection::new(TIMES, start);
+        writing.received(start, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        writing.step(start, &echo, "");
+        assert!(half_open.rank() < idle.rank() && idle.rank() < writing.rank());
+        writing.finish();
+        idle.finish();
+        assert!(idle.is_closed() && !writing.is_closed());
+    }
+}

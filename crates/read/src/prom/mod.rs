@@ -1,0 +1,16 @@
+//! Everything about Prometheus: what is asked of it, how its answers are read, and the one client that talks to it.
+
+pub(crate) mod answers;
+mod checks;
+mod client;
+mod frames;
+pub(crate) mod listing;
+mod paths;
+pub(crate) mod request;
+
+pub use answers::{Answer, RuntimeInfo};
+pub use checks::{FlagCheck, FlagWarning, Flags, retention_ms};
+pub use client::{Call, PromClient, PromUrl, ReadAnswer};
+pub use frames::FrameReader;
+pub use paths::check_flags;
+pub use request::{read_request_body, selector};

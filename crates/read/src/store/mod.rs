@@ -1,0 +1,23 @@
+//! The StoreAPI's work: what a request means, how a remote-read stream becomes StoreAPI messages, in which order.
+
+mod batch;
+mod conflicts;
+pub(crate) mod matcher;
+mod metrics;
+mod names;
+mod order;
+mod query;
+mod quota;
+pub mod samples;
+mod series;
+mod shard;
+mod sort;
+pub mod transcode;
+pub mod wire;
+
+pub use batch::{EncodedMessage, MessageSink};
+pub use metrics::StoreMetrics;
+pub use names::{label_names, label_values};
+pub use quota::PerCall;
+pub use series::{Outlet, SeriesShared, client_gone, series};
+pub use shard::Shard;

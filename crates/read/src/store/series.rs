@@ -1,0 +1,404 @@
+//! One Series call, from the request to the last message, on one thread.
+//!
+//! Usually one read streams through. When some series carry a label that the sidecar sets or drops, those are read
+//! separately, sorted under a byte budget, and merged into the stream of the others.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use crate::limits;
+use crate::prom::FrameReader;
+use crate::prom::listing::LabelPairs;
+use crate::prom::request;
+use crate::prom::{Call, PromClient, ReadAnswer};
+use crate::store::batch::{Batcher, MessageSink};
+use crate::store::conflicts::LabelConflicts;
+use crate::store::metrics::StoreMetrics;
+use crate::store::order::{ReorderBuffer, out_of_order};
+use crate::store::query::{self, Query, Select};
+use crate::store::quota::{Counter, InFlight, PerCall, Reservation};
+use crate::store::samples;
+use crate::store::sort::{Sorted, Sorter};
+use crate::store::transcode::{Entry, LabelRules, each_series, put_key};
+use crate::store::wire;
+use pillion_base::error::{Context, Error, Kind, Result};
+use pillion_base::labels::Labels;
+use pillion_base::matcher::{MatchType, Matcher};
+use pillion_base::state::PromState;
+use pillion_proto::thanos_store::SeriesRequest;
+
+/// Where the messages of a call go.
+pub trait Outlet: MessageSink {
+    /// Runs `hook` when the client goes away, at once if it is gone already. One hook is kept.
+    fn on_gone(&self, hook: Box<dyn Fn() + Send + Sync>);
+}
+
+/// What Series calls share.
+#[derive(Clone)]
+pub struct SeriesShared {
+    /// Labels that the sidecar sets or drops and that series carry themselves.
+    conflicts: Arc<LabelConflicts>,
+    per_call: PerCall,
+    in_flight: InFlight,
+    /// What Series calls report.
+    pub metrics: StoreMetrics,
+}
+
+impl SeriesShared {
+    /// Calls that may each return `per_call` and hold `in_flight_bytes_max` together; 0 bytes are no limit.
+    pub fn new(per_call: PerCall, in_flight_bytes_max: usize, metrics: StoreMetrics) -> Self {
+        SeriesShared { conflicts: Arc::default(), per_call, in_flight: InFlight::new(in_flight_bytes_max), metrics }
+    }
+}
+
+/// Answers one Series request.
+pub fn series(
+    request: &SeriesRequest,
+    state: &PromState,
+    client: &PromClient,
+    shared: &SeriesShared,
+    outlet: &dyn Outlet,
+) -> Result<()> {
+    let mut counter = Counter::new(shared.per_call, &shared.metrics);
+    if let Query::Select(select) = query::plan(request, state)? {
+        let call = client.call();
+        outlet.on_gone(Box::new(call.cutter()));
+        let batcher = Batcher::new(select.batch_size, limits::MESSAGE_BYTES_TARGET, outlet);
+        if select.skip_chunks {
+            labels_only(&select, state, &call, shared, &mut counter, batcher)?;
+        } else {
+            with_chunks(&select, state, &call, shared, &mut counter, batcher)?;
+        }
+    }
+    #[allow(clippy::cast_precision_loss)]
+    {
+        shared.metrics.series_requested.observe(counter.n_series as f64);
+        shared.metrics.chunks_requested.observe(counter.n_chunks as f64);
+    }
+    Ok(())
+}
+
+/// The chunk path: remote read.
+fn with_chunks<M: MessageSink + ?Sized>(
+    select: &Select,
+    state: &PromState,
+    call: &Call,
+    shared: &SeriesShared,
+    counter: &mut Counter,
+    batcher: Batcher<'_, M>,
+) -> Result<()> {
+    let external = &state.external_labels;
+    let dropped_too = select.without.iter().map(String::as_str).filter(|name| external.value(name).is_none());
+    let conflicts = shared.conflicts.among(external.iter().map(|(name, _)| name).chain(dropped_too), call)?;
+    let rules = LabelRules::new(external, &select.without, select.shard.clone());
+    let mut reading = RemoteRead {
+        select,
+        call,
+        rules: &rules,
+        counter,
+        reservation: shared.in_flight.reserve(),
+        sorted_bytes: 0,
+        n_frames: 0,
+    };
+    let outcome = reading.answer(&conflicts, batcher);
+    #[allow(clippy::cast_precision_loss)]
+    shared.metrics.received_frames.observe(reading.n_frames as f64);
+    if outcome.as_ref().is_err_and(|err| err.kind() == Kind::Retry) {
+        // Perhaps a conflicting label appeared since Prometheus was asked.
+        shared.conflicts.forget();
+    }
+    outcome
+}
+
+/// One call for chunks while it runs.
+struct RemoteRead<'a, 'm> {
+    select: &'a Select,
+    call: &'a Call<'a>,
+    rules: &'a LabelRules,
+    counter: &'a mut Counter<'m>,
+    /// This call's part of what all calls may hold.
+    reservation: Reservation,
+    /// Bytes of memory that sorted series take.
+    sorted_bytes: usize,
+    n_frames: u64,
+}
+
+impl RemoteRead<'_, '_> {
+    fn answer<M: MessageSink + ?Sized>(&mut self, conflicts: &[String], batcher: Batcher<'_, M>) -> Result<()> {
+        let matcher = |name: &String, kind| Matcher { kind, name: name.clone(), value: String::new() };
+        let mut sorter = None;
+        let new_sorter = || Sorter::new(limits::SORT_BYTES_MAX, limits::SPILL_BYTES_MAX);
+        let mut matchers = self.select.matchers.clone();
+        for name in conflicts {
+            // Those with this label and none of the labels before it, so that each series is read once.
+            let with_label: Vec<_> = matchers.iter().cloned().chain([matcher(name, MatchType::NotEqual)]).collect();
+            let answer = self.read(&with_label)?;
+            self.sort(answer, sorter.get_or_insert_with(new_sorter))?;
+            matchers.push(matcher(name, MatchType::Equal));
+        }
+        let streamed = match self.read(&matchers)? {
+            ReadAnswer::Streamed(frames) => Some(frames),
+            // It is held whole anyway, and such an old server promises no order.
+            sampled @ ReadAnswer::Sampled(_) => {
+                self.sort(sampled, sorter.get_or_insert_with(new_sorter))?;
+                None
+            }
+        };
+        let sorted = sorter.map(Sorter::sorted).transpose()?;
+        let mut out = Merger::new(self.rules, sorted, self.select.limit, batcher);
+        if let Some(frames) = streamed {
+            self.stream(frames, &mut out)?;
+        }
+        out.finish()
+    }
+
+    /// Reads series that cannot be streamed into the sorter.
+    fn sort(&mut self, answer: ReadAnswer<impl Read>, sorter: &mut Sorter) -> Result<()> {
+        let mut entry = Entry::default();
+        match answer {
+            ReadAnswer::Sampled(body) => {
+                samples::chunked_series(&body, &mut |series| self.sort_one(series, &mut entry, sorter))
+            }
+            ReadAnswer::Streamed(mut frames) => {
+                let mut frame = Vec::new();
+                while self.next_frame(&mut frames, &mut frame)? {
+                    each_series(&frame, |range| {
+                        self.sort_one(frame.get(range).unwrap_or_default(), &mut entry, sorter)
+                    })
+                    .context(|| "read frame from Prometheus")?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts one encoded `ChunkedSeries` into the sorter, by way of `entry`.
+    fn sort_one(&mut self, series: &[u8], entry: &mut Entry, sorter: &mut Sorter) -> Result<()> {
+        entry.copy(series);
+        if entry.parse(0..series.len(), self.rules)? {
+            self.counter.count(entry.n_chunks())?;
+            sorter.push(|out| entry.key(self.rules, out), |out| entry.encode(self.rules, out))?;
+            self.sorted_bytes = sorter.held_bytes();
+            self.account(0)?;
+        }
+        Ok(())
+    }
+
+    /// Streams series through the order.
+    fn stream<M: MessageSink + ?Sized>(
+        &mut self,
+        mut frames: FrameReader<impl Read>,
+        out: &mut Merger<'_, '_, M>,
+    ) -> Result<()> {
+        let mut order = ReorderBuffer::new(limits::HELD_BYTES_MAX, limits::REUSED_BYTES_MAX);
+        let mut ranges = Vec::new();
+        loop {
+            // The frame is read straight into the entry that keeps it until it is written into a message.
+            let mut entry = order.fresh();
+            if !self.next_frame(&mut frames, entry.buffer())? {
+                break;
+            }
+            ranges.clear();
+            each_series(entry.buffer(), |range| {
+                ranges.push(range);
+                Ok(())
+            })
+            .context(|| "read frame from Prometheus")?;
+            // Prometheus sends one series a frame. Should it send more, the others are copied out first.
+            let mut others = Vec::new();
+            for range in ranges.iter().skip(1) {
+                let mut other = order.fresh();
+                other.copy(entry.buffer().get(range.clone()).unwrap_or_default());
+                others.push((other, 0..range.len()));
+            }
+            let first = ranges.first().cloned().unwrap_or(0..0);
+            for (mut entry, range) in std::iter::once((entry, first)).chain(others) {
+                if !entry.parse(range, self.rules).context(|| "read frame from Prometheus")? || ranges.is_empty() {
+                    order.recycle(entry);
+                    continue;
+                }
+                self.counter.count(entry.n_chunks())?;
+                order.push(entry, self.rules, |entry| out.emit(entry))?;
+                self.account(order.held_bytes())?;
+            }
+            if out.is_done() {
+                return Ok(());
+            }
+        }
+        order.finish(self.rules, |entry| out.emit(entry))
+    }
+
+    /// Starts a remote read.
+    fn read(&self, matchers: &[Matcher]) -> Result<ReadAnswer<impl Read + use<>>> {
+        let body = request::read_request_body(self.select.mint_ms, self.select.maxt_ms, matchers);
+        self.call.read(&body).context(|| "query Prometheus")
+    }
+
+    fn next_frame(&mut self, frames: &mut FrameReader<impl Read>, buffer: &mut Vec<u8>) -> Result<bool> {
+        let more = frames.read_frame(buffer).context(|| "next proto")?;
+        self.n_frames += u64::from(more);
+        Ok(more)
+    }
+
+    /// Accounts for the memory of the series that wait in the stream and of those that were sorted before.
+    fn account(&mut self, waiting_bytes: usize) -> Result<()> {
+        if self.reservation.resize(self.sorted_bytes + waiting_bytes) {
+            Ok(())
+        } else {
+            Err(self.reservation.refusal())
+        }
+    }
+}
+
+/// Merges the stream with the sorted series, stops at the limit, and packs messages.
+struct Merger<'a, 'b, M: ?Sized> {
+    rules: &'a LabelRules,
+    sorted: Option<Sorted>,
+    /// Series that are still wanted; none where the request has no limit.
+    wanted: Option<u64>,
+    done: bool,
+    key: Vec<u8>,
+    last_key: Vec<u8>,
+    batcher: Batcher<'b, M>,
+}
+
+impl<'a, 'b, M: MessageSink + ?Sized> Merger<'a, 'b, M> {
+    fn new(rules: &'a LabelRules, sorted: Option<Sorted>, limit: i64, batcher: Batcher<'b, M>) -> Self {
+        let wanted = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+        Merger { rules, sorted, wanted, done: false, key: Vec::new(), last_key: Vec::new(), batcher }
+    }
+
+    /// Whether the limit is reached, so that nothing more is wanted from the stream.
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Sends the next series of the stream, after those of the sorted ones that come before it.
+    fn emit(&mut self, entry: &Entry) -> Result<()> {
+        // Keys cost a copy of the labels, so they are made only where something is compared across reads.
+        if self.sorted.is_some() || self.wanted.is_some() {
+            let mut key = std::mem::take(&mut self.key);
+            key.clear();
+            entry.key(self.rules, &mut key);
+            self.emit_sorted(Some(&key))?;
+            let wanted = self.admit(&key)?;
+            self.key = key;
+            if !wanted {
+                return Ok(());
+            }
+        }
+        self.batcher.push(entry.encoded_len(), |out| entry.encode(self.rules, out))
+    }
+
+    /// The stream has ended: sends the sorted series that are left, and the open message.
+    fn finish(mut self) -> Result<()> {
+        self.emit_sorted(None)?;
+        self.batcher.flush()
+    }
+
+    /// Sends the sorted series whose keys are below `key`, or all of them.
+    fn emit_sorted(&mut self, key: Option<&[u8]>) -> Result<()> {
+        let Some(mut sorted) = self.sorted.take() else { return Ok(()) };
+        while !self.done && sorted.key().is_some_and(|next| key.is_none_or(|key| next < key)) {
+            sorted.next(|key, series| {
+                if self.admit(key)? {
+                    self.batcher.push(series.len(), |out| out.extend_from_slice(series))?;
+                }
+                Ok(())
+            })?;
+        }
+        self.sorted = Some(sorted);
+        Ok(())
+    }
+
+    /// Whether a series is still wanted. Frames of one series have one key and count once.
+    fn admit(&mut self, key: &[u8]) -> Result<bool> {
+        match key.cmp(self.last_key.as_slice()) {
+            std::cmp::Ordering::Less => return Err(out_of_order()),
+            std::cmp::Ordering::Equal if !self.last_key.is_empty() => return Ok(!self.done),
+            _ => {}
+        }
+        if let Some(wanted) = &mut self.wanted {
+            if *wanted == 0 {
+                self.done = true;
+                return Ok(false);
+            }
+            *wanted -= 1;
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        Ok(true)
+    }
+}
+
+/// The label path: `/api/v1/series`, read item by item and sorted under the same budget as everything else.
+fn labels_only<M: MessageSink + ?Sized>(
+    select: &Select,
+    state: &PromState,
+    call: &Call,
+    shared: &SeriesShared,
+    counter: &mut Counter,
+    mut batcher: Batcher<'_, M>,
+) -> Result<()> {
+    let mut params = vec![
+        ("match[]", request::selector(&select.matchers)),
+        ("start", request::seconds(select.mint_ms)),
+        ("end", request::seconds(select.maxt_ms)),
+    ];
+    // Prometheus's limit would be too small where series become equal or fall out of the shard.
+    if select.limit > 0 && select.shard.is_none() && select.without.is_empty() {
+        params.push(("limit", select.limit.to_string()));
+    }
+    let mut sorter = Sorter::new(limits::SORT_BYTES_MAX, limits::SPILL_BYTES_MAX);
+    let mut reservation = shared.in_flight.reserve();
+    let warnings = call.list("/api/v1/series", &params, &mut |local: LabelPairs| {
+        let labels = Labels::new(local.0).overlaid(&state.external_labels).without(&select.without);
+        let bytes = || labels.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        if select.shard.as_ref().is_some_and(|shard| !shard.holds(bytes())) {
+            return Ok(());
+        }
+        counter.count(0)?;
+        let key = |out: &mut Vec<u8>| {
+            bytes().for_each(|(name, value)| {
+                put_key(name, out);
+                put_key(value, out);
+            })
+        };
+        sorter.push(key, |out| encode(&labels, out))?;
+        if reservation.resize(sorter.held_bytes()) { Ok(()) } else { Err(reservation.refusal()) }
+    })?;
+    let mut sorted = sorter.sorted()?;
+    let mut wanted = u64::try_from(select.limit).ok().filter(|limit| *limit > 0).unwrap_or(u64::MAX);
+    let mut last: Option<Vec<u8>> = None;
+    while sorted.key().is_some() && wanted > 0 {
+        sorted.next(|key, series| {
+            // Of label sets that became equal only one is sent.
+            if last.as_deref() == Some(key) {
+                return Ok(());
+            }
+            let kept = last.get_or_insert_default();
+            kept.clear();
+            kept.extend_from_slice(key);
+            wanted -= 1;
+            batcher.push(series.len(), |out| out.extend_from_slice(series))
+        })?;
+    }
+    for warning in &warnings {
+        batcher.warn(warning)?;
+    }
+    batcher.flush()
+}
+
+/// An encoded `Series` without chunks.
+fn encode(labels: &Labels, out: &mut Vec<u8>) {
+    for (name, value) in labels.iter() {
+        wire::put_header(1, wire::bytes_len(name.len()) + wire::bytes_len(value.len()), out);
+        wire::put_bytes(1, name.as_bytes(), out);
+        wire::put_bytes(2, value.as_bytes(), out);
+    }
+}
+
+/// The error of a client that is gone, for outlets.
+pub fn client_gone() -> Error {
+    Error::new(Kind::Stopped, "the client went away")
+}

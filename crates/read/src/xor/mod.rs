@@ -1,0 +1,11 @@
+//! Prometheus's XOR chunks of floats, read and written. Pure.
+
+mod decode;
+mod encode;
+
+pub use decode::{STALE_NAN_BITS, Sample, decode, n_samples};
+pub use encode::Encoder;
+pub(crate) use encode::in_order;
+
+#[cfg(test)]
+pub(crate) use decode::tests::encode as encoded;

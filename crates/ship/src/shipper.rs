@@ -1,0 +1,262 @@
+//! Ships finished TSDB blocks to a bucket: one tick every 30 s, oldest block first.
+//!
+//! A block is claimed when it is first seen, with the external labels of that moment, and shipped from its claim. So it
+//! arrives whatever Prometheus removes or changes meanwhile, and a restart finds it again. Claims are also made while
+//! uploads run, and before Prometheus has answered; their labels are pinned as soon as it has. Never changes a file of
+//! Prometheus.
+//!
+//! One bad block never stops the rest: a block that cannot be read is quarantined, with its reason, until its files
+//! change. A failure that may pass (a bucket that does not answer, a full disk) holds the order instead, because a
+//! younger block that arrives before an older one makes the compactor halt.
+//!
+//! A quarantined block is not claimed while Prometheus has it, because links would hide its repair. Once Prometheus has
+//! removed it, its claim is the last copy. That claim stays while the disk budget lasts, and each start tries it again.
+
+mod sync;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::LOG_TARGET;
+use crate::backlog::Backlog;
+use crate::claims::Claims;
+use crate::lag::ShippingLag;
+use crate::ledger::Ledger;
+use crate::limits;
+use crate::metrics::ShipMetrics;
+use crate::remote::Remote;
+use crate::scan::Fingerprint;
+use crate::spool::Spool;
+use crate::ulid::Ulid;
+use crate::upload::UploadGate;
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::files::Disk;
+use pillion_base::state::{PromState, Published};
+use pillion_base::stop::Stop;
+use pillion_base::time::unix_ms;
+use pillion_bucket::Bucket;
+
+/// How often the shipper checks whether the external labels are known. `Source:` Thanos.
+const LABELS_RETRY: Duration = Duration::from_secs(2);
+
+/// The shipper's part of the command line.
+#[derive(Clone)]
+pub struct ShipConfig {
+    /// `--tsdb.path`.
+    pub data_dir: PathBuf,
+    /// `--shipper.meta-file-name`, relative to the data directory.
+    pub meta_file_name: String,
+    /// `--shipper.upload-compacted`.
+    pub upload_compacted: bool,
+    /// `--shipper.allow-out-of-order-uploads`.
+    pub allow_out_of_order_uploads: bool,
+    /// `--shipper.upload-concurrency`; 0 and 1 are the same.
+    pub upload_concurrency: usize,
+    /// `--hash-func=SHA256`.
+    pub sha256: bool,
+    /// `--prometheus.ready_timeout`: after this time without external labels a warning is logged.
+    pub ready_timeout: Duration,
+    /// Bytes of disk for claims whose blocks Prometheus has removed; 0 is a tenth of the file system.
+    pub claim_budget_bytes: u64,
+    /// Time between two scans of the data directory, also while a block is uploaded.
+    pub interval: Duration,
+    /// Descriptors that may hold blocks open where hard links are refused.
+    pub held_files_max: usize,
+    /// Called before the first request for a block and before every object of it, for jitter and upload windows.
+    pub upload_gate: Option<UploadGate>,
+    /// Called when nothing is left to be shipped, perhaps many times; must not wait.
+    pub on_idle: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// The disk; tests watch it.
+    pub disk: Disk,
+}
+
+impl ShipConfig {
+    /// The defaults of the command line for a data directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        ShipConfig {
+            data_dir: data_dir.into(),
+            meta_file_name: "thanos.shipper.json".to_owned(),
+            upload_compacted: false,
+            allow_out_of_order_uploads: false,
+            upload_concurrency: 0,
+            sha256: false,
+            ready_timeout: Duration::from_secs(600),
+            claim_budget_bytes: 0,
+            interval: limits::SHIP_INTERVAL,
+            held_files_max: held_files_max(),
+            upload_gate: None,
+            on_idle: None,
+            disk: Disk::real(),
+        }
+    }
+}
+
+/// Half of what the process may open; the other half serves queries.
+fn held_files_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = limit.and_then(|limit| usize::try_from(limit / 2).ok()).unwrap_or(usize::MAX);
+    half.min(limits::HELD_FILES_MAX)
+}
+
+/// What one tick did.
+#[derive(Debug, Default)]
+pub struct TickReport {
+    /// Blocks that were uploaded, repaired ones included.
+    pub n_uploaded: usize,
+    /// Blocks that were in the bucket with their meta.json, but not whole.
+    pub n_repaired: usize,
+    /// Blocks whose upload failed.
+    pub n_failed: usize,
+    /// Blocks that cannot be read and are quarantined.
+    pub n_corrupted: usize,
+    /// Compacted blocks that overlap one in the bucket.
+    pub n_overlapping: usize,
+    /// Blocks that wait for the external labels.
+    pub n_waiting: usize,
+    /// Blocks that were given up because claims had used up their disk budget.
+    pub n_given_up: u64,
+    /// Bytes that did not have to be sent again.
+    pub resumed_bytes: u64,
+    /// Failures by class; see [`Error::class`].
+    pub failures: BTreeMap<&'static str, u64>,
+    /// What is left to be done.
+    pub backlog: Backlog,
+    /// Why the tick ended before its last block, if it did.
+    pub error: Option<Error>,
+}
+
+/// Why a block is quarantined.
+struct Quarantined {
+    reason: String,
+    /// The block as it was then. `None` where each tick finds the reason anew without reading much.
+    fingerprint: Option<Fingerprint>,
+}
+
+/// The shipper.
+pub struct Shipper {
+    config: ShipConfig,
+    bucket: Arc<dyn Bucket>,
+    state: Published<PromState>,
+    metrics: ShipMetrics,
+    ledger: Ledger,
+    claims: Claims,
+    remote: Remote,
+    quarantine: BTreeMap<Ulid, Quarantined>,
+    /// First timestamps of the shipped blocks that Prometheus still has: all that a tick needs of their meta.json.
+    shipped_min_times_ms: BTreeMap<Ulid, i64>,
+    /// Folders that look like blocks and have impossible names.
+    misnamed: BTreeSet<String>,
+    /// Overlaps that were logged: the new block and the one in the bucket.
+    overlaps: BTreeMap<Ulid, Ulid>,
+    backlog: Backlog,
+    /// The last logged failure to write the ledger, if nothing has been written since.
+    ledger_error_logged: Option<String>,
+}
+
+impl Shipper {
+    /// A shipper; creates the ledger at once if it is missing, because Prometheus may be waiting for it.
+    pub fn new(config: ShipConfig, bucket: Arc<dyn Bucket>, state: Published<PromState>, metrics: ShipMetrics) -> Self {
+        let ledger = Ledger::open(&config.data_dir.join(&config.meta_file_name), config.disk.clone());
+        let spool = Spool::new(&config.data_dir, config.disk.clone());
+        let claims = Claims::new(spool, config.disk.clone(), bucket.name(), config.held_files_max);
+        let backlog = Backlog { last_upload: ledger.last_upload(), ..Backlog::default() };
+        let shipper = Shipper {
+            config,
+            bucket,
+            state,
+            metrics,
+            ledger,
+            claims,
+            remote: Remote::default(),
+            quarantine: BTreeMap::new(),
+            shipped_min_times_ms: BTreeMap::new(),
+            misnamed: BTreeSet::new(),
+            overlaps: BTreeMap::new(),
+            backlog,
+            ledger_error_logged: None,
+        };
+        shipper.publish_metrics();
+        shipper
+    }
+
+    /// Ships until the stop; no failure of disk, bucket or Prometheus ends it. `Blocks:` for the life of the daemon.
+    ///
+    /// `Differs:` Thanos waits for the external labels and ends the process after the ready time-out. Here blocks are
+    /// claimed at once, and the time-out only logs a warning: a Prometheus that replays its WAL for long must not take
+    /// the reading side down with it.
+    pub fn run(mut self, stop: Stop) -> Result<()> {
+        let begun = Instant::now();
+        let (mut logged, mut is_warned) = ((0, 0, 0), false);
+        loop {
+            let has_labels = self.has_labels();
+            let report = self.tick(&stop);
+            if stop.is_stopped() {
+                return Ok(());
+            }
+            if let Some(err) = &report.error {
+                log::warn!(target: LOG_TARGET, err = err.to_string(), uploaded = report.n_uploaded; "syncing blocks failed");
+            }
+            let news = (report.n_failed, report.n_corrupted, report.n_overlapping);
+            if news != logged && news != (0, 0, 0) {
+                let (failed, corrupted, overlapping) = news;
+                log::warn!(target: LOG_TARGET, failed = failed, corrupted = corrupted, overlapping = overlapping, uploaded = report.n_uploaded;
+                    "failed to sync some blocks");
+            }
+            logged = news;
+            let ticked = Instant::now();
+            while ticked.elapsed() < self.config.interval {
+                if !has_labels && self.has_labels() {
+                    // What was claimed can be shipped now.
+                    break;
+                }
+                if !has_labels && !is_warned && begun.elapsed() >= self.config.ready_timeout {
+                    is_warned = true;
+                    log::warn!(target: LOG_TARGET, waited_seconds = begun.elapsed().as_secs();
+                        "not uploading as no external labels are configured yet - is Prometheus healthy/reachable?");
+                }
+                let left = self.config.interval.saturating_sub(ticked.elapsed());
+                if stop.wait(if has_labels { left } else { left.min(LABELS_RETRY) }) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn has_labels(&self) -> bool {
+        !self.state.read().external_labels.is_empty()
+    }
+
+    /// Scans all blocks once, claims those that are to be shipped, and ships those whose labels are known. `Blocks:`
+    /// while blocks are uploaded.
+    pub fn tick(&mut self, stop: &Stop) -> TickReport {
+        let mut report = TickReport::default();
+        let n_given_up = self.backlog.n_given_up;
+        let result = self.sync(stop, &mut report);
+        let is_clean = result.is_ok()
+            && (report.n_failed, report.n_corrupted, report.n_overlapping, report.n_waiting) == (0, 0, 0, 0);
+        self.metrics.upload_compacted_done.set(i64::from(is_clean && self.config.upload_compacted));
+        match &result {
+            Ok(()) => self.metrics.dir_syncs.inc(),
+            // A tick that the stop has cut short neither succeeded nor failed.
+            Err(err) if err.kind() == Kind::Stopped => {}
+            Err(_) => self.metrics.dir_sync_failures.inc(),
+        }
+        report.error = result.err();
+        report.n_given_up = self.backlog.n_given_up - n_given_up;
+        report.backlog = self.backlog.clone();
+        self.publish_metrics();
+        report
+    }
+
+    /// Brings the metrics up to date, after each block and each tick, and says so when nothing is left to be shipped.
+    fn publish_metrics(&self) {
+        let pending = &self.backlog.pending;
+        let lag = ShippingLag::new(pending, unix_ms(SystemTime::now()), self.state.read().retention_ms);
+        self.metrics.update(&self.backlog, &lag);
+        if let Some(on_idle) = self.config.on_idle.as_ref().filter(|_| pending.is_empty()) {
+            on_idle();
+        }
+    }
+}

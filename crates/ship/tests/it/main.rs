@@ -1,0 +1,6 @@
+//! The shipper over real folders and buckets, and with every step failed.
+
+#![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
+
+mod crash;
+mod ship;

@@ -1,0 +1,103 @@
+//! Arguments → command → exit code.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use crate::cli::config::{self, Config};
+use crate::cli::{Invocation, SidecarFlags, VerifyFlags};
+use crate::client::verify::VerifyArgs;
+use crate::client::{self, InfoArgs, SeriesArgs};
+use crate::{app, cli, log_format};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_base::time::unix_ms;
+
+/// Does what the command line asks for. The exit code is 0, 1 for what failed, 2 for a value that cannot be understood.
+pub fn main() -> ExitCode {
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next().unwrap_or_else(|| "pillion".into());
+    let args: Vec<String> = args.collect();
+    match cli::parse(&program, &args) {
+        Invocation::Exit { code, stdout, stderr } => {
+            // Nobody is left to tell when these cannot be written.
+            let _ = std::io::stdout().write_all(stdout.as_bytes());
+            let _ = std::io::stderr().write_all(stderr.as_bytes());
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
+        Invocation::Sidecar(flags) => sidecar(*flags),
+        Invocation::Info(flags) => {
+            let args = InfoArgs { store: flags.store, json: flags.json, timeout: flags.timeout };
+            report(client::info(&args, &mut std::io::stdout().lock()))
+        }
+        Invocation::Series(flags) => {
+            let now_ms = unix_ms(SystemTime::now());
+            let args = SeriesArgs {
+                store: flags.store,
+                matchers: flags.matchers,
+                start_ms: flags.start.map_or(i64::MIN, |time| time.at(now_ms)),
+                end_ms: flags.end.map_or(i64::MAX, |time| time.at(now_ms)),
+                skip_chunks: flags.skip_chunks,
+                without_replica_labels: flags.without_replica_labels,
+                samples: flags.samples,
+                json: flags.json,
+                timeout: flags.timeout,
+            };
+            report(client::series(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
+        }
+        Invocation::Verify(flags) => {
+            let env = |name: &str| std::env::var(name).ok();
+            let args = verify_args(flags, &env);
+            match args.and_then(|args| client::verify::verify(&args, &mut std::io::stdout().lock())) {
+                Ok(is_well) => ExitCode::from(u8::from(!is_well)),
+                Err(err) => report(Err(err)),
+            }
+        }
+    }
+}
+
+/// Checks the flags and reads the configuration of the bucket. `env` gives environment variables.
+fn verify_args(flags: VerifyFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<VerifyArgs> {
+    let bucket = config::bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?;
+    let bucket = bucket.ok_or_else(|| {
+        Error::new(Kind::BadRequest, "which bucket? give --objstore.config-file or --objstore.config")
+    })?;
+    if flags.tsdb_path.is_empty() {
+        return Err(Error::new(Kind::BadRequest, "--tsdb.path must not be empty"));
+    }
+    Ok(VerifyArgs {
+        bucket,
+        tsdb_path: PathBuf::from(flags.tsdb_path),
+        meta_file_name: config::file_name(flags.shipper_meta_file_name)?,
+        upload_compacted: flags.shipper_upload_compacted,
+        labels: flags.labels,
+        repair: flags.repair,
+        json: flags.json,
+    })
+}
+
+/// Runs the sidecar; whatever ends it early is one line in its log.
+fn sidecar(flags: SidecarFlags) -> ExitCode {
+    if let Err(err) = log_format::init(flags.log_level, flags.log_format, &flags.debug_name) {
+        return report(Err(err));
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    match Config::from_flags(flags, &env).and_then(app::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            log::error!(err = err.to_string(); "sidecar command failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The end of a client command.
+fn report(done: Result<()>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            let _ = writeln!(std::io::stderr(), "pillion: error: {err}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The real binary is killed at random moments, again and again, while it ships blocks in parts to a real S3 server. No
+//! block is ever promised that is not there; in the end all are there byte for byte, nothing is left over, and no kill
+//! has cost more than one part.
+//!
+//! `PILLION_SEED` repeats a run's moments.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::support::fault_proxy::Seen;
+use crate::support::outpost::Outpost;
+use crate::support::rgw::Rgw;
+use pillion_testing::tsdb::Block;
+
+const N_HOSTS: u32 = 4;
+/// Of each host.
+const N_KILLS: u32 = 13;
+const PART_BYTES: u64 = 5 << 20;
+/// Slow enough that most kills come in the middle of a part.
+const RATE_BYTES: u64 = 24 << 20;
+
+/// Numbers that a seed repeats (an LCG's upper bits).
+struct Random(u64);
+
+impl Random {
+    fn seeded() -> Self {
+        let seed = std::env::var("PILLION_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok())
+            .unwrap_or_else(|| u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()));
+        println!("PILLION_SEED={seed}");
+        Random(seed)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Two chunk files, of five parts (the last a short one) and of one PUT.
+fn block(n: u32) -> Block {
+    let bytes = |n: u64| usize::try_from(n).unwrap();
+    Block { chunk_bytes: vec![bytes(4 * PART_BYTES + 100_000), bytes(PART_BYTES / 4)], ..Block::new(n) }
+}
+
+#[test]
+fn nothing_is_lost_and_little_is_sent_twice_however_often_the_process_is_killed() {
+    let Some(rgw) = Rgw::shared() else { return };
+    let mut random = Random::seeded();
+    // Several hosts side by side, for each spends most of its time starting.
+    let seeds: Vec<u64> = (0..N_HOSTS).map(|_| random.below(u64::from(u32::MAX))).collect();
+    std::thread::scope(|scope| {
+        for seed in seeds {
+            scope.spawn(move || kill_again_and_again(rgw, Random(seed)));
+        }
+    });
+}
+
+fn kill_again_and_again(rgw: &'static Rgw, mut random: Random) {
+    let mut outpost = Outpost::new(rgw, &format!("part_size: {PART_BYTES}"), &["--hash-func=SHA256"]);
+    outpost.proxy.set_rate(RATE_BYTES);
+    let mut seen = Vec::new();
+    let mut n_blocks = 0;
+    for kill in 1..=N_KILLS {
+        // There is always something to be shipped, but sometimes little.
+        if outpost.is_done() || n_blocks == 0 {
+            n_blocks += 1;
+            outpost.add(&block(n_blocks));
+        }
+        let mut sidecar = outpost.start();
+        let (kind, begin) = (random.below(10), outpost.proxy.up_bytes());
+        let patience = Duration::from_secs(5);
+        let _whether = match kind {
+            // So and so many bytes later.
+            0..=5 => outpost.proxy.wait_up_bytes(begin + 1 + random.below(3 * PART_BYTES), patience),
+            // After an answer: the next step was perhaps not taken yet.
+            6 | 7 => outpost.proxy.wait_requests(1 + usize::try_from(random.below(6)).unwrap(), patience),
+            // At any time, that of the start included.
+            _ => outpost.proxy.wait_up_bytes(u64::MAX, Duration::from_millis(random.below(3500))),
+        };
+        sidecar.signal("KILL");
+        sidecar.wait_exit();
+        outpost.expect_no_false_promise();
+        let uploads = outpost.bucket.uploads();
+        assert!(uploads.len() <= 1, "after kill {kill}, several uploads in parts: {uploads:?}");
+        seen.extend(outpost.proxy.seen());
+    }
+
+    outpost.proxy.set_rate(0);
+    let sidecar = outpost.start();
+    outpost.wait_done(&sidecar);
+    // All may have been there before it could be told to stop.
+    sidecar.wait_ready(true);
+    assert!(sidecar.stop().success());
+    outpost.expect_all();
+    seen.extend(outpost.proxy.seen());
+    let (n_again, at_most) = (sent_again(&seen), u64::from(N_KILLS) * PART_BYTES);
+    println!("{n_blocks} blocks, {N_KILLS} kills: {n_again} bytes of parts sent again, of at most {at_most}");
+    assert!(n_again <= at_most, "{n_again} bytes were sent again, more than {at_most}");
+}
+
+/// Bytes of parts that came to the server beyond what the files have.
+fn sent_again(seen: &[Seen]) -> u64 {
+    let mut parts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut sizes: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for request in seen.iter().filter(|seen| seen.method == "PUT") {
+        let Some(number) = request.query.split('&').find_map(|pair| pair.strip_prefix("partNumber=")) else { continue };
+        let key = (request.path.as_str(), number);
+        *parts.entry(key).or_default() += request.body_bytes;
+        if request.status == Some(200) {
+            sizes.insert(key, request.body_bytes);
+        }
+    }
+    parts.iter().map(|(key, bytes)| bytes - sizes.get(key).unwrap_or_else(|| panic!("{key:?} never arrived"))).sum()
+}

@@ -1,0 +1,30 @@
+//! Every test of the daemon from outside, as one program: a module for each thing that a user sees. What measures a whole
+//! process stands in programs of its own, `budgets` and `descriptors`.
+
+// Helpers of tests unwrap and print as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod admin;
+mod alerts;
+mod apis;
+mod cli;
+mod client;
+mod conformance;
+mod e2e;
+mod e2e_apis;
+mod e2e_s3;
+mod edge;
+mod faults;
+mod front;
+mod kills;
+mod laboratory;
+mod lifecycle;
+mod limits;
+mod map;
+mod metrics;
+mod sampled;
+mod series;
+#[path = "../support/mod.rs"]
+mod support;
+mod tidy;
+mod verify;
