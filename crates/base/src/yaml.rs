@@ -243,6 +243,13 @@ mod tests {
             ("a: 'x", "line "),
             ("a: b\n c: d: e", "line 2: "),
             ("a: b\n- c", "line 2: "),
+            ("a: b\nsecret", "line 2: simple key expect"),
+            ("a: b\n\0c: d", "line 2: NUL"),
+            ("\0", "line 1: NUL"),
+            ("a: b\0\nc: d", "line 1: NUL"),
+            ("a: \"b\0\"", "line 1: NUL"),
+            ("a: b # c\0", "line 1: NUL"),
+            ("a: b\r\nsecret\r\n\r\n", "line 2: simple key expect"),
         ] {
             let err = parse(text).expect_err(text).to_string();
             assert!(err.starts_with(want), "{text}: {err}");

@@ -15,12 +15,17 @@ const ALIASED_NODES_MAX: usize = 10_000;
 
 /// Reads one document; an empty text is null.
 pub fn parse(text: &str) -> Result<Node> {
+    // The parser takes a NUL for the end of the text and would silently ignore what follows.
+    if let Some((before, _)) = text.split_once('\0') {
+        return Err(at(n_lines(before), "NUL characters are not allowed"));
+    }
     let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut builder = Builder::default();
     let mut n_documents = 0;
+    let last_line = last_line(text);
     loop {
-        let (event, mark) = parser.next_token().map_err(|err| at(err.marker().line(), err.info()))?;
-        let line = mark.line();
+        let (event, mark) = parser.next_token().map_err(|err| at(err.marker().line().min(last_line), err.info()))?;
+        let line = mark.line().min(last_line);
         match event {
             Event::StreamEnd => break,
             Event::DocumentStart => {
@@ -47,6 +52,16 @@ pub fn parse(text: &str) -> Result<Node> {
         }
     }
     Ok(builder.root.unwrap_or(Node { line: 1, value: Value::Null }))
+}
+
+/// The last line that is not empty. The parser names the one after it for what it misses at the end.
+fn last_line(text: &str) -> usize {
+    n_lines(text.trim_end_matches(['\r', '\n']))
+}
+
+/// How many lines there are; an empty text has one.
+fn n_lines(text: &str) -> usize {
+    text.replace("\r\n", "\n").matches(['\r', '\n']).count() + 1
 }
 
 const CORE_TAGS: &str = "tag:yaml.org,2002:";
