@@ -59,7 +59,7 @@ e2e: setup prometheus rgw ## The end-to-end tests only
 	cargo test $(CARGO_FLAGS) --test it e2e
 
 budgets: build ## What the shipped binary costs, as numbers, against their bounds
-	PILLION_BINARY="$(SHIPPED)" cargo test $(CARGO_FLAGS) --test budgets -- --nocapture
+	PILLION_BINARY="$(SHIPPED)" cargo test $(CARGO_FLAGS) --test budgets --test attacks -- --nocapture
 
 bench: build rgw ## What a Series call and a shipped block cost, beside yardsticks; BENCH_SCALE=0.1 for a quick look
 	BENCH_JSON="$(abspath $(TARGET))/bench.json" PILLION_BINARY="$(SHIPPED)" cargo bench --locked --bench series
@@ -85,7 +85,7 @@ audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
 # There is no address sanitizer, which needs nightly; the code under test has no unsafe blocks, and its overflow checks
 # and debug assertions are on. The target is named so that build scripts are built without the counters.
 FUZZ_TARGETS ?= frames transcode sampled xor guard http_head s3_xml s3_head ini yaml meta_json ledger_json progress_json \
-  selector
+  selector certificate
 FUZZ_SECONDS ?= 600
 FUZZ_DIR := $(abspath $(TARGET))/fuzz
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')

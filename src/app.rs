@@ -9,10 +9,12 @@ use crossbeam_channel::{Receiver, bounded, select};
 use crate::admin;
 use crate::cli::config::ShipperOptions;
 use crate::cli::{Config, HashFunc};
+use crate::grpc::connections::Connections;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
 use crate::grpc::pool::Pool;
 use crate::grpc::reflection::Reflection;
+use crate::grpc::request::Late;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
 use crate::heartbeat::Heartbeat;
@@ -20,13 +22,15 @@ use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
 use crate::{limits, sys};
-use pillion_base::error::{Error, Kind, Result};
+use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_bucket::{Metered, Pace};
 use pillion_http::address::ListenAddress;
 use pillion_http::server::Server as HttpServer;
+use pillion_http::tls::ServerTls;
+use pillion_http::web::Web;
 use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
 use pillion_read::store;
 use pillion_ship as ship;
@@ -38,6 +42,7 @@ use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
 /// `Errors:` what kept it from starting, what ended it, or which parts did not end in time.
 pub(crate) fn run(config: Config) -> Result<()> {
     sys::cap_allocator();
+    sys::raise_file_limit();
     let metrics = Metrics::new();
     let probes = Probes::new(metrics.status.clone());
     let mut supervisor = Supervisor::new()?;
@@ -45,16 +50,26 @@ pub(crate) fn run(config: Config) -> Result<()> {
 
     // HTTP ends last, so that the stop can be watched: it has a stop of its own.
     let mut http = Supervisor::new()?;
-    let admin = HttpServer::bind(&config.http_address, "--http-address")?.with_grace(config.http_grace_period);
+    let web = match &config.http_config {
+        None => None,
+        Some(path) => Some(Web::load(path, metrics.web()).map_err(|err| err.context("server could not be started"))?),
+    };
+    let mut reloads: Vec<Reload> = Vec::new();
+    if let Some(web) = &web {
+        let web = web.reloader();
+        reloads.push(Box::new(move || web.reload()));
+    }
+    let admin =
+        HttpServer::bind(&config.http_address, "--http-address")?.with_grace(config.http_grace_period).with_web(web);
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
     let routes = admin::routes(metrics.clone(), probes.clone());
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, &probes);
-    let outcome = started.and_then(|Started { client, uploads }| {
+    let started = start(&config, &mut supervisor, &metrics, &probes, &mut reloads);
+    let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
-        let outcome = wait(&supervisor, http.events(), uploads.as_ref());
+        let outcome = wait(&supervisor, http.events(), &reloads);
         probes.stopping(&outcome.as_ref().map_or_else(ToString::to_string, |()| "stopping".into()));
         // The order matters only in that nothing waits for anything else: all parts end at once and together.
         supervisor.begin_stop();
@@ -74,18 +89,26 @@ pub(crate) fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// What main needs of the parts that run.
-struct Started {
-    client: Arc<PromClient>,
-    uploads: Option<Uploads>,
-}
+/// Reads again what a part has read from files. A file that is broken changes nothing.
+type Reload = Box<dyn Fn()>;
 
-/// Builds and starts every part but HTTP.
-fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes: &Probes) -> Result<Started> {
+/// Builds and starts every part but HTTP. The client is what has to be interrupted at the stop.
+fn start(
+    config: &Config,
+    supervisor: &mut Supervisor,
+    metrics: &Metrics,
+    probes: &Probes,
+    reloads: &mut Vec<Reload>,
+) -> Result<Arc<PromClient>> {
+    let tls = grpc_tls(config, metrics)?;
+    if let Some(tls) = tls.clone() {
+        reloads.push(Box::new(move || tls.reload()));
+    }
     let uploads = Uploads::new(config, metrics)?;
+    let connections = Connections::new(config.request_bytes_max, metrics.grpc.front.clone())?;
     // Listening begins when Prometheus is known, but a port that is taken should be known now.
     let address = config.grpc_address.clone();
-    drop(Front::bind(&address, metrics.grpc.front.clone())?);
+    drop(Front::bind(&address, connections.clone())?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
     let client = Arc::new(PromClient::new(prom_url(config), config.get_config_timeout)?);
     let check = match &uploads {
@@ -117,20 +140,27 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
     let reflection = Reflection::default();
+    let queued_bytes_max = config.request_bytes_max.saturating_mul(limits::QUEUED_REQUESTS_MAX);
+    let pool = Pool::new(config.concurrent_calls, limits::CALL_QUEUE, queued_bytes_max);
     let services = Services {
         client: Arc::clone(&client),
         state,
         probes: probes.clone(),
         health: health.clone(),
         reflection: reflection.clone(),
-        pool: Pool::new(config.concurrent_calls, limits::CALL_QUEUE),
+        pool,
+        connections: connections.clone(),
+        late: Late::default(),
         grpc_metrics: metrics.grpc.clone(),
         shared: store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone()),
     };
     let serving = Serving {
         address,
+        tls,
+        request_bytes_max: config.request_bytes_max,
         age_max: config.max_connection_age,
         grace: config.grpc_grace_period,
+        connections,
         services,
         health,
         reflection,
@@ -138,7 +168,25 @@ fn start(config: &Config, supervisor: &mut Supervisor, metrics: &Metrics, probes
         metrics: metrics.grpc.front.clone(),
     };
     supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
-    Ok(Started { client, uploads })
+    if let Some(uploads) = uploads {
+        reloads.push(Box::new(move || uploads.reload()));
+    }
+    Ok(client)
+}
+
+/// The certificates of the gRPC server.
+fn grpc_tls(config: &Config, metrics: &Metrics) -> Result<Option<ServerTls>> {
+    let Some(settings) = config.grpc_tls.clone() else {
+        log::info!(protocol = "gRPC"; "disabled TLS, key and cert must be set to enable");
+        return Ok(None);
+    };
+    let verifies = settings.client_ca.is_some();
+    let tls = ServerTls::load(settings, metrics.tls("grpc")).context(|| "setup gRPC server")?;
+    log::info!(protocol = "gRPC"; "enabling server side TLS");
+    if verifies {
+        log::info!(protocol = "gRPC"; "server TLS client verification enabled");
+    }
+    Ok(Some(tls))
 }
 
 /// The schedule of uploads, whose limits SIGHUP reads again.
@@ -245,8 +293,11 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
 /// The gRPC part: waits at the gate, then listens, serves and drains.
 struct Serving {
     address: ListenAddress,
+    tls: Option<ServerTls>,
+    request_bytes_max: usize,
     age_max: Option<Duration>,
     grace: Duration,
+    connections: Connections,
     services: Services,
     health: Health,
     reflection: Reflection,
@@ -264,9 +315,8 @@ impl Serving {
             },
             recv(stop.channel()) -> _ => return Ok(()),
         }
-        let server = Server::start(self.services.build(), self.age_max)?;
-        let front = Front::bind(&self.address, self.metrics)?;
-        let connections = front.connections();
+        let server = Server::start(self.services.build(), self.request_bytes_max, self.age_max)?;
+        let front = Front::bind(&self.address, self.connections.clone())?.with_tls(self.tls);
         log::info!(address = self.address.to_string(); "listening for serving gRPC");
         self.probes.serving();
         sys::release_start_up_code();
@@ -276,16 +326,23 @@ impl Serving {
         })?;
         self.health.end();
         self.reflection.end();
+        let deadline = Instant::now() + self.grace;
         if !server.drain(self.grace)? {
             log::info!("grace period exceeded enforcing shutdown");
         }
-        connections.close_all();
+        // What the core has sent may still be on its way to clients that are slower.
+        self.connections.wait_until_empty(deadline);
+        let n_cut = self.connections.close_all();
+        if n_cut > 0 {
+            self.metrics.refused.with_label_values(&["stop"]).inc_by(u64::try_from(n_cut).unwrap_or(u64::MAX));
+            log::warn!(connections = n_cut; "cut connections with answers on their way; a longer --grpc-grace-period would let them end");
+        }
         Ok(())
     }
 }
 
 /// Waits for the end: a signal, or a part that ended.
-fn wait(supervisor: &Supervisor, http: &Receiver<Event>, uploads: Option<&Uploads>) -> Result<()> {
+fn wait(supervisor: &Supervisor, http: &Receiver<Event>, reloads: &[Reload]) -> Result<()> {
     loop {
         let event = select! {
             recv(supervisor.events()) -> event => event,
@@ -300,9 +357,7 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>, uploads: Option<&Upload
             }
             Event::Signal(_) => {
                 log::info!(signal = "hangup"; "caught signal. Reloading.");
-                if let Some(uploads) = uploads {
-                    uploads.reload();
-                }
+                reloads.iter().for_each(|reload| reload());
             }
             Event::Ended(name, Ok(())) => {
                 return Err(Error::new(Kind::Permanent, format!("{name} ended by itself")));

@@ -12,6 +12,7 @@ use crate::client::{self, InfoArgs, SeriesArgs};
 use crate::{app, cli, log_format};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::time::unix_ms;
+use pillion_http::tls::{ClientSettings, Pem};
 
 /// Does what the command line asks for. The exit code is 0, 1 for what failed, 2 for a value that cannot be understood.
 pub fn main() -> ExitCode {
@@ -27,13 +28,24 @@ pub fn main() -> ExitCode {
         }
         Invocation::Sidecar(flags) => sidecar(*flags),
         Invocation::Info(flags) => {
-            let args = InfoArgs { store: flags.store, json: flags.json, timeout: flags.timeout };
-            report(client::info(&args, &mut std::io::stdout().lock()))
+            let tls = tls_settings(
+                flags.tls,
+                [&flags.tls_ca, &flags.tls_cert, &flags.tls_key, &flags.tls_server_name],
+                flags.insecure_skip_verify,
+            );
+            let args = tls.map(|tls| InfoArgs { store: flags.store, tls, json: flags.json, timeout: flags.timeout });
+            report(args.and_then(|args| client::info(&args, &mut std::io::stdout().lock())))
         }
         Invocation::Series(flags) => {
             let now_ms = unix_ms(SystemTime::now());
-            let args = SeriesArgs {
+            let tls = tls_settings(
+                flags.tls,
+                [&flags.tls_ca, &flags.tls_cert, &flags.tls_key, &flags.tls_server_name],
+                flags.insecure_skip_verify,
+            );
+            let args = tls.map(|tls| SeriesArgs {
                 store: flags.store,
+                tls,
                 matchers: flags.matchers,
                 start_ms: flags.start.map_or(i64::MIN, |time| time.at(now_ms)),
                 end_ms: flags.end.map_or(i64::MAX, |time| time.at(now_ms)),
@@ -42,8 +54,9 @@ pub fn main() -> ExitCode {
                 samples: flags.samples,
                 json: flags.json,
                 timeout: flags.timeout,
-            };
-            report(client::series(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock()))
+            });
+            let series = |args| client::series(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+            report(args.and_then(series))
         }
         Invocation::Verify(flags) => {
             let env = |name: &str| std::env::var(name).ok();
@@ -54,6 +67,30 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// What the flags of TLS say together; `None` when none of them is given.
+fn tls_settings(tls: bool, texts: [&String; 4], insecure_skip_verify: bool) -> Result<Option<ClientSettings>> {
+    if !tls && !insecure_skip_verify && texts.iter().all(|text| text.is_empty()) {
+        return Ok(None);
+    }
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let [ca, cert, key, server_name] = texts.map(given);
+    match (&cert, &key) {
+        (Some(_), None) => return Err(Error::new(Kind::BadRequest, "--tls-cert needs --tls-key")),
+        (None, Some(_)) => return Err(Error::new(Kind::BadRequest, "--tls-key needs --tls-cert")),
+        _ => {}
+    }
+    let pem = |flag: &str, path: Option<String>| path.map(|path| Pem::file(flag, path));
+    Ok(Some(ClientSettings {
+        ca: pem("--tls-ca", ca),
+        cert: pem("--tls-cert", cert),
+        key: pem("--tls-key", key),
+        server_name,
+        insecure_skip_verify,
+        alpn: vec![b"h2".to_vec()],
+        ..ClientSettings::default()
+    }))
 }
 
 /// Checks the flags and reads the configuration of the bucket. `env` gives environment variables.

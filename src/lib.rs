@@ -28,9 +28,11 @@ pub mod inside {
     pub use crate::cli::markdown_table;
     pub use crate::client::verify::{VerifyArgs, verify};
     pub use crate::client::{INFO, InfoArgs, SERIES, SeriesArgs, info, series};
-    pub use crate::grpc::bridge::Bridge;
-    pub use crate::grpc::front::{Connections, Front};
+    pub use crate::grpc::bridge::{Bridge, serve};
+    pub use crate::grpc::connections::Connections;
+    pub use crate::grpc::front::Front;
     pub use crate::grpc::methods;
+    pub use crate::grpc::request::Late;
     pub use crate::limits::{CALL_QUEUE, CALL_THREADS, GRPC_PING_INTERVAL_MIN};
     pub use crate::metrics::{FRONT_REASONS, FrontMetrics, Metrics};
     pub use crate::probes::Probes;

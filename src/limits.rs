@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 pub(crate) use pillion_base::limits::SMALL_STACK_BYTES;
-pub(crate) use pillion_http::h2::{HANDSHAKE_TIMEOUT as GRPC_HANDSHAKE_TIMEOUT, STREAMS_MAX as GRPC_STREAMS_MAX};
+pub(crate) use pillion_http::h2::STREAMS_MAX as GRPC_STREAMS_MAX;
 pub(crate) use pillion_read::MESSAGE_BYTES_TARGET;
 
 /// Threads that serve Series and label calls. Each holds one frame and one batch, so this bounds the memory of reads.
@@ -19,12 +19,31 @@ pub(crate) const BRIDGE_BYTES: usize = 1024 * 1024;
 pub(crate) const POOLED_BUFFERS_MAX: usize = 8;
 /// A message up to this size gets a buffer of its own, which costs less than the pool.
 pub(crate) const SMALL_MESSAGE_BYTES: usize = 16 * 1024;
-/// gRPC connections at once; past it new ones are closed at accept.
+/// gRPC connections at once, those that the core has not let go of among them; past it idle ones give way.
 pub(crate) const GRPC_CONNECTIONS_MAX: usize = 256;
+/// A new gRPC connection must have done its TLS handshake and sent its HTTP/2 preface within this time.
+pub(crate) const GRPC_GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ping interval below which the core would strike a client. Thanos queriers ping every 10 s.
 pub const GRPC_PING_INTERVAL_MIN: Duration = Duration::from_secs(9);
-/// Largest request that is taken; real ones are a few KiB.
-pub(crate) const GRPC_REQUEST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Streams open at once over all connections. One costs the core up to 10 KiB, and far fewer calls are served at once.
+pub(crate) const GRPC_STREAMS_ALL_MAX: usize = 2048;
+/// Streams of clients that have left, by address, of which the core has not let go when another may enter from there.
+pub(crate) const GRPC_GHOSTS_MAX: usize = 512;
+/// Time from the beginning of a call to its whole request.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Fields of a request at any depth: matchers, labels, hints. Decoded, one of two bytes takes a hundred.
+pub(crate) const REQUEST_FIELDS_MAX: usize = 10_000;
+/// A request of health or reflection, which asks for a name and is decoded on the completion queue, in bytes.
+pub(crate) const SMALL_REQUEST_BYTES_MAX: usize = 4096;
+/// Conversations of reflection at once; the oldest makes room. People have them, one at a time.
+pub(crate) const CONVERSATIONS_MAX: usize = 32;
+/// How large flags may make the largest request, in bytes; real ones have a few KiB.
+pub(crate) const REQUEST_BYTES_RANGE: std::ops::RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1024;
+/// Requests of the largest size that one connection, and all together, may have begun and not ended.
+pub(crate) const UNFINISHED_REQUESTS_MAX: u64 = 4;
+pub(crate) const UNFINISHED_REQUESTS_ALL_MAX: u64 = 16;
+/// Requests of the largest size that may wait for a thread.
+pub(crate) const QUEUED_REQUESTS_MAX: usize = 16;
 /// Calls the core may hold ready to be picked up.
 pub(crate) const GRPC_REQUEST_SLOTS: usize = 64;
 /// Threads of the gRPC core that run completion queues.

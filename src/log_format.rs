@@ -50,6 +50,9 @@ pub(crate) fn init(level: LogLevel, format: LogFormat, debug_name: &str) -> Resu
         // Libraries are heard only when something is wrong. The gRPC core's own records have no target at all.
         .filter_level(own.min(LevelFilter::Warn))
         .filter_module("pillion", own)
+        // What strangers send is no warning, and would be one for each of their connections. Why a handshake failed is
+        // told by those who made it.
+        .filter_module("rustls", own.min(LevelFilter::Error))
         .target(env_logger::Target::Stderr)
         .format(move |out, record| {
             let line = Line::of(record, SystemTime::now(), &debug_name);

@@ -7,11 +7,13 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
+use pillion_http::tls::TlsMetrics;
+use pillion_http::web::{REFUSAL_REASONS, WebMetrics};
 use pillion_read::store::StoreMetrics;
 use pillion_ship::metrics::{FAILURE_CLASSES, ShipMetrics};
 
@@ -58,7 +60,18 @@ pub struct Metrics {
     pub heartbeat: HeartbeatMetrics,
     pub store: StoreMetrics,
     pub grpc: GrpcMetrics,
+    tls: TlsFamilies,
     process: ProcessMetrics,
+}
+
+/// By server; nothing is shown of a server without TLS.
+#[derive(Clone)]
+struct TlsFamilies {
+    not_after: GaugeVec,
+    reload_successful: IntGaugeVec,
+    reloads_failed: IntCounterVec,
+    handshakes: IntCounterVec,
+    handshakes_failed: IntCounterVec,
 }
 
 /// `thanos_status`.
@@ -93,6 +106,7 @@ pub struct FrontMetrics {
     pub accepted: IntCounter,
     /// Label `reason`.
     pub refused: IntCounterVec,
+    pub refused_requests: IntCounter,
 }
 
 #[derive(Clone)]
@@ -107,7 +121,8 @@ struct ProcessMetrics {
 }
 
 /// The reasons for which the front door turns a connection away or closes it.
-pub const FRONT_REASONS: [&str; 5] = ["connections", "handshake", "settings_ack", "abuse", "protocol"];
+pub const FRONT_REASONS: [&str; 10] =
+    ["connections", "handshake", "tls", "settings_ack", "abuse", "protocol", "streams", "requests", "frozen", "stop"];
 
 impl Metrics {
     /// Declares everything that exists in every configuration.
@@ -192,9 +207,51 @@ impl Metrics {
                 selects_dropped: dropped,
             },
             grpc: GrpcMetrics::new(r),
+            tls: TlsFamilies::new(r),
             process: ProcessMetrics::new(r),
             registry,
         }
+    }
+
+    /// The metrics of one server's TLS: `grpc` or `http`.
+    pub fn tls(&self, server: &str) -> TlsMetrics {
+        let of = |counters: &IntCounterVec| counters.with_label_values(&[server]);
+        TlsMetrics {
+            not_after_timestamp_seconds: self.tls.not_after.with_label_values(&[server]),
+            reload_successful: self.tls.reload_successful.with_label_values(&[server]),
+            reloads_failed: of(&self.tls.reloads_failed),
+            handshakes: of(&self.tls.handshakes),
+            handshakes_failed: of(&self.tls.handshakes_failed),
+        }
+    }
+
+    /// Declares what exists only with `--http.config`.
+    pub fn web(&self) -> WebMetrics {
+        let r = &self.registry;
+        let metrics = WebMetrics {
+            config_reload_successful: int_gauge(
+                r,
+                "pillion_http_config_last_reload_successful",
+                "1 while the file of --http.config is what is used, 0 while it cannot be used and an older one is.",
+            ),
+            refused: int_counter_vec(
+                r,
+                "pillion_http_requests_refused_total",
+                "Total number of HTTP requests that got no page: no or wrong credentials (unauthorized), too many wrong \
+                 passwords (wrong_passwords), too many requests (rate_limit), too many passwords waiting (busy).",
+                &["reason"],
+            ),
+            password_checks: int_counter(
+                r,
+                "pillion_http_password_checks_total",
+                "Total number of passwords that were checked with bcrypt. Known ones are not checked again.",
+            ),
+            tls: self.tls("http"),
+        };
+        for reason in REFUSAL_REASONS {
+            metrics.refused.with_label_values(&[reason]);
+        }
+        metrics
     }
 
     /// Declares what exists only when blocks are shipped.
@@ -355,6 +412,42 @@ impl Metrics {
     }
 }
 
+impl TlsFamilies {
+    fn new(r: &Registry) -> Self {
+        let not_after = Opts::new(
+            "pillion_tls_certificate_not_after_timestamp_seconds",
+            "When the certificate in use ends, in seconds since 1970.",
+        );
+        TlsFamilies {
+            not_after: register(r, GaugeVec::new(not_after, &["server"]).expect(WHY)),
+            reload_successful: int_gauge_vec(
+                r,
+                "pillion_tls_last_reload_successful",
+                "1 while the certificate, key and client CA that lie in the files are what is used, 0 while older ones are.",
+                &["server"],
+            ),
+            reloads_failed: int_counter_vec(
+                r,
+                "pillion_tls_reload_failures_total",
+                "Total number of changes of certificate, key or client CA that could not be used.",
+                &["server"],
+            ),
+            handshakes: int_counter_vec(
+                r,
+                "pillion_tls_handshakes_total",
+                "Total number of TLS handshakes with clients that were completed.",
+                &["server"],
+            ),
+            handshakes_failed: int_counter_vec(
+                r,
+                "pillion_tls_handshake_failures_total",
+                "Total number of TLS handshakes with clients that failed.",
+                &["server"],
+            ),
+        }
+    }
+}
+
 impl GrpcMetrics {
     fn new(r: &Registry) -> Self {
         const LABELS: [&str; 3] = ["grpc_type", "grpc_service", "grpc_method"];
@@ -408,6 +501,12 @@ impl GrpcMetrics {
                     "pillion_grpc_connections_refused_total",
                     "Total number of gRPC client connections that were turned away or closed by the front door, by reason.",
                     &["reason"],
+                ),
+                refused_requests: int_counter(
+                    r,
+                    "pillion_grpc_requests_too_large_total",
+                    "Total number of gRPC requests that were refused before they had come whole, because they are larger than \
+                     --grpc-server-max-request-size or too many such are under way.",
                 ),
             },
         };

@@ -1,5 +1,6 @@
 //! What needs the operating system's own words: process figures from `/proc`, the allocator, code pages.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// Figures about this process.
@@ -54,6 +55,34 @@ pub(crate) fn memory_limit() -> Option<u64> {
         ["memory.max", "memory.high"].map(|file| std::fs::read_to_string(dir.join(file)).ok()?.trim().parse().ok())
     });
     limits.flatten().min()
+}
+
+/// Bytes that were written to a TCP socket and its peer has not acknowledged: all, and those that are on the wire. 0 where
+/// that cannot be known.
+pub(crate) fn unacknowledged_bytes(socket: &std::net::TcpStream) -> (u64, u64) {
+    // SIOCOUTQNSD, for which libc has no name: those that have not been sent yet.
+    let (all, unsent) = (queued_bytes(socket, libc::TIOCOUTQ), queued_bytes(socket, 0x894B));
+    (all, all.saturating_sub(unsent))
+}
+
+fn queued_bytes(socket: &std::net::TcpStream, request: libc::Ioctl) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one int, which is there.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) };
+    if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
+/// Raises the limit of open files to what the process may have: each connection takes three, each upload a few.
+pub(crate) fn raise_file_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(err) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        log::warn!(err = err.to_string(); "cannot raise the limit of open files");
+    }
 }
 
 /// Caps the pools of the C library's allocator: by default each of the core's many small threads gets one of its own.

@@ -7,9 +7,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use pillion::inside::Front;
 use pillion::inside::Metrics;
 use pillion::inside::process_stat;
+use pillion::inside::{Connections, Front};
 use pillion_base::stop::stop_pair;
 use pillion_base::threads::spawn_thread;
 use pillion_http::server::{Response, Server};
@@ -32,7 +32,8 @@ fn dial(stream: &TcpStream, address: SocketAddr) {
 fn exhausted_descriptors_neither_burn_cpu_nor_end_the_service() {
     let (stopper, stop) = stop_pair().unwrap();
     let admin = Server::bind(&"127.0.0.1:0".parse().unwrap(), "--http-address").unwrap();
-    let front = Front::bind(&"127.0.0.1:0".parse().unwrap(), Metrics::new().grpc.front).unwrap();
+    let connections = Connections::new(1024, Metrics::new().grpc.front).unwrap();
+    let front = Front::bind(&"127.0.0.1:0".parse().unwrap(), connections).unwrap();
     let (http, grpc) = (admin.local_addr().unwrap(), front.local_addr().unwrap());
     let on_admin = stop.clone();
     let on_front = stop.clone();

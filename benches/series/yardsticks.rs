@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grpcio::{ChannelBuilder, Environment, RpcStatus, RpcStatusCode, ServerBuilder, ServerCredentials, ServiceBuilder};
-use pillion::inside::Bridge;
 use pillion::inside::methods;
+use pillion::inside::{Bridge, Late, serve};
 use pillion_base::error::Result;
 use pillion_base::labels::Labels;
 use pillion_proto::prometheus_remote::{ChunkedReadResponse, ChunkedSeries};
@@ -59,16 +59,17 @@ pub fn buffered(args: &[&str]) {
     let client = Arc::new(PromClient::new(url, Duration::from_secs(5)).unwrap());
     let external = Arc::new(Labels::new(external_labels(n_labels.parse().unwrap())));
     let service = ServiceBuilder::new()
-        .add_server_streaming_handler(&methods::SERIES, move |ctx, request, sink| {
-            let bridge = Bridge::new();
-            ctx.spawn(bridge.clone().drain(sink));
+        .add_duplex_streaming_handler(&methods::SERIES, move |ctx, requests, sink| {
             let (client, external) = (Arc::clone(&client), Arc::clone(&external));
-            spawn(move || {
-                bridge.finish(match answer(&request, &client, &external, &bridge) {
-                    Ok(()) => RpcStatus::ok(),
-                    Err(err) => RpcStatus::with_message(RpcStatusCode::INTERNAL, err.to_string()),
+            ctx.spawn(serve(requests, sink, Late::default(), move |request, bridge| {
+                let request = SeriesRequest::parse_from_bytes(&request).unwrap();
+                spawn(move || {
+                    bridge.finish(match answer(&request, &client, &external, &bridge) {
+                        Ok(()) => RpcStatus::ok(),
+                        Err(err) => RpcStatus::with_message(RpcStatusCode::INTERNAL, err.to_string()),
+                    });
                 });
-            });
+            }));
         })
         .build();
     let env = Arc::new(Environment::new(1));

@@ -1,5 +1,5 @@
-//! The guard of HTTP/2 connections: no bytes of either side break it, the count of open streams stays within bounds, and the
-//! verdict does not depend on how the network divides the bytes.
+//! The guard of HTTP/2 connections: no bytes of either side break it, open streams and the bytes of unfinished requests stay
+//! within bounds, and the verdict does not depend on how the network divides the bytes.
 
 #![no_main]
 
@@ -13,6 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let mut dice = Dice(data);
     let mode = dice.byte();
     let rules = if mode & 1 == 0 { Rules::NORMAL } else { Rules::SUSPECT };
+    let rules = Rules { unfinished_bytes_max: 400, ..rules };
     let mut now = Instant::now();
     let (mut whole, mut divided) = (Guard::new(rules, now), Guard::new(rules, now));
     let mut feed = |now: Instant, from_client: bool, bytes: &[u8]| {
@@ -23,6 +24,8 @@ fuzz_target!(|data: &[u8]| {
         let last = bytes.iter().map(|byte| judge(&mut divided, &[*byte])).last();
         assert!(last.is_none_or(|last| last == verdict), "{last:?} in pieces, {verdict:?} at once");
         assert!(whole.n_open() <= rules.streams_max as usize + 65);
+        assert!(verdict != Verdict::Pass || whole.unfinished_bytes() <= rules.unfinished_bytes_max);
+        assert_eq!(whole.n_refused(), divided.n_refused());
         assert_eq!(whole.handshake_deadline(), divided.handshake_deadline());
         assert_eq!(whole.tick(now), divided.tick(now));
         verdict

@@ -6,27 +6,36 @@ use std::time::Duration;
 
 use crate::cli::flags::SidecarFlags;
 use crate::cli::values::HashFunc;
+use crate::limits;
 use pillion_base::content::{self, Content};
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::size::ByteSize;
 use pillion_base::time::{GoDuration, TimeOrDuration};
 use pillion_bucket::BucketConfig;
 use pillion_http::address::{ListenAddress, PrometheusUrl};
+use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
 use pillion_ship::UploadLimits;
 
 /// What the sidecar is to do, except for its log, which is set up before.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
     /// Where HTTP is served.
     pub(crate) http_address: ListenAddress,
     /// Time that open HTTP requests get at the stop.
     pub(crate) http_grace_period: Duration,
+    /// The web configuration of the HTTP server; `None` serves to everybody, without TLS.
+    pub(crate) http_config: Option<PathBuf>,
     /// Where gRPC is served.
     pub(crate) grpc_address: ListenAddress,
     /// Time that open gRPC calls get at the stop.
     pub(crate) grpc_grace_period: Duration,
     /// Age at which a gRPC connection is asked to end; `None` is never.
     pub(crate) max_connection_age: Option<Duration>,
+    /// TLS of the gRPC server; `None` serves without.
+    pub(crate) grpc_tls: Option<ServerSettings>,
+    /// Largest gRPC request, in bytes.
+    pub(crate) request_bytes_max: usize,
     /// Where Prometheus is.
     pub(crate) prometheus_url: PrometheusUrl,
     /// Longest wait for external labels at start, when blocks are uploaded.
@@ -94,9 +103,17 @@ impl Config {
         Ok(Config {
             http_address: flags.http_address,
             http_grace_period: flags.http_grace_period.0,
+            http_config: Some(flags.http_config).filter(|path| !path.is_empty()).map(PathBuf::from),
             grpc_address: flags.grpc_address,
             grpc_grace_period: flags.grpc_grace_period.or_zero(),
             max_connection_age: flags.grpc_server_max_connection_age.positive(),
+            grpc_tls: grpc_tls(
+                [flags.grpc_server_tls_cert, flags.grpc_server_tls_key, flags.grpc_server_tls_client_ca],
+                &flags.grpc_server_tls_min_version,
+                &flags.grpc_server_tls_ciphers,
+                &flags.grpc_server_tls_curves,
+            )?,
+            request_bytes_max: request_bytes_max(flags.grpc_server_max_request_size)?,
             prometheus_url: flags.prometheus_url,
             ready_timeout: flags.prometheus_ready_timeout.or_zero(),
             get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
@@ -140,6 +157,57 @@ fn wrong(text: impl Into<String>) -> Error {
     Error::new(Kind::Permanent, text)
 }
 
+/// TLS as the flags `--grpc-server-tls-*` say; the files are not read yet. Names that cannot be meant are refused without
+/// TLS too.
+fn grpc_tls(
+    [cert, key, client_ca]: [String; 3],
+    min_version: &str,
+    ciphers: &[String],
+    curves: &[String],
+) -> Result<Option<ServerSettings>> {
+    let named = |flag: &str, text: String| wrong(format!("--grpc-server-tls-{flag}: {text}"));
+    let ciphers = ciphers.iter().map(|name| tls::parse_cipher_suite(name));
+    let curves = curves.iter().map(|name| tls::parse_curve(name));
+    let ciphers: Vec<_> = ciphers.collect::<Result<_, _>>().map_err(|text| named("ciphers", text))?;
+    let curves: Vec<_> = curves.collect::<Result<_, _>>().map_err(|text| named("curves", text))?;
+    match (cert.is_empty(), key.is_empty()) {
+        (true, true) if client_ca.is_empty() => return Ok(None),
+        (true, true) => {
+            let text = "when a client CA is used a server key and certificate must also be provided; \
+                        give --grpc-server-tls-cert and --grpc-server-tls-key";
+            return Err(wrong(text));
+        }
+        (false, false) => {}
+        (no_cert, _) => {
+            let missing = if no_cert { "cert" } else { "key" };
+            let text =
+                format!("both server key and certificate must be provided; give --grpc-server-tls-{missing} too");
+            return Err(wrong(text));
+        }
+    }
+    let min_version = tls::parse_min_version(min_version).map_err(|text| named("min-version", text))?;
+    let pem = |flag: &str, path: &str| Pem::file(format!("--grpc-server-tls-{flag}"), path);
+    let client_ca = Some(client_ca).filter(|path| !path.is_empty()).map(|path| pem("client-ca", &path));
+    Ok(Some(ServerSettings {
+        client_auth: if client_ca.is_some() { ClientAuth::RequireAndVerify } else { ClientAuth::None },
+        client_ca,
+        min_version,
+        cipher_suites: ciphers,
+        curves,
+        alpn: vec![b"h2".to_vec()],
+        ..ServerSettings::new(pem("cert", &cert), pem("key", &key))
+    }))
+}
+
+/// The size, which is bounded because the memory for requests follows it.
+fn request_bytes_max(size: ByteSize) -> Result<usize> {
+    let bytes = usize::try_from(size.0).unwrap_or(usize::MAX);
+    if limits::REQUEST_BYTES_RANGE.contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(wrong(format!("--grpc-server-max-request-size must be between 64KiB and 64MiB, got {} bytes", size.0)))
+}
+
 /// The number, which is bounded because each call takes a thread.
 fn concurrent_calls(number: u64) -> Result<usize> {
     match usize::try_from(number) {
@@ -174,6 +242,7 @@ mod tests {
     use super::*;
     use crate::cli::parse::{Invocation, parse};
     use pillion_bucket::Provider;
+    use pillion_http::tls::Version;
 
     fn config(args: &[&str]) -> Result<Config> {
         let args: Vec<String> = std::iter::once("sidecar").chain(args.iter().copied()).map(str::to_owned).collect();
@@ -256,6 +325,24 @@ mod tests {
             ("--tsdb.path=", "--tsdb.path must not be empty"),
             ("--shipper.upload-jitter=-1s", "--shipper.upload-jitter must not be negative, got -1s"),
             (
+                "--grpc-server-tls-cert=/a",
+                "both server key and certificate must be provided; give --grpc-server-tls-key too",
+            ),
+            (
+                "--grpc-server-tls-key=/a",
+                "both server key and certificate must be provided; give --grpc-server-tls-cert too",
+            ),
+            (
+                "--grpc-server-tls-client-ca=/a",
+                "when a client CA is used a server key and certificate must also be provided",
+            ),
+            ("--grpc-server-tls-ciphers=X", "--grpc-server-tls-ciphers: invalid cipher suite: X, valid values are"),
+            ("--grpc-server-tls-curves=X", "--grpc-server-tls-curves: invalid curve: X, valid values are"),
+            (
+                "--grpc-server-max-request-size=1KB",
+                "--grpc-server-max-request-size must be between 64KiB and 64MiB, got 1000 bytes",
+            ),
+            (
                 "--auto-gomemlimit.ratio=0",
                 "failed to configure Go runtime memory limits: --auto-gomemlimit.ratio must be greater than 0 and less \
                  than or equal to 1.",
@@ -280,6 +367,22 @@ mod tests {
         }
         let err = config(&["--objstore.config=a", "--objstore.config-file=b"]).unwrap_err().to_string();
         assert_eq!(err, "getting object store config: both objstore.config-file and objstore.config flags set.");
+    }
+
+    #[test]
+    fn tls_of_grpc() {
+        let files = ["--grpc-server-tls-cert=/c", "--grpc-server-tls-key=/k"];
+        assert!(config(&["--grpc-server-tls-min-version=1.0"]).unwrap().grpc_tls.is_none());
+        let tls = config(&files).unwrap().grpc_tls.unwrap();
+        assert_eq!(
+            (tls.min_version, tls.client_auth, tls.alpn),
+            (Version::Tls13, ClientAuth::None, vec![b"h2".to_vec()])
+        );
+        let more = ["--grpc-server-tls-client-ca=/ca", "--grpc-server-tls-min-version=1.2"];
+        let tls = config(&[&files[..], &more].concat()).unwrap().grpc_tls.unwrap();
+        assert_eq!((tls.min_version, tls.client_auth), (Version::Tls12, ClientAuth::RequireAndVerify));
+        let err = config(&[&files[..], &["--grpc-server-tls-min-version=1.1"]].concat()).unwrap_err().to_string();
+        assert!(err.starts_with("--grpc-server-tls-min-version: "), "{err}");
     }
 
     #[test]

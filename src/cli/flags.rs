@@ -43,26 +43,29 @@ flags! {
             "Where metrics and probes are served over HTTP.";
         http_grace_period: PrometheusDuration = "http-grace-period", Text("duration"), Default("2m"), Supported,
             "Time that open HTTP requests get when the sidecar stops.";
-        http_config: String = "http.config", PATH, Default(""), NotYet,
+        http_config: String = "http.config", PATH, Default(""), Supported,
             "File with TLS and authentication settings of the HTTP server.";
         grpc_address: ListenAddress = "grpc-address", ADDRESS, Default("0.0.0.0:10901"), Supported,
             "Where the StoreAPI is served over gRPC.";
-        grpc_server_tls_cert: String = "grpc-server-tls-cert", PATH, Default(""), NotYet,
+        grpc_server_tls_cert: String = "grpc-server-tls-cert", PATH, Default(""), Supported,
             "Certificate of the gRPC server; empty serves without TLS.";
-        grpc_server_tls_key: String = "grpc-server-tls-key", PATH, Default(""), NotYet,
+        grpc_server_tls_key: String = "grpc-server-tls-key", PATH, Default(""), Supported,
             "Key of the gRPC server's certificate; empty serves without TLS.";
-        grpc_server_tls_client_ca: String = "grpc-server-tls-client-ca", PATH, Default(""), NotYet,
+        grpc_server_tls_client_ca: String = "grpc-server-tls-client-ca", PATH, Default(""), Supported,
             "Authorities of client certificates; when given, every client needs one.";
         grpc_server_tls_min_version: String, from_str_fn(tls_version) =
-            "grpc-server-tls-min-version", Enum(TLS_VERSIONS), Default("1.3"), NotYet,
-            "Oldest version of TLS that gRPC clients may use.";
-        grpc_server_tls_ciphers: Vec<String> = "grpc-server-tls-ciphers", Text("name"), Repeatable, NotYet,
-            "Cipher suite that gRPC clients may use.";
-        grpc_server_tls_curves: Vec<String> = "grpc-server-tls-curves", Text("name"), Repeatable, NotYet,
-            "Key exchange curve that gRPC clients may use.";
+            "grpc-server-tls-min-version", Enum(TLS_VERSIONS), Default("1.3"), Supported,
+            "Oldest version of TLS that gRPC clients may use; 1.0 and 1.1 are refused.";
+        grpc_server_tls_ciphers: Vec<String> = "grpc-server-tls-ciphers", Text("name"), Repeatable, Supported,
+            "Cipher suite of TLS 1.2 that gRPC clients may use; those of TLS 1.3 are always offered.";
+        grpc_server_tls_curves: Vec<String> = "grpc-server-tls-curves", Text("name"), Repeatable, Supported,
+            "Key exchange curve that gRPC clients may use, in the order of preference.";
         grpc_server_max_connection_age: GoDuration =
             "grpc-server-max-connection-age", Duration, Default("60m"), Supported,
             "Age at which a gRPC connection is asked to end, so that clients spread out again; 0 or less is never.";
+        grpc_server_max_request_size: ByteSize =
+            "grpc-server-max-request-size", BYTES, Default("1MiB"), Own,
+            "Largest gRPC request that is taken. Real ones have a few KiB; a larger one is for regular expressions of many thousand words.";
         grpc_grace_period: GoDuration = "grpc-grace-period", Duration, Default("2m"), Supported,
             "Time that open gRPC calls get when the sidecar stops.";
         prometheus_url: PrometheusUrl = "prometheus.url", Secret("url"), Default("http://localhost:9090"), Supported,
@@ -165,6 +168,16 @@ flags! {
     table INFO {
         store: String = "store", ADDRESS, Required, Own, "The StoreAPI server to ask.";
         json: bool = "json", Bool, Default("false"), Own, "Print JSON, one value on a line.";
+        tls: bool = "tls", Bool, Default("false"), Own,
+            "Speak TLS to the server. Each of the other flags of TLS implies it.";
+        tls_ca: String = "tls-ca", PATH, Default(""), Own,
+            "Authorities that may have signed the server's certificate. Default: the system's.";
+        tls_cert: String = "tls-cert", PATH, Default(""), Own, "Certificate that is shown to the server.";
+        tls_key: String = "tls-key", PATH, Default(""), Own, "Key of --tls-cert.";
+        tls_server_name: String = "tls-server-name", Text("name"), Default(""), Own,
+            "Name in the server's certificate, where it is not the host of --store.";
+        insecure_skip_verify: bool = "insecure-skip-verify", Bool, Default("false"), Own,
+            "Take any certificate of the server, without knowing who it is.";
         timeout: Duration, from_str_fn(positive) =
             "timeout", Duration, Default("10s"), Own, "Longest wait for the answer.";
     }
@@ -189,6 +202,16 @@ flags! {
             "Label that the server leaves out of the answer.";
         samples: bool = "samples", Bool, Default("false"), Own, "Print every sample.";
         json: bool = "json", Bool, Default("false"), Own, "Print JSON, one value on a line.";
+        tls: bool = "tls", Bool, Default("false"), Own,
+            "Speak TLS to the server. Each of the other flags of TLS implies it.";
+        tls_ca: String = "tls-ca", PATH, Default(""), Own,
+            "Authorities that may have signed the server's certificate. Default: the system's.";
+        tls_cert: String = "tls-cert", PATH, Default(""), Own, "Certificate that is shown to the server.";
+        tls_key: String = "tls-key", PATH, Default(""), Own, "Key of --tls-cert.";
+        tls_server_name: String = "tls-server-name", Text("name"), Default(""), Own,
+            "Name in the server's certificate, where it is not the host of --store.";
+        insecure_skip_verify: bool = "insecure-skip-verify", Bool, Default("false"), Own,
+            "Take any certificate of the server, without knowing who it is.";
         timeout: Duration, from_str_fn(positive) = "timeout", Duration, Default("30s"), Own,
             "Longest wait for the whole answer.";
     }
@@ -297,8 +320,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 47));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 7);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 48));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 8);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(

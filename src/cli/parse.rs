@@ -266,8 +266,18 @@ mod tests {
 
     #[test]
     fn the_read_commands() {
-        let want = InfoFlags { store: "h:1".into(), json: true, timeout: Duration::from_secs(10) };
-        assert_eq!(run("info --store h:1 --json"), Invocation::Info(want));
+        let want = InfoFlags {
+            store: "h:1".into(),
+            json: true,
+            tls: true,
+            tls_ca: "/ca".into(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_server_name: String::new(),
+            insecure_skip_verify: false,
+            timeout: Duration::from_secs(10),
+        };
+        assert_eq!(run("info --store h:1 --json --tls --tls-ca=/ca"), Invocation::Info(want));
         let want = SeriesFlags {
             store: "h:1".into(),
             matchers: vec!["a".into(), "b".into()],
@@ -277,10 +287,16 @@ mod tests {
             without_replica_labels: vec!["r".into()],
             samples: false,
             json: false,
+            tls: false,
+            tls_ca: String::new(),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_server_name: "x".into(),
+            insecure_skip_verify: true,
             timeout: Duration::from_secs(1),
         };
         let args = "series --store=h:1 --match=a --match=b --start=-1h --end=1.5 --skip-chunks \
-                    --without-replica-label=r --timeout=1s --log.level=debug";
+                    --without-replica-label=r --timeout=1s --tls-server-name=x --insecure-skip-verify --log.level=debug";
         assert_eq!(run(args), Invocation::Series(want));
         for (args, code, want) in [
             ("info", 1, "pillion: error: required flag --store not provided\n"),

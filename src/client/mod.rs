@@ -4,6 +4,7 @@
 //! Series are written as they arrive; only the current one is held. The StoreAPI client uses no part of the sidecar.
 
 pub(crate) mod output;
+pub(crate) mod secure;
 pub(crate) mod spark;
 pub(crate) mod verify;
 pub(crate) mod view;
@@ -15,13 +16,16 @@ use std::time::Duration;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use grpcio::{
-    CallOption, ChannelBuilder, Client, Environment, Marshaller, Method, MethodType, RpcStatusCode, pb_de, pb_ser,
+    CallOption, ChannelBuilder, Client, Environment, Marshaller, Method, MethodType, RpcStatus, RpcStatusCode, pb_de,
+    pb_ser,
 };
 
 use self::output::Style;
+use self::secure::Ending;
 use self::view::View;
-use pillion_base::error::{Error, Kind, Result};
+use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::matcher::{MatchType, Matcher};
+use pillion_http::tls::{ClientSettings, ClientTls};
 use pillion_proto::thanos_info::{InfoRequest, InfoResponse};
 use pillion_proto::thanos_store::{Aggr, SeriesRequest, SeriesResponse, series_response};
 use pillion_proto::thanos_types::{LabelMatcher, Series, label_matcher};
@@ -55,6 +59,8 @@ const RESPONSE_BATCH_SIZE: i64 = 64;
 pub struct InfoArgs {
     /// `host:port`, or `:port` on this machine.
     pub store: String,
+    /// How to speak TLS; `None` speaks it not.
+    pub tls: Option<ClientSettings>,
     /// JSON instead of text.
     pub json: bool,
     /// For the whole call.
@@ -66,6 +72,8 @@ pub struct InfoArgs {
 pub struct SeriesArgs {
     /// `host:port`, or `:port` on this machine.
     pub store: String,
+    /// How to speak TLS; `None` speaks it not.
+    pub tls: Option<ClientSettings>,
     /// PromQL selectors; a series must fulfil all of them.
     pub matchers: Vec<String>,
     /// Start of the range, included; `i64::MIN` for no bound. `Units:` ms.
@@ -89,10 +97,11 @@ pub struct SeriesArgs {
 /// `Errors:` `BadRequest` for an address that cannot be; otherwise of the call, with the address and the status.
 pub fn info(args: &InfoArgs, out: &mut dyn Write) -> Result<()> {
     let store = address(&args.store)?;
-    let client = connect(&store);
-    let info = client
+    let link = Link::open("info", &store, args.tls.as_ref(), args.timeout)?;
+    let info = link
+        .client
         .unary_call(&INFO, &InfoRequest::default(), options(args.timeout))
-        .map_err(|err| call_error("info", &store, err))?;
+        .map_err(|err| link.call_error(err))?;
     let text = if args.json { output::info_json(&store, &info) } else { output::info_text(&store, &info) };
     Printer::new(out).print(&text).map(|_| ())
 }
@@ -106,10 +115,9 @@ pub fn series(args: &SeriesArgs, out: &mut dyn Write, warn: &mut dyn Write) -> R
     let store = address(&args.store)?;
     let request = series_request(args)?;
     let range_ms = (request.min_time, request.max_time);
-    let client = connect(&store);
-    let mut stream = client
-        .server_streaming(&SERIES, &request, options(args.timeout))
-        .map_err(|err| call_error("series", &store, err))?;
+    let link = Link::open("series", &store, args.tls.as_ref(), args.timeout)?;
+    let mut stream =
+        link.client.server_streaming(&SERIES, &request, options(args.timeout)).map_err(|err| link.call_error(err))?;
     let mut sink = Sink {
         printer: Printer::new(out),
         style: Style { samples: args.samples, labels_only: args.skip_chunks },
@@ -120,7 +128,7 @@ pub fn series(args: &SeriesArgs, out: &mut dyn Write, warn: &mut dyn Write) -> R
     };
     // The stream is pulled by this one thread, so a slow reader of `out` slows the store down.
     while let Some(message) = block_on(stream.next()) {
-        let message = message.map_err(|err| call_error("series", &store, err))?;
+        let message = message.map_err(|err| link.call_error(err))?;
         let all: &[Series] = match &message.result {
             Some(series_response::Result::Series(one)) => std::slice::from_ref(one),
             Some(series_response::Result::Batch(batch)) => &batch.series,
@@ -251,37 +259,74 @@ fn address(text: &str) -> Result<String> {
     Ok(if host.is_empty() { format!("localhost:{port}") } else { text.to_owned() })
 }
 
-/// A channel connects at its first call. Messages may have any size: the store decides.
-fn connect(store: &str) -> Client {
-    let environment = Arc::new(Environment::new(1));
-    let channel = ChannelBuilder::new(environment)
-        .max_receive_message_len(-1)
-        .max_send_message_len(-1)
-        // A proxy for web pages is not meant for a store, which is most often on this machine.
-        .enable_http_proxy(false)
-        .primary_user_agent(concat!("pillion/", env!("CARGO_PKG_VERSION")))
-        .connect(store);
-    Client::new(channel)
+/// A client of one store, for one call.
+struct Link<'a> {
+    client: Client,
+    call: &'static str,
+    store: &'a str,
+    /// `None` without TLS.
+    ending: Option<Ending>,
+}
+
+impl<'a> Link<'a> {
+    /// A channel connects at its first call, one with TLS at once. Messages may have any size: the store decides.
+    ///
+    /// `Errors:` of the files of TLS, of the connection and of the handshake, with the address.
+    fn open(call: &'static str, store: &'a str, tls: Option<&ClientSettings>, timeout: Duration) -> Result<Link<'a>> {
+        let environment = Arc::new(Environment::new(1));
+        let builder = ChannelBuilder::new(environment)
+            .max_receive_message_len(-1)
+            .max_send_message_len(-1)
+            // A proxy for web pages is not meant for a store, which is most often on this machine.
+            .enable_http_proxy(false)
+            .primary_user_agent(concat!("pillion/", env!("CARGO_PKG_VERSION")));
+        let (channel, ending) = match tls {
+            None => (builder.connect(store), None),
+            Some(tls) => {
+                let tls = ClientTls::load(tls.clone());
+                let secured = tls.and_then(|tls| secure::connect(builder, store, &tls, timeout));
+                let (channel, ending) = secured.context(|| format!("{call} from {store}"))?;
+                (channel, Some(ending))
+            }
+        };
+        Ok(Link { client: Client::new(channel), call, store, ending })
+    }
+
+    /// `series from localhost:10901: INVALID_ARGUMENT: no matchers`.
+    fn call_error(&self, err: grpcio::Error) -> Error {
+        let (kind, text) = match err {
+            grpcio::Error::RpcFailure(status) => {
+                let code = status.code().to_string();
+                // The library writes a code as `3-INVALID_ARGUMENT`.
+                let name = code.split_once('-').map_or(code.as_str(), |(_, name)| name);
+                let message = self.message(&status);
+                (kind_of(status.code()), format!("{name}: {message}"))
+            }
+            grpcio::Error::Codec(err) => (Kind::Corrupt, format!("cannot decode the answer: {err}")),
+            other => (Kind::Retry, other.to_string()),
+        };
+        Error::new(kind, text).context(format!("{} from {}", self.call, self.store))
+    }
+
+    /// What the status says, or what is known better here about a connection that has ended.
+    fn message(&self, status: &RpcStatus) -> String {
+        let message = output::quote_controls(status.message());
+        if status.code() != RpcStatusCode::UNAVAILABLE {
+            return message;
+        }
+        match &self.ending {
+            Some(ending) => ending.reason().map_or(message, output::quote_controls),
+            // It was there and went away at once, as a server does that waits for TLS.
+            None if message.contains("closed") || message.contains("reset by peer") => {
+                format!("{message}; does the server want TLS (--tls)?")
+            }
+            None => message,
+        }
+    }
 }
 
 fn options(timeout: Duration) -> CallOption {
     CallOption::default().timeout(timeout)
-}
-
-/// `series from localhost:10901: INVALID_ARGUMENT: no matchers`.
-fn call_error(call: &str, store: &str, err: grpcio::Error) -> Error {
-    let (kind, text) = match err {
-        grpcio::Error::RpcFailure(status) => {
-            let code = status.code().to_string();
-            // The library writes a code as `3-INVALID_ARGUMENT`.
-            let name = code.split_once('-').map_or(code.as_str(), |(_, name)| name);
-            let message = output::quote_controls(status.message());
-            (kind_of(status.code()), format!("{name}: {message}"))
-        }
-        grpcio::Error::Codec(err) => (Kind::Corrupt, format!("cannot decode the answer: {err}")),
-        other => (Kind::Retry, other.to_string()),
-    };
-    Error::new(kind, text).context(format!("{call} from {store}"))
 }
 
 fn kind_of(code: RpcStatusCode) -> Kind {
@@ -314,6 +359,7 @@ mod tests {
     fn selectors_become_one_list_of_matchers_and_times_are_bounded() {
         let mut args = SeriesArgs {
             store: "a:1".into(),
+            tls: None,
             matchers: vec!["up".into(), r#"{a!~"b"}"#.into()],
             start_ms: i64::MIN,
             end_ms: i64::MAX,

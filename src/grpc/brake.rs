@@ -1,6 +1,6 @@
 //! The memory of abuse across connections, since a client that was closed simply comes back: new connections from its
-//! address are admitted slowly and share a small budget of resets. Established connections are untouched, and honest
-//! clients behind the same address are served, only later. Pure: time is an argument.
+//! address enter slowly, and all connections of an address share a budget of resets. Who completes calls is never closed
+//! for what its neighbours do. Pure: time is an argument.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,27 +10,14 @@ use pillion_http::h2::{Rate, TokenBucket};
 
 /// How long an address stays suspect after its last offence.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
-/// Time between two connections admitted from a suspect address.
-const ADMIT_EVERY: Duration = Duration::from_millis(500);
-/// A connection that would have to wait longer is refused. Clients give a connection 20 s.
-const ADMIT_WAIT_MAX: Duration = Duration::from_secs(8);
-/// Resets of all connections that were admitted from one suspect address.
-const SUSPECT_RESETS: Rate = Rate { burst: 40.0, per_second: 20.0 };
+/// Time between two connections that enter from a suspect address. Each may cost the core 40 ms before it is closed.
+const ENTER_EVERY: Duration = Duration::from_millis(250);
+/// Resets of all connections that entered from one suspect address.
+const SUSPECT_RESETS: Rate = Rate { burst: 640.0, per_second: 128.0 };
 /// Resets of all other connections from one address, so that many connections within their own budgets cannot add up.
-const ADDRESS_RESETS: Rate = Rate { burst: 1000.0, per_second: 100.0 };
+const ADDRESS_RESETS: Rate = Rate { burst: 1536.0, per_second: 1024.0 };
 /// Addresses remembered of each kind.
 const ADDRESSES_MAX: usize = 4096;
-
-/// What becomes of a new connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// Nothing is known against its address.
-    Now,
-    /// It may begin at this time, under the rules for suspects.
-    Suspect(Instant),
-    /// Too many are waiting already.
-    Refused,
-}
 
 #[derive(Debug)]
 struct Suspect {
@@ -43,7 +30,7 @@ struct Suspect {
 #[derive(Debug)]
 pub(super) struct Brake {
     suspects: HashMap<IpAddr, Suspect>,
-    /// The budgets of addresses that are not suspect, or were not when their connections were admitted.
+    /// The budgets of addresses that are not suspect, or were not when their connections entered.
     resets: HashMap<IpAddr, TokenBucket>,
 }
 
@@ -53,20 +40,27 @@ impl Brake {
         Brake { suspects: HashMap::new(), resets: HashMap::new() }
     }
 
-    /// Decides about a new connection from `address`.
-    pub(super) fn admit(&mut self, now: Instant, address: IpAddr) -> Admission {
+    /// Whether connections from `address` are under the rules for suspects.
+    pub(super) fn is_suspect(&mut self, now: Instant, address: IpAddr) -> bool {
         let address = network(address);
-        let Some(suspect) = self.suspects.get_mut(&address) else { return Admission::Now };
-        if now >= suspect.until {
+        let Some(suspect) = self.suspects.get(&address) else { return false };
+        let is_suspect = now < suspect.until;
+        if !is_suspect {
             self.suspects.remove(&address);
-            return Admission::Now;
         }
-        let at = suspect.next.max(now);
-        if at.saturating_duration_since(now) > ADMIT_WAIT_MAX {
-            return Admission::Refused;
+        is_suspect
+    }
+
+    /// When the next connection from `address` may enter.
+    pub(super) fn opens_at(&self, now: Instant, address: IpAddr) -> Instant {
+        self.suspects.get(&network(address)).map_or(now, |suspect| suspect.next.max(now))
+    }
+
+    /// A connection from `address` enters now.
+    pub(super) fn entered(&mut self, now: Instant, address: IpAddr) {
+        if let Some(suspect) = self.suspects.get_mut(&network(address)) {
+            suspect.next = now + ENTER_EVERY;
         }
-        suspect.next = at + ADMIT_EVERY;
-        Admission::Suspect(at)
     }
 
     /// Remembers that a connection from `address` was closed for abuse.
@@ -80,11 +74,12 @@ impl Brake {
             }
         }
         let resets = TokenBucket::new(SUSPECT_RESETS, now);
-        let suspect = self.suspects.entry(address).or_insert(Suspect { until: now, next: now + ADMIT_EVERY, resets });
+        let suspect = self.suspects.entry(address).or_insert(Suspect { until: now, next: now + ENTER_EVERY, resets });
         suspect.until = now + SUSPECT_FOR;
     }
 
-    /// Accounts for `n` resets of a connection; false when the connection is to be closed. `was_suspect`: as admitted.
+    /// Accounts for `n` resets of a connection; false when those from its address are too many. `was_suspect`: when it
+    /// entered.
     pub(super) fn resets(&mut self, now: Instant, address: IpAddr, n: u32, was_suspect: bool) -> bool {
         let address = network(address);
         if let Some(suspect) = self.suspects.get_mut(&address).filter(|_| was_suspect) {
@@ -100,7 +95,7 @@ impl Brake {
 }
 
 /// What one client can change at will is cut off: of an IPv6 address the lower half.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -119,20 +114,24 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_waits_and_others_do_not() {
+    fn suspects_enter_slowly_and_others_do_not_wait() {
         let start = Instant::now();
         let mut brake = Brake::new();
-        assert_eq!(brake.admit(start, ip("10.0.0.1")), Admission::Now);
-        brake.punish(start, ip("10.0.0.1"));
+        let address = ip("10.0.0.1");
+        assert_eq!((brake.is_suspect(start, address), brake.opens_at(start, address)), (false, start));
+        brake.punish(start, address);
         brake.punish(start, ip("2001:db8::1"));
-        let wait = |n| Admission::Suspect(start + ADMIT_EVERY * n);
-        assert_eq!([1, 2, 3].map(|_| brake.admit(start, ip("10.0.0.1"))), [1, 2, 3].map(wait));
-        assert_eq!(brake.admit(start, ip("::ffff:10.0.0.1")), wait(4), "the same address, mapped");
-        assert_eq!(brake.admit(start, ip("2001:db8::2")), wait(1), "the same network");
-        assert_eq!(brake.admit(start, ip("10.0.0.2")), Admission::Now);
-        let last = (0..100).map(|_| brake.admit(start, ip("10.0.0.1"))).last();
-        assert_eq!(last, Some(Admission::Refused));
-        assert_eq!(brake.admit(start + SUSPECT_FOR, ip("10.0.0.1")), Admission::Now);
+        assert!(brake.is_suspect(start, address) && brake.is_suspect(start, ip("::ffff:10.0.0.1")));
+        assert!(brake.is_suspect(start, ip("2001:db8::2")), "the same network");
+        assert!(!brake.is_suspect(start, ip("10.0.0.2")));
+        assert_eq!(brake.opens_at(start, address), start + ENTER_EVERY);
+        let later = start + Duration::from_secs(5);
+        // Waiting for nothing is not saved up, and only who enters takes the turn.
+        assert_eq!([1, 2].map(|_| brake.opens_at(later, address)), [later, later]);
+        brake.entered(later, address);
+        assert_eq!(brake.opens_at(later, address), later + ENTER_EVERY);
+        assert!(!brake.is_suspect(start + SUSPECT_FOR, address));
+        assert_eq!(brake.opens_at(start + SUSPECT_FOR, address), start + SUSPECT_FOR);
     }
 
     #[test]
@@ -140,11 +139,11 @@ mod tests {
         let start = Instant::now();
         let mut brake = Brake::new();
         let address = ip("10.0.0.1");
-        assert!(brake.resets(start, address, 100, false));
+        assert!(brake.resets(start, address, 700, false));
         brake.punish(start, address);
-        assert!(brake.resets(start, address, 20, true) && brake.resets(start, address, 20, true));
+        assert!(brake.resets(start, address, 320, true) && brake.resets(start, address, 320, true));
         assert!(!brake.resets(start, address, 1, true));
-        assert!(brake.resets(start, address, 100, false));
+        assert!(brake.resets(start, address, 700, false));
     }
 
     #[test]
@@ -153,9 +152,9 @@ mod tests {
         let mut brake = Brake::new();
         let refused_in = |brake: &mut Brake, second: u64, n_connections: u32, address: &str| {
             let now = start + Duration::from_secs(second);
-            (0..n_connections).filter(|_| !brake.resets(now, ip(address), 19, false)).count()
+            (0..n_connections).filter(|_| !brake.resets(now, ip(address), 200, false)).count()
         };
-        // Each of the connections stays within its own 20 resets per second.
+        // Each of the connections stays within its own 256 resets per second.
         let refused: Vec<_> = (0..20).map(|second| refused_in(&mut brake, second, 60, "10.0.0.1")).collect();
         assert!(refused[5..].iter().all(|n| *n > 40), "{refused:?}");
         let refused: Vec<_> = (0..20).map(|second| refused_in(&mut brake, second, 5, "10.0.0.2")).collect();
@@ -172,6 +171,6 @@ mod tests {
             brake.resets(now, IpAddr::V4(n.into()), 1000, false);
         }
         assert_eq!((brake.suspects.len(), brake.resets.len() <= ADDRESSES_MAX), (ADDRESSES_MAX, true));
-        assert_ne!(brake.admit(start + Duration::from_secs(10), IpAddr::V4(9_999.into())), Admission::Now);
+        assert!(brake.is_suspect(start + Duration::from_secs(10), IpAddr::V4(9_999.into())));
     }
 }

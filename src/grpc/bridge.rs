@@ -9,14 +9,35 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::Sink;
-use grpcio::{GrpcSlice, RpcStatus, RpcStatusCode, ServerStreamingSink, WriteFlags};
+use grpcio::{DuplexSink, GrpcSlice, RequestStream, RpcStatus, RpcStatusCode, WriteFlags};
 
 use crate::grpc::buffers;
+use crate::grpc::request::{Bytes, Incoming, Late};
 use crate::limits;
 use pillion_base::error::Result;
 use pillion_read::store::{EncodedMessage, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
+
+/// The future of one call, to be spawned on the completion queue: waits for the request, hands it to `begin` together with
+/// the other end of the bridge, and sends what comes over it.
+pub async fn serve(
+    requests: RequestStream<Bytes>,
+    sink: DuplexSink<GrpcSlice>,
+    late: Late,
+    begin: impl FnOnce(Bytes, Bridge),
+) {
+    let mut incoming = Incoming::new(requests);
+    match incoming.first(&late).await {
+        Ok(request) => {
+            let bridge = Bridge::new();
+            begin(request, bridge.clone());
+            bridge.drain(incoming, sink).await;
+        }
+        // Nobody may be left to tell.
+        Err(status) => drop(sink.fail(status).await),
+    }
+}
 
 /// The thread's end. Clones share the queue.
 #[derive(Clone)]
@@ -37,12 +58,11 @@ struct State {
     waker: Option<Waker>,
     hook: Option<Hook>,
     n_sent: u64,
+    sent_bytes: usize,
 }
 
 impl Bridge {
-    /// An empty bridge.
-    #[allow(clippy::new_without_default)]
-    pub fn new() -> Self {
+    fn new() -> Self {
         Bridge(Arc::new(Shared { state: Mutex::new(State::default()), room: Condvar::new() }))
     }
 
@@ -53,6 +73,28 @@ impl Bridge {
             state.end = Some(status);
         }
         wake(state);
+    }
+
+    /// Ends the call with `status` at once, without what is still queued.
+    fn give_up(&self, status: RpcStatus) {
+        let mut state = self.lock();
+        state.queue.clear();
+        state.queued_bytes = 0;
+        state.end = Some(status);
+        drop(state);
+        self.0.room.notify_all();
+    }
+
+    /// Waits until the client has the whole answer or is gone, unless it is small: what a client leaves lying takes memory, so
+    /// it also holds a thread, of which it has only so many. `Blocks:` as long as the client does.
+    pub(crate) fn wait_until_taken(&self) {
+        let mut state = self.lock();
+        if state.sent_bytes <= limits::SMALL_MESSAGE_BYTES {
+            return;
+        }
+        while !state.gone {
+            state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// Puts `message` in place of whatever is still queued, without ever blocking: for states, of which only the newest
@@ -78,9 +120,15 @@ impl Bridge {
         self.lock().n_sent
     }
 
-    /// The future that moves messages into `sink`; to be spawned on the completion queue.
-    pub async fn drain(self, mut sink: ServerStreamingSink<GrpcSlice>) {
-        match std::future::poll_fn(|cx| self.poll_drain(cx, &mut sink)).await {
+    /// Moves messages into `sink`. `incoming` has given its request.
+    async fn drain(self, mut incoming: Incoming, mut sink: DuplexSink<GrpcSlice>) {
+        let drained = std::future::poll_fn(|cx| {
+            if let Err(status) = incoming.poll_end(cx) {
+                self.give_up(status);
+            }
+            self.poll_drain(cx, &mut sink)
+        });
+        match drained.await {
             None => {}
             // Nobody is left to tell when these fail.
             Some(status) if status.code() == RpcStatusCode::OK => {
@@ -94,7 +142,7 @@ impl Bridge {
     }
 
     /// Ready with the final status when everything is sent, or with nothing when the client is gone.
-    fn poll_drain(&self, cx: &mut Context<'_>, sink: &mut ServerStreamingSink<GrpcSlice>) -> Poll<Option<RpcStatus>> {
+    fn poll_drain(&self, cx: &mut Context<'_>, sink: &mut DuplexSink<GrpcSlice>) -> Poll<Option<RpcStatus>> {
         loop {
             // Registers for the client's departure too.
             match Pin::new(&mut *sink).poll_ready(cx) {
@@ -158,6 +206,7 @@ impl MessageSink for Bridge {
             return Err(client_gone());
         }
         state.queued_bytes += slice.len();
+        state.sent_bytes = state.sent_bytes.saturating_add(slice.len());
         state.n_sent += 1;
         state.queue.push_back(slice);
         wake(state);

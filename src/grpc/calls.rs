@@ -82,6 +82,7 @@ pub(crate) fn run(
     };
     call.end(status.code(), bridge.n_sent());
     bridge.finish(status);
+    bridge.wait_until_taken();
 }
 
 /// The status that says what an error was.

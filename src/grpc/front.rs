@@ -1,36 +1,33 @@
-//! The gRPC front door: listens, accepts, and hands a client to the gRPC core, as one end of a socket pair, only after
-//! its HTTP/2 preface has been received. The core itself never listens. Caps connections and half-open ones; what
+//! The gRPC front door: listens, accepts, ends TLS, and hands a client to the gRPC core, as one end of a socket pair, only
+//! after its HTTP/2 preface has been received. The core itself never listens. Caps connections and half-open ones; what
 //! passes afterwards is watched by [`pillion_http::h2::Guard`].
 //!
-//! One thread with poll(2) for the listener and all clients without a preface, two threads per connection afterwards.
+//! One thread with poll(2) for the listener and all clients without a preface, one thread per connection afterwards.
 
-use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
-use crate::grpc::brake::Admission;
-pub use crate::grpc::relay::Connections;
-use crate::grpc::relay::Newcomer;
+use crate::grpc::brake::network;
+use crate::grpc::connections::Connections;
+use crate::grpc::relay::{self, Newcomer};
 use crate::limits;
-use crate::metrics::FrontMetrics;
 use pillion_base::error::{Context, Result};
 use pillion_base::stop::Stop;
 use pillion_http::address::ListenAddress;
 use pillion_http::h2::{Guard, PREFACE, Rules, Verdict};
 use pillion_http::listen::{Accepted, Listener};
+use pillion_http::tls::{Handshake, ServerTls, Wire};
 
-/// Connections at once that have not completed the handshake; the oldest makes room.
+/// Connections at once that have not sent their preface, or wait to enter; of the address that has most, one makes room.
 const HALF_OPEN_MAX: usize = 64;
-/// A connection refused after abuse is left open, unread, for this long: a client that comes back as soon as it is closed
-/// is slowed down at no cost.
-const TAR_PIT: Duration = Duration::from_secs(1);
-/// Connections in the tar pit; the oldest makes room.
-const TAR_PIT_MAX: usize = 32;
+/// A client that has sent its preface waits this long to enter. gRPC clients give a connection 20 s.
+const ENTER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A silent peer is probed after this time, this often, and given up after this many probes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 3);
 /// A peer that acknowledges nothing, or takes nothing, for this long is gone. `Units:` ms. `Differs:` 20 s in grpc-go.
@@ -40,32 +37,40 @@ const UNACKNOWLEDGED_MAX_MS: u32 = 60_000;
 pub struct Front {
     listener: Listener,
     connections: Connections,
+    tls: Option<ServerTls>,
     connections_max: usize,
     half_open_max: usize,
-    handshake_timeout: Duration,
+    greeting_timeout: Duration,
 }
 
 impl Front {
-    /// Listens on `address`.
+    /// Listens on `address`; what comes in is entered into `connections`.
     ///
     /// `Errors:` `listen gRPC on address ADDRESS: REASON`, with what to change.
-    pub fn bind(address: &ListenAddress, metrics: FrontMetrics) -> Result<Self> {
+    pub fn bind(address: &ListenAddress, connections: Connections) -> Result<Self> {
         let listener = Listener::bind(address, "gRPC", "--grpc-address")
             .context(|| format!("listen gRPC on address {address}"))?;
         Ok(Front {
             listener,
-            connections: Connections::new(metrics),
+            connections,
+            tls: None,
             connections_max: limits::GRPC_CONNECTIONS_MAX,
             half_open_max: HALF_OPEN_MAX,
-            handshake_timeout: limits::GRPC_HANDSHAKE_TIMEOUT,
+            greeting_timeout: limits::GRPC_GREETING_TIMEOUT,
         })
     }
 
-    /// Replaces the most connections, the most half-open ones, and the time for the handshake.
-    pub fn with_limits(mut self, connections_max: usize, half_open_max: usize, handshake_timeout: Duration) -> Self {
+    /// Takes only clients that speak TLS.
+    pub(crate) fn with_tls(mut self, tls: Option<ServerTls>) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Replaces the most connections, the most half-open ones, and the time for TLS and the preface.
+    pub fn with_limits(mut self, connections_max: usize, half_open_max: usize, greeting_timeout: Duration) -> Self {
         self.connections_max = connections_max;
         self.half_open_max = half_open_max.max(1);
-        self.handshake_timeout = handshake_timeout;
+        self.greeting_timeout = greeting_timeout;
         self
     }
 
@@ -74,24 +79,17 @@ impl Front {
         self.listener.local_addr()
     }
 
-    /// The table of connections: who is behind a descriptor of the core, and the end of the grace of a stop.
-    pub fn connections(&self) -> Connections {
-        self.connections.clone()
-    }
-
     /// Accepts until the stop, then stops listening at once and leaves running connections alone.
     ///
     /// `hand_over` gets the core's end of a socket pair (connected, non-blocking) and the client's address; it runs on
     /// this thread and must not block. `Blocks:` until the stop.
     pub fn run(self, stop: &Stop, hand_over: impl Fn(OwnedFd, SocketAddr) -> Result<()>) -> Result<()> {
-        let mut door = Door { front: self, waiting: Vec::new(), tar_pit: VecDeque::new() };
+        let mut door = Door { front: self, waiting: Vec::new() };
         while !stop.is_stopped() {
             let ready = door.wait(stop)?;
             let now = Instant::now();
-            door.serve(now, &ready.waiting, &hand_over);
-            while door.tar_pit.front().is_some_and(|(until, _)| now >= *until) {
-                door.tar_pit.pop_front();
-            }
+            door.serve(now, &ready.waiting);
+            door.let_in(now, stop, &hand_over);
             if ready.listener {
                 door.accept(now);
             }
@@ -100,14 +98,25 @@ impl Front {
     }
 }
 
-/// A client that has yet to send its preface.
+/// How far a client is.
+enum Progress {
+    /// TLS, if there is any, and the preface are on their way.
+    Greets,
+    /// The preface was received; it waits to enter.
+    Waits,
+    Gone,
+    Refused(&'static str, String),
+}
+
+/// A client that has not entered yet.
 struct Waiting {
-    stream: TcpStream,
+    wire: Wire,
     peer: SocketAddr,
     suspect: bool,
     accepted: Instant,
-    /// Suspects are not read from before this time.
-    begins: Instant,
+    /// What is waited for while TLS shakes hands.
+    wants_write: bool,
+    is_secured: bool,
     guard: Guard,
     preface: Vec<u8>,
 }
@@ -115,8 +124,6 @@ struct Waiting {
 struct Door {
     front: Front,
     waiting: Vec<Waiting>,
-    /// Until when, and what.
-    tar_pit: VecDeque<(Instant, TcpStream)>,
 }
 
 struct Ready {
@@ -124,26 +131,23 @@ struct Ready {
     listener: bool,
 }
 
-enum Progress {
-    Waits,
-    Ready,
-    Gone,
-    Refused(&'static str, &'static str),
-}
-
 impl Door {
     fn wait(&self, stop: &Stop) -> Result<Ready> {
         let now = Instant::now();
         let paused_until = self.front.listener.paused_until(now);
-        let wakes = self.waiting.iter().map(|client| client.next_time(now));
-        let freed = self.tar_pit.front().map(|(until, _)| *until);
-        let wake = wakes.chain(paused_until).chain(freed).min();
-        let mut polled = Vec::with_capacity(self.waiting.len() + 2);
+        let wakes = self.waiting.iter().map(|client| self.next_time(now, client));
+        let wake = wakes.chain(paused_until).min();
+        let mut polled = Vec::with_capacity(self.waiting.len() + 3);
         for client in &self.waiting {
-            // A client that is held back is still noticed when it goes away.
-            let events = if now < client.begins { PollFlags::empty() } else { PollFlags::IN };
-            polled.push(PollFd::new(&client.stream, events));
+            // A client that waits to enter is still noticed when it goes away.
+            let events = match (client.has_greeted(), client.wants_write) {
+                (true, _) => PollFlags::RDHUP,
+                (false, true) => PollFlags::OUT,
+                (false, false) => PollFlags::IN,
+            };
+            polled.push(PollFd::new(client.wire.socket(), events));
         }
+        polled.push(PollFd::from_borrowed_fd(self.front.connections.freed_fd(), PollFlags::IN));
         polled.push(PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN));
         polled.push(self.front.listener.poll_fd(now));
         // Rounded up, so that the time has come when the wait is over.
@@ -158,24 +162,66 @@ impl Door {
         }
         let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
         let waiting = ready.by_ref().take(self.waiting.len()).collect();
+        if ready.next().unwrap_or(false) {
+            self.front.connections.see_freed();
+        }
         Ok(Ready { waiting, listener: ready.nth(1).unwrap_or(false) })
     }
 
-    fn serve(&mut self, now: Instant, ready: &[bool], hand_over: &impl Fn(OwnedFd, SocketAddr) -> Result<()>) {
-        let clients = std::mem::take(&mut self.waiting);
+    /// When something is to be done for a client even if nothing arrives.
+    fn next_time(&self, now: Instant, client: &Waiting) -> Instant {
+        let deadline = client.deadline(self.front.greeting_timeout);
+        if !client.has_greeted() {
+            return deadline;
+        }
+        let opens = self.front.connections.brake().opens_at(now, client.peer.ip());
+        // Who may enter and has not is waiting for another to leave.
+        if opens > now { deadline.min(opens) } else { deadline }
+    }
+
+    /// Goes on with the greetings, and sends away who is late.
+    fn serve(&mut self, now: Instant, ready: &[bool]) {
+        let timeout = self.front.greeting_timeout;
         let connections = &self.front.connections;
-        for (mut client, ready) in clients.into_iter().zip(ready) {
-            match client.progress(now, *ready) {
-                Progress::Waits => self.waiting.push(client),
-                Progress::Gone => {}
-                Progress::Refused(reason, text) => connections.turned_away(reason, client.peer, text),
-                Progress::Ready => {
-                    let Waiting { stream, peer, suspect, guard, preface, .. } = client;
-                    let newcomer = Newcomer { stream, peer, suspect, guard, preface };
-                    if let Err(err) = connections.start(newcomer, hand_over) {
-                        connections.turned_away("connections", peer, &err.to_string());
-                    }
+        let mut ready = ready.iter();
+        self.waiting.retain_mut(|client| {
+            let progress = client.progress(now, *ready.next().unwrap_or(&false), timeout);
+            if let Progress::Refused(reason, text) = &progress {
+                connections.turned_away(reason, client.peer, text);
+            }
+            matches!(progress, Progress::Greets | Progress::Waits)
+        });
+    }
+
+    /// Lets in who has greeted, while there is room: those of a suspect address one after the other, and those of an
+    /// address whose clients have just hung up on many calls when the core is through with them.
+    fn let_in(&mut self, now: Instant, stop: &Stop, hand_over: &impl Fn(OwnedFd, SocketAddr) -> Result<()>) {
+        let connections = self.front.connections.clone();
+        let mut idx = 0;
+        let mut is_asked = false;
+        while let Some(client) = self.waiting.get(idx) {
+            let peer = client.peer.ip();
+            let may_enter = client.has_greeted() && connections.brake().opens_at(now, peer) <= now;
+            if !may_enter || connections.is_haunted(peer) {
+                idx += 1;
+                continue;
+            }
+            if connections.n_open() >= self.front.connections_max {
+                // One at a time: the place of who gives way is free a moment later.
+                is_asked = is_asked || connections.make_room(peer, self.front.connections_max);
+                if is_asked {
+                    idx += 1;
+                } else {
+                    let client = self.waiting.remove(idx);
+                    connections.turned_away("connections", client.peer, "too many connections");
                 }
+                continue;
+            }
+            let Waiting { wire, peer, suspect, guard, preface, .. } = self.waiting.remove(idx);
+            connections.brake().entered(now, peer.ip());
+            let newcomer = Newcomer { wire, peer, suspect, guard, preface };
+            if let Err(err) = relay::start(&connections, newcomer, stop, hand_over) {
+                connections.turned_away("connections", peer, &err.to_string());
             }
         }
     }
@@ -189,92 +235,120 @@ impl Door {
     }
 
     fn admit(&mut self, now: Instant, stream: TcpStream, peer: SocketAddr) {
-        let connections = self.front.connections.clone();
-        let admission = connections.brake().admit(now, peer.ip());
-        let (begins, suspect) = match admission {
-            Admission::Now => (now, false),
-            Admission::Suspect(begins) => (begins, true),
-            Admission::Refused => {
-                if self.tar_pit.len() >= TAR_PIT_MAX {
-                    self.tar_pit.pop_front();
-                }
-                self.tar_pit.push_back((now + TAR_PIT, stream));
-                return connections.turned_away("abuse", peer, "too many connections after abuse from this address");
-            }
-        };
         self.make_room();
-        if self.waiting.len() + connections.n_open() >= self.front.connections_max {
-            return connections.turned_away("connections", peer, "too many connections");
-        }
-        let Ok(stream) = plain_stream(stream) else { return };
+        let connections = &self.front.connections;
+        let Ok(stream) = prepared(stream) else { return };
+        let wire = match &self.front.tls {
+            None => Wire::plain(stream),
+            Some(tls) => match Wire::server(stream, tls) {
+                Ok(wire) => wire,
+                Err(err) => return connections.turned_away("tls", peer, &err.to_string()),
+            },
+        };
+        let suspect = connections.brake().is_suspect(now, peer.ip());
         let rules = if suspect { Rules::SUSPECT } else { Rules::NORMAL };
-        let guard = Guard::new(Rules { handshake_timeout: self.front.handshake_timeout, ..rules }, begins);
-        self.waiting.push(Waiting { stream, peer, suspect, accepted: now, begins, guard, preface: Vec::new() });
+        let (request_bytes_max, unfinished_bytes_max) = connections.request_bytes_max();
+        // The acknowledgement of SETTINGS takes one more round trip.
+        let handshake_timeout = 2 * self.front.greeting_timeout;
+        let guard = Guard::new(Rules { request_bytes_max, unfinished_bytes_max, handshake_timeout, ..rules }, now);
+        let is_secured = self.front.tls.is_none();
+        self.waiting.push(Waiting {
+            wire,
+            peer,
+            suspect,
+            accepted: now,
+            wants_write: false,
+            is_secured,
+            guard,
+            preface: Vec::new(),
+        });
     }
 
-    /// Closes the oldest half-open connections until there is room for one more.
+    /// Closes half-open connections until there is room for one more: of the address that has most, the one that came
+    /// first and has not greeted, or else any, so that being early is no advantage to who floods.
     fn make_room(&mut self) {
-        let connections = &self.front.connections;
-        for _ in 0..self.front.half_open_max {
-            let (n_relayed, oldest_relayed) = connections.half_open();
-            let n_half_open = self.waiting.len() + n_relayed;
-            let n_all = self.waiting.len() + connections.n_open();
-            if n_half_open < self.front.half_open_max && n_all < self.front.connections_max {
-                return;
+        while self.waiting.len() >= self.front.half_open_max {
+            let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+            for client in &self.waiting {
+                *counts.entry(network(client.peer.ip())).or_default() += 1;
             }
-            let oldest = self.waiting.iter().enumerate().min_by_key(|(_, client)| client.accepted);
-            match oldest.map(|(idx, client)| (idx, client.accepted)) {
-                Some((idx, accepted)) if oldest_relayed.is_none_or(|relayed| accepted <= relayed) => {
-                    // Those of one turn came at the same time by the clock, and their order says who was first.
-                    let client = self.waiting.remove(idx);
-                    connections.turned_away("handshake", client.peer, "a newer connection needs the room");
-                }
-                _ if oldest_relayed.is_some() => connections.evict_half_open(),
-                _ => return,
-            }
+            let most = counts.values().max().copied();
+            let of_most = |client: &Waiting| counts.get(&network(client.peer.ip())).copied() == most;
+            let silent = self.waiting.iter().position(|client| of_most(client) && !client.has_greeted());
+            let Some(idx) = silent.or_else(|| self.waiting.iter().position(of_most)) else { return };
+            let client = self.waiting.remove(idx);
+            self.front.connections.turned_away("handshake", client.peer, "a newer connection needs the room");
         }
     }
 }
 
 impl Waiting {
-    /// When something is to be done even if nothing arrives.
-    fn next_time(&self, now: Instant) -> Instant {
-        if now < self.begins { self.begins } else { self.guard.handshake_deadline().unwrap_or(self.begins) }
+    fn has_greeted(&self) -> bool {
+        self.preface.len() >= PREFACE.len()
     }
 
-    fn progress(&mut self, now: Instant, ready: bool) -> Progress {
-        if now < self.begins {
-            // Nothing was asked of poll, so only a hang-up or an error can have woken it.
+    fn deadline(&self, greeting_timeout: Duration) -> Instant {
+        self.accepted + if self.has_greeted() { ENTER_TIMEOUT } else { greeting_timeout }
+    }
+
+    fn progress(&mut self, now: Instant, ready: bool, greeting_timeout: Duration) -> Progress {
+        if now >= self.deadline(greeting_timeout) {
+            return match (self.has_greeted(), self.is_secured) {
+                (true, _) => Progress::Refused("connections", "others wait to connect too".into()),
+                (false, true) => Progress::Refused("handshake", "the HTTP/2 preface did not arrive in time".into()),
+                (false, false) => Progress::Refused("handshake", "the TLS handshake took too long".into()),
+            };
+        }
+        if self.has_greeted() {
+            // Only a hang-up or an error can have woken it.
             return if ready { Progress::Gone } else { Progress::Waits };
         }
-        if self.guard.handshake_deadline().is_some_and(|deadline| now >= deadline) {
-            return Progress::Refused("handshake", "the HTTP/2 preface did not arrive in time");
-        }
         if !ready {
-            return Progress::Waits;
+            return Progress::Greets;
         }
-        let mut buffer = [0; PREFACE.len()];
-        let missing = buffer.get_mut(self.preface.len()..).unwrap_or_default();
-        let n = match self.stream.read(missing) {
-            Ok(0) => return Progress::Gone,
-            Ok(n) => n,
-            Err(err) if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Progress::Waits,
-            Err(_) => return Progress::Gone,
-        };
-        let bytes = missing.get(..n).unwrap_or_default();
-        if let Verdict::Close { reason, text } = self.guard.client(now, bytes) {
-            return Progress::Refused(reason, text);
+        if !self.is_secured {
+            match self.wire.handshake() {
+                Ok(Handshake::Done) => self.is_secured = true,
+                Ok(wants) => {
+                    self.wants_write = wants == Handshake::WantsWrite;
+                    return Progress::Greets;
+                }
+                // A client that hangs up, as a check of the port does, is nothing to speak of.
+                Err(err) if matches!(err.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                    return Progress::Gone;
+                }
+                Err(err) => return Progress::Refused("tls", err.to_string()),
+            }
+            self.wants_write = false;
         }
-        self.preface.extend_from_slice(bytes);
-        if self.preface.len() < PREFACE.len() { Progress::Waits } else { Progress::Ready }
+        self.greet(now)
+    }
+
+    fn greet(&mut self, now: Instant) -> Progress {
+        loop {
+            let mut buffer = [0; PREFACE.len()];
+            let missing = buffer.get_mut(self.preface.len()..).unwrap_or_default();
+            let n = match self.wire.read(missing) {
+                Ok(0) => return Progress::Gone,
+                Ok(n) => n,
+                Err(err) if err.kind() == ErrorKind::Interrupted => continue,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => return Progress::Greets,
+                Err(_) => return Progress::Gone,
+            };
+            let bytes = missing.get(..n).unwrap_or_default();
+            if let Verdict::Close { reason, text } = self.guard.client(now, bytes) {
+                return Progress::Refused(reason, text.into());
+            }
+            self.preface.extend_from_slice(bytes);
+            if self.has_greeted() {
+                return Progress::Waits;
+            }
+        }
     }
 }
 
-/// Turns an accepted socket into a stream of plain HTTP/2 bytes.
-///
-/// This is the place of TLS: the handshake belongs between accept and the wait for the preface, and what it returns is
-/// what the relay reads and writes, so that no byte of a stranger reaches the core.
-fn plain_stream(stream: TcpStream) -> std::io::Result<TcpStream> {
+/// Sets what the sockets of all clients have in common.
+fn prepared(stream: TcpStream) -> std::io::Result<TcpStream> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let (idle, interval, n_probes) = KEEPALIVE;

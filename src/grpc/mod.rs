@@ -7,10 +7,12 @@ pub(crate) mod health;
 pub mod methods;
 pub(crate) mod pool;
 pub(crate) mod reflection;
+pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod services;
 
 mod brake;
 pub(crate) mod buffers;
+pub(crate) mod connections;
 pub(crate) mod front;
 mod relay;

@@ -14,6 +14,8 @@ use futures_util::{SinkExt, StreamExt};
 use grpcio::{DuplexSink, GrpcSlice, RequestStream, RpcStatus, RpcStatusCode, WriteFlags};
 use protobuf::{Message, MessageField};
 
+use crate::grpc::request::Bytes;
+use crate::limits;
 use pillion_proto::grpc_reflection_v1::server_reflection_request::Message_request as Question;
 use pillion_proto::grpc_reflection_v1::server_reflection_response::Message_response as Answer;
 use pillion_proto::grpc_reflection_v1::{
@@ -55,7 +57,7 @@ impl Reflection {
     /// The future of one conversation: answers each question until the client has no more.
     pub(crate) fn converse(
         &self,
-        mut questions: RequestStream<ServerReflectionRequest>,
+        mut questions: RequestStream<Bytes>,
         mut sink: DuplexSink<GrpcSlice>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (handle, registration) = AbortHandle::new_pair();
@@ -67,12 +69,15 @@ impl Reflection {
             let status = loop {
                 match select(questions.next(), &mut ended).await {
                     Either::Left((Some(Ok(question)), _)) => {
-                        // A panic would take the completion queue with it.
-                        let Ok(message) = catch_unwind(AssertUnwindSafe(|| respond(question))) else {
-                            break RpcStatus::with_message(RpcStatusCode::INTERNAL, "internal error".into());
+                        let message = match respond_to(&question) {
+                            Ok(message) => message,
+                            Err(status) => break status,
                         };
-                        if sink.send((GrpcSlice::from(message), WriteFlags::default())).await.is_err() {
-                            return;
+                        let sent = sink.send((GrpcSlice::from(message), WriteFlags::default()));
+                        match select(sent, &mut ended).await {
+                            Either::Left((Ok(()), _)) => {}
+                            // To let go of the call cancels it.
+                            Either::Left((Err(_), _)) | Either::Right(_) => return,
                         }
                     }
                     Either::Left((None, _)) => break RpcStatus::ok(),
@@ -82,7 +87,7 @@ impl Reflection {
                     Either::Right(_) => {
                         break RpcStatus::with_message(
                             RpcStatusCode::UNAVAILABLE,
-                            "the sidecar is shutting down".into(),
+                            "the sidecar ends the conversation".into(),
                         );
                     }
                 }
@@ -103,6 +108,10 @@ impl Reflection {
             return;
         }
         conversations.open.retain(|(alive, _)| alive.strong_count() > 0);
+        // They are outside the pool of calls, so they have a bound of their own.
+        while conversations.open.len() >= limits::CONVERSATIONS_MAX {
+            conversations.open.remove(0).1.abort();
+        }
         conversations.open.push((Arc::downgrade(alive), handle));
     }
 
@@ -114,6 +123,20 @@ impl Reflection {
             handle.abort();
         }
     }
+}
+
+/// The encoded response to a question that is still encoded itself.
+fn respond_to(question: &[u8]) -> Result<Vec<u8>, RpcStatus> {
+    // It is decoded where nothing may take long, and comes back with its answer.
+    if question.len() > limits::SMALL_REQUEST_BYTES_MAX {
+        let text = "a question about a name is not that long".to_owned();
+        return Err(RpcStatus::with_message(RpcStatusCode::INVALID_ARGUMENT, text));
+    }
+    let question = ServerReflectionRequest::parse_from_bytes(question)
+        .map_err(|err| RpcStatus::with_message(RpcStatusCode::INVALID_ARGUMENT, err.to_string()))?;
+    // A panic would take the completion queue with it.
+    catch_unwind(AssertUnwindSafe(|| respond(question)))
+        .map_err(|_| RpcStatus::with_message(RpcStatusCode::INTERNAL, "internal error".into()))
 }
 
 /// The encoded response to one question.

@@ -22,17 +22,24 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts the completion queues and the server. A connection older than `age_max` is asked to come again.
-    pub(crate) fn start(services: Vec<Service>, age_max: Option<Duration>) -> Result<Self> {
+    pub(crate) fn start(services: Vec<Service>, request_bytes_max: usize, age_max: Option<Duration>) -> Result<Self> {
         let env = Arc::new(EnvBuilder::new().cq_count(limits::GRPC_CQ_THREADS).name_prefix("grpc-").build());
         let mut args = ChannelBuilder::new(Arc::clone(&env))
             .reuse_port(false)
             .max_concurrent_stream(i32::try_from(limits::GRPC_STREAMS_MAX).unwrap_or(i32::MAX))
-            .max_receive_message_len(i32::try_from(limits::GRPC_REQUEST_BYTES_MAX).unwrap_or(i32::MAX))
+            .max_receive_message_len(i32::try_from(request_bytes_max).unwrap_or(i32::MAX))
             .max_send_message_len(i32::MAX)
             .http2_min_recv_ping_interval_without_data(limits::GRPC_PING_INTERVAL_MIN);
+        let key = |text: &str| CString::new(text).expect("no NUL inside");
+        // Without a guess at the bandwidth the windows of streams stay small: requests are.
+        args = args.raw_cfg_int(key("grpc.http2.bdp_probe"), 0);
+        // The core bounds a message before it inflates it, so that a megabyte can become a gigabyte. No querier compresses
+        // with gzip.
+        args = args.raw_cfg_int(key("grpc.compression_enabled_algorithms_bitset"), 1);
+        args = args.raw_cfg_int(key("grpc.per_message_decompression"), 0);
         if let Some(age) = age_max {
-            let key = CString::new("grpc.max_connection_age_ms").expect("no NUL inside");
-            args = args.raw_cfg_int(key, i32::try_from(age.as_millis()).unwrap_or(i32::MAX));
+            let age = i32::try_from(age.as_millis()).unwrap_or(i32::MAX);
+            args = args.raw_cfg_int(key("grpc.max_connection_age_ms"), age);
         }
         let mut builder = ServerBuilder::new(Arc::clone(&env))
             .channel_args(args.build_args())

@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
-use grpcio::{GrpcSlice, Method, RpcContext, RpcStatus, RpcStatusCode, ServerStreamingSink, Service, ServiceBuilder};
+use grpcio::{
+    DuplexSink, GrpcSlice, Method, RequestStream, RpcContext, RpcStatus, RpcStatusCode, Service, ServiceBuilder,
+};
 use protobuf::MessageField;
 
-use crate::grpc::bridge::Bridge;
+use crate::grpc::bridge::{Bridge, serve};
 use crate::grpc::calls::{self, Call, Name};
+use crate::grpc::connections::Connections;
 use crate::grpc::health::Health;
 use crate::grpc::methods;
 use crate::grpc::pool::Pool;
 use crate::grpc::reflection::Reflection;
+use crate::grpc::request::{self, Bytes, Late, Nested};
+use crate::limits;
 use crate::metrics::{GRPC_METHODS, GrpcMetrics};
 use crate::probes::Probes;
 use pillion_base::error::Result;
 use pillion_base::labels::Labels;
 use pillion_base::state::{PromState, Published};
-use pillion_proto::grpc_reflection_v1::ServerReflectionRequest;
+use pillion_proto::grpc_health::HealthCheckRequest;
 use pillion_proto::thanos_info::{
     ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TSDBInfo, TargetsInfo,
 };
@@ -50,6 +55,10 @@ pub(crate) struct Services {
     pub reflection: Reflection,
     /// Where store calls run.
     pub pool: Pool,
+    /// Who makes a call.
+    pub connections: Connections,
+    /// Ends the wait for requests that do not come.
+    pub late: Late,
     /// Request metrics.
     pub grpc_metrics: GrpcMetrics,
     /// What Series calls share.
@@ -76,87 +85,107 @@ impl Services {
     fn store(&self) -> Service {
         let (on_series, on_names, on_values) = (self.clone(), self.clone(), self.clone());
         ServiceBuilder::new()
-            .add_server_streaming_handler(&methods::SERIES, move |ctx, request, sink| {
+            .add_duplex_streaming_handler(&methods::SERIES, move |ctx, requests, sink| {
                 let pending = on_series.shared.metrics.pending_series_requests.clone();
-                pending.inc();
-                let pending = Pending(pending);
-                let services = on_series.clone();
-                on_series.submit(&ctx, SERIES, sink, move |bridge| {
-                    let _pending = pending;
-                    store::series(&request, &services.state.read(), &services.client, &services.shared, bridge)
+                on_series.work(&ctx, SERIES, requests, sink, move |services| {
+                    pending.inc();
+                    let pending = Pending(pending);
+                    move |request: &[u8], bridge: &Bridge| {
+                        let _pending = pending;
+                        let request = request::decode(request)?;
+                        store::series(&request, &services.state.read(), &services.client, &services.shared, bridge)
+                    }
                 });
             })
-            .add_server_streaming_handler(&methods::LABEL_NAMES, move |ctx, request, sink| {
-                let services = on_names.clone();
-                on_names.submit(&ctx, LABEL_NAMES, sink, move |bridge| {
-                    let answer = store::label_names(&request, &services.state.read(), &services.client, bridge)?;
-                    bridge.send(EncodedMessage::whole(encode(&answer)))
+            .add_duplex_streaming_handler(&methods::LABEL_NAMES, move |ctx, requests, sink| {
+                on_names.work(&ctx, LABEL_NAMES, requests, sink, |services| {
+                    move |request: &[u8], bridge: &Bridge| {
+                        let request = request::decode(request)?;
+                        let answer = store::label_names(&request, &services.state.read(), &services.client, bridge)?;
+                        bridge.send(EncodedMessage::whole(encode(&answer)))
+                    }
                 });
             })
-            .add_server_streaming_handler(&methods::LABEL_VALUES, move |ctx, request, sink| {
-                let services = on_values.clone();
-                on_values.submit(&ctx, LABEL_VALUES, sink, move |bridge| {
-                    let answer = store::label_values(&request, &services.state.read(), &services.client, bridge)?;
-                    bridge.send(EncodedMessage::whole(encode(&answer)))
+            .add_duplex_streaming_handler(&methods::LABEL_VALUES, move |ctx, requests, sink| {
+                on_values.work(&ctx, LABEL_VALUES, requests, sink, |services| {
+                    move |request: &[u8], bridge: &Bridge| {
+                        let request = request::decode(request)?;
+                        let answer = store::label_values(&request, &services.state.read(), &services.client, bridge)?;
+                        bridge.send(EncodedMessage::whole(encode(&answer)))
+                    }
                 });
             })
             .build()
     }
 
     /// A service with one method that hands on an answer of Prometheus.
-    fn api<A: Api + 'static>(&self, name: Name, method: &Method<A::Request, GrpcSlice>) -> Service {
+    fn api<A: Api + 'static>(&self, name: Name, method: &Method<Bytes, GrpcSlice>) -> Service
+    where
+        A::Request: Nested,
+    {
         let services = self.clone();
-        let handler = move |ctx: RpcContext<'_>, request: A::Request, sink: ServerStreamingSink<GrpcSlice>| {
+        let handler = move |ctx: RpcContext<'_>, requests: RequestStream<Bytes>, sink: DuplexSink<GrpcSlice>| {
             if A::NEEDS_READY && !services.probes.is_ready() {
-                Call::begin(&services.grpc_metrics, name).end(RpcStatusCode::UNKNOWN, 0);
-                answer_now(&ctx, sink, Err(not_ready("not ready")));
-                return;
+                let metrics = services.grpc_metrics.clone();
+                return services.answer(&ctx, requests, sink, move |_| {
+                    Call::begin(&metrics, name).end(RpcStatusCode::UNKNOWN, 0);
+                    Err(not_ready("not ready"))
+                });
             }
-            let served = services.clone();
-            services.submit(&ctx, name, sink, move |bridge| {
-                apis::answer::<A>(&request, &served.state.read(), &served.client, bridge)
+            services.work(&ctx, name, requests, sink, |services| {
+                move |request: &[u8], bridge: &Bridge| {
+                    apis::answer::<A>(&request::decode(request)?, &services.state.read(), &services.client, bridge)
+                }
             });
         };
-        ServiceBuilder::new().add_server_streaming_handler(method, handler).build()
+        ServiceBuilder::new().add_duplex_streaming_handler(method, handler).build()
     }
 
     fn info(&self) -> Service {
         let services = self.clone();
         ServiceBuilder::new()
-            .add_server_streaming_handler(&methods::INFO, move |ctx, _, sink| {
-                let call = Call::begin(&services.grpc_metrics, INFO);
-                let answer = if services.probes.is_ready() {
-                    Ok(encode(&info(&services.state.read())))
-                } else {
-                    Err(not_ready("Not ready"))
-                };
-                call.end(
-                    answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
-                    u64::from(answer.is_ok()),
-                );
-                answer_now(&ctx, sink, answer);
+            .add_duplex_streaming_handler(&methods::INFO, move |ctx, requests, sink| {
+                let served = services.clone();
+                services.answer(&ctx, requests, sink, move |_| {
+                    let call = Call::begin(&served.grpc_metrics, INFO);
+                    let answer = if served.probes.is_ready() {
+                        Ok(encode(&info(&served.state.read())))
+                    } else {
+                        Err(not_ready("Not ready"))
+                    };
+                    call.end(
+                        answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
+                        u64::from(answer.is_ok()),
+                    );
+                    answer
+                });
             })
             .build()
     }
 
     fn health_service(&self) -> Service {
-        let (on_check, on_watch, on_list) = (self.health.clone(), self.health.clone(), self.health.clone());
+        let (on_check, on_watch, on_list) = (self.clone(), self.clone(), self.clone());
         ServiceBuilder::new()
-            .add_server_streaming_handler(&methods::HEALTH_CHECK, move |ctx, request, sink| {
-                answer_now(&ctx, sink, on_check.check(&request.service));
+            .add_duplex_streaming_handler(&methods::HEALTH_CHECK, move |ctx, requests, sink| {
+                let health = on_check.health.clone();
+                on_check.answer(&ctx, requests, sink, move |request| health.check(&service_name(request)?));
             })
-            .add_server_streaming_handler(&methods::HEALTH_WATCH, move |ctx, request, sink| {
-                let bridge = Bridge::new();
-                ctx.spawn(bridge.clone().drain(sink));
-                on_watch.watch(&request.service, bridge);
+            .add_duplex_streaming_handler(&methods::HEALTH_WATCH, move |ctx, requests, sink| {
+                let health = on_watch.health.clone();
+                let begin = move |request: Bytes, bridge: Bridge| match service_name(&request) {
+                    Ok(name) => health.watch(&name, bridge),
+                    Err(status) => bridge.finish(status),
+                };
+                ctx.spawn(serve(requests, sink, on_watch.late.clone(), begin));
             })
-            .add_server_streaming_handler(&methods::HEALTH_LIST, move |ctx, _, sink| {
-                answer_now(&ctx, sink, Ok(on_list.list()));
+            .add_duplex_streaming_handler(&methods::HEALTH_LIST, move |ctx, requests, sink| {
+                let health = on_list.health.clone();
+                on_list.answer(&ctx, requests, sink, move |_| Ok(health.list()));
             })
             .build()
     }
 
-    fn reflection_service(&self, method: &Method<ServerReflectionRequest, GrpcSlice>) -> Service {
+    fn reflection_service(&self, method: &Method<Bytes, GrpcSlice>) -> Service {
         let reflection = self.reflection.clone();
         ServiceBuilder::new()
             .add_duplex_streaming_handler(method, move |ctx, requests, sink| {
@@ -165,41 +194,74 @@ impl Services {
             .build()
     }
 
-    /// Queues a call for the pool, or turns it away. Runs on a completion queue's thread and never blocks.
-    fn submit(
+    /// Serves a call on a thread of the pool. `prepare` makes what runs there, when the request has come. Runs on a
+    /// completion queue's thread and never blocks.
+    fn work<W>(
         &self,
         ctx: &RpcContext<'_>,
         name: Name,
-        sink: ServerStreamingSink<GrpcSlice>,
-        work: impl FnOnce(&Bridge) -> Result<()> + Send + 'static,
+        requests: RequestStream<Bytes>,
+        sink: DuplexSink<GrpcSlice>,
+        prepare: impl FnOnce(Services) -> W + Send + 'static,
+    ) where
+        W: FnOnce(&[u8], &Bridge) -> Result<()> + Send + 'static,
+    {
+        let (services, deadline) = (self.clone(), ctx.deadline());
+        let caller = self.connections.caller(&ctx.peer());
+        ctx.spawn(serve(requests, sink, self.late.clone(), move |request, bridge| {
+            let call = Call::begin(&services.grpc_metrics, name);
+            let pool = services.pool.clone();
+            let work = prepare(services);
+            let mut turned = Turned(Some((call, bridge)));
+            let n_bytes = request.len();
+            let job = move || {
+                if let Some((call, bridge)) = turned.0.take() {
+                    calls::run(call, &bridge, || deadline.exceeded(), |bridge| work(&request, bridge));
+                }
+            };
+            pool.submit(caller, n_bytes, Box::new(job));
+        }));
+    }
+
+    /// Answers a call on the completion queue's own thread. `answer` must not block.
+    fn answer(
+        &self,
+        ctx: &RpcContext<'_>,
+        requests: RequestStream<Bytes>,
+        sink: DuplexSink<GrpcSlice>,
+        answer: impl FnOnce(&[u8]) -> Result<Vec<u8>, RpcStatus> + Send + 'static,
     ) {
-        let call = Call::begin(&self.grpc_metrics, name);
-        let bridge = Bridge::new();
-        ctx.spawn(bridge.clone().drain(sink));
-        let deadline = ctx.deadline();
-        let (call, outlet) = (Turned(Some(call)), bridge.clone());
-        let job = move || {
-            let mut call = call;
-            if let Some(call) = call.0.take() {
-                calls::run(call, &outlet, || deadline.exceeded(), work);
+        let begin = move |request: Bytes, bridge: Bridge| match answer(&request) {
+            Ok(message) => {
+                bridge.replace(message);
+                bridge.finish(RpcStatus::ok());
             }
+            Err(status) => bridge.finish(status),
         };
-        if !self.pool.submit(Box::new(job)) {
+        ctx.spawn(serve(requests, sink, self.late.clone(), begin));
+    }
+}
+
+/// The service that a health call asks for. The request is decoded where nothing may take long.
+fn service_name(request: &[u8]) -> Result<String, RpcStatus> {
+    if request.len() > limits::SMALL_REQUEST_BYTES_MAX {
+        return Err(RpcStatus::with_message(RpcStatusCode::NOT_FOUND, "unknown service".into()));
+    }
+    let request: HealthCheckRequest = request::decode(request).map_err(|err| calls::status(&err))?;
+    Ok(request.service)
+}
+
+/// A call on its way to a thread; when it is dropped there was no room for it.
+struct Turned(Option<(Call, Bridge)>);
+
+impl Drop for Turned {
+    fn drop(&mut self) {
+        if let Some((call, bridge)) = self.0.take() {
+            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, 0);
             bridge.finish(RpcStatus::with_message(
                 RpcStatusCode::RESOURCE_EXHAUSTED,
                 "too many calls are waiting in this sidecar; try again later".into(),
             ));
-        }
-    }
-}
-
-/// A call on its way to a thread; when it is dropped there was no room for it.
-struct Turned(Option<Call>);
-
-impl Drop for Turned {
-    fn drop(&mut self) {
-        if let Some(call) = self.0.take() {
-            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, 0);
         }
     }
 }
@@ -216,19 +278,6 @@ impl Drop for Pending {
 /// Thanos writes it differently in different places.
 fn not_ready(text: &str) -> RpcStatus {
     RpcStatus::with_message(RpcStatusCode::UNKNOWN, text.into())
-}
-
-/// Answers a call on the completion queue's own thread.
-fn answer_now(ctx: &RpcContext<'_>, sink: ServerStreamingSink<GrpcSlice>, answer: Result<Vec<u8>, RpcStatus>) {
-    let bridge = Bridge::new();
-    match answer {
-        Ok(message) => {
-            bridge.replace(message);
-            bridge.finish(RpcStatus::ok());
-        }
-        Err(status) => bridge.finish(status),
-    }
-    ctx.spawn(bridge.drain(sink));
 }
 
 /// What Info says of a Prometheus in this state.

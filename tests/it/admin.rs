@@ -3,8 +3,14 @@
 // A failed step of a helper fails the test that called it.
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use base64::prelude::{BASE64_STANDARD, Engine};
+
+use crate::support::fake_prometheus::FakePrometheus;
+use crate::support::sidecar::{Sidecar, pause};
 use pillion::inside::Metrics;
 use pillion::inside::Probes;
 use pillion::inside::routes;
@@ -274,4 +280,172 @@ fn the_stop_takes_at_most_a_second_whatever_clients_do() {
     assert!(TcpStream::connect(address).is_err());
     let quiet = Rig::start().stop();
     assert!(quiet < Duration::from_millis(500), "{quiet:?}");
+}
+
+/// Of `secret` and of `other`, at the least cost.
+const SECRET: &str = "$2b$04$5619t7kf944.Vkq5NGrQ4.bYSRJlC8qBWrnI2WDrJOzKx.HPdJw.i";
+const OTHER: &str = "$2b$04$mPnLGnQwp58mgE2Vgfn.V.wx31Kx/mruTVqxK/po5ch9g5DVxE7DC";
+
+/// Status and body of a page of the daemon, for who gives this login.
+fn get_as(sidecar: &Sidecar, path: &str, login: Option<&str>) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(sidecar.http).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(page_request(path, login).as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn page_request(path: &str, login: Option<&str>) -> String {
+    let login = login.map(|login| format!("Authorization: Basic {}\r\n", BASE64_STANDARD.encode(login)));
+    let login = login.unwrap_or_default();
+    format!("GET {path} HTTP/1.1\r\nHost: x\r\n{login}Connection: close\r\n\r\n")
+}
+
+/// Looks until it is so: another process needs its time.
+fn wait(sidecar: &Sidecar, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}\n{}", sidecar.log());
+        pause();
+    }
+}
+
+#[test]
+fn the_daemon_asks_for_passwords_as_its_web_configuration_says() {
+    let prometheus = FakePrometheus::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, format!("basic_auth_users:\n  alice: {SECRET}\n")).unwrap();
+    let url = format!("--prometheus.url={}", prometheus.url());
+    let sidecar = Sidecar::start(&[&url, &format!("--http.config={}", file.display())]);
+    let status = |login| get_as(&sidecar, "/-/healthy", login).map(|(status, _)| status);
+    wait(&sidecar, "HTTP listens", || status(None).is_some());
+    let line = sidecar.wait_line("TLS is disabled.");
+    assert!(line.contains("http2=false") && line.contains(&format!("address={}", sidecar.http)), "{line}");
+    let unauthorized = Some((401, "Unauthorized\n".to_owned()));
+    for path in ["/-/healthy", "/-/ready", "/metrics", "/nothing"] {
+        assert_eq!(get_as(&sidecar, path, None), unauthorized);
+        assert_eq!(get_as(&sidecar, path, Some("alice:wrong")), unauthorized);
+    }
+    let alice = Some("alice:secret");
+    assert_eq!(get_as(&sidecar, "/-/healthy", alice), Some((200, "OK".into())));
+    wait(&sidecar, "ready", || get_as(&sidecar, "/-/ready", alice) == Some((200, "OK".into())));
+    let (_, page) = get_as(&sidecar, "/metrics", alice).unwrap();
+    for sample in [
+        "pillion_http_config_last_reload_successful 1",
+        "pillion_http_requests_refused_total{reason=\"wrong_passwords\"} 0",
+        "pillion_http_requests_refused_total{reason=\"rate_limit\"} 0",
+        "pillion_http_requests_refused_total{reason=\"busy\"} 0",
+        // The wrong one and the right one, once each.
+        "pillion_http_password_checks_total 2",
+        "pillion_tls_handshakes_total{server=\"http\"} 0",
+    ] {
+        assert!(page.lines().any(|line| line == sample), "no {sample} in:\n{page}");
+    }
+    // A broken file changes nothing; a good one counts from the next request on.
+    std::fs::write(&file, "basic_auth_users: {bob: x}\n").unwrap();
+    assert_eq!((status(None), status(alice)), (Some(401), Some(200)));
+    let line = sidecar.wait_line("cannot use the new web configuration");
+    assert!(line.contains("web.yml (--http.config): line 1: basic_auth_users: not a bcrypt hash"), "{line}");
+    std::fs::write(&file, format!("basic_auth_users: {{bob: {OTHER}}}\n")).unwrap();
+    assert_eq!((status(alice), status(Some("bob:other"))), (Some(401), Some(200)));
+    sidecar.signal("HUP");
+    sidecar.wait_line("the web configuration is as before");
+    assert!(!sidecar.log().contains(OTHER) && !sidecar.log().contains("secret"), "{}", sidecar.log());
+    assert_eq!(sidecar.stop().code(), Some(0));
+}
+
+#[test]
+fn wrong_passwords_do_not_hold_up_the_probes_of_the_daemon() {
+    let prometheus = FakePrometheus::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yml");
+    // A cost at which one check takes seconds.
+    let dear = SECRET.replace("$04", "$15");
+    std::fs::write(&file, format!("basic_auth_users:\n  alice: {SECRET}\n  eve: {dear}\n")).unwrap();
+    let url = format!("--prometheus.url={}", prometheus.url());
+    let sidecar = Sidecar::start(&[&url, &format!("--http.config={}", file.display())]);
+    let status = |login| get_as(&sidecar, "/-/healthy", login).map(|(status, _)| status);
+    wait(&sidecar, "alice is let in", || status(Some("alice:secret")) == Some(200));
+    let flood: Vec<TcpStream> = (0..100)
+        .map(|n| {
+            let mut stream = TcpStream::connect(sidecar.http).unwrap();
+            stream.write_all(page_request("/-/healthy", Some(&format!("eve:{n}"))).as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    assert_eq!(status(Some("alice:secret")), Some(200));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let (_, page) = get_as(&sidecar, "/metrics", Some("alice:secret")).unwrap();
+    let is_busy = page.lines().any(|line| {
+        line.strip_prefix("pillion_http_requests_refused_total{reason=\"busy\"} ").is_some_and(|n| n != "0")
+    });
+    assert!(is_busy, "the worker must be at work meanwhile:\n{page}");
+    drop(flood);
+    assert_eq!(sidecar.stop().code(), Some(0));
+}
+
+fn openssl(dir: &Path, args: &str) {
+    let out = Command::new("openssl")
+        .args(args.split(' '))
+        .current_dir(dir)
+        .output()
+        .expect("this test needs the program openssl (package openssl)");
+    assert!(out.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn the_daemon_speaks_tls_and_knows_its_clients() {
+    let prometheus = FakePrometheus::start();
+    let dir = tempfile::tempdir().unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(dir.path(), &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca -days 2"));
+    std::fs::write(dir.path().join("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    for name in ["server", "client"] {
+        openssl(dir.path(), &format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        let sign = "-CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext";
+        openssl(dir.path(), &format!("x509 -req -in {name}.csr {sign} -out {name}.pem"));
+    }
+    // Paths are below the file's folder.
+    let config = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n  client_ca_file: ca.pem\n  \
+                  client_auth_type: RequireAndVerifyClientCert\n";
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, config).unwrap();
+    let url = format!("--prometheus.url={}", prometheus.url());
+    let sidecar = Sidecar::start(&[&url, &format!("--http.config={}", file.display())]);
+    let line = sidecar.wait_line("TLS is enabled.");
+    assert!(line.contains("http2=false"), "{line}");
+    let ask = |path: &str, args: &[&str]| {
+        let mut child = Command::new("openssl")
+            .args(["s_client", "-connect", &sidecar.http.to_string(), "-CAfile", "ca.pem", "-verify_return_error"])
+            .args(["-ign_eof", "-quiet"])
+            .args(args)
+            .current_dir(dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It may have ended already.
+        let _ = child.stdin.take().unwrap().write_all(page_request(path, None).as_bytes());
+        String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned()
+    };
+    let known = ["-cert", "client.pem", "-key", "client.key"];
+    let page = ask("/-/healthy", &known);
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n") && page.ends_with("\r\n\r\nOK"), "{page}\n{}", sidecar.log());
+    assert_eq!(ask("/-/healthy", &[]), "");
+    let page = ask("/metrics", &known);
+    for metric in
+        ["pillion_tls_handshakes_total{server=\"http\"} 2", "pillion_tls_handshake_failures_total{server=\"http\"} 1"]
+    {
+        assert!(page.contains(&format!("\n{metric}\n")), "{page}");
+    }
+    let mut plain = TcpStream::connect(sidecar.http).unwrap();
+    plain.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let told = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    assert_eq!(read_to_end(&mut plain), told);
+    assert_eq!(sidecar.stop().code(), Some(0));
 }

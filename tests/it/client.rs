@@ -90,6 +90,7 @@ fn batch(series: Vec<Series>) -> series_response::Result {
 fn args(store: &FakeStore) -> SeriesArgs {
     SeriesArgs {
         store: store.address.clone(),
+        tls: None,
         matchers: vec!["up".into()],
         start_ms: i64::MIN,
         end_ms: i64::MAX,
@@ -227,7 +228,8 @@ fn a_reader_that_goes_away_ends_the_call_quietly() {
 fn nobody_listens() {
     // The port was free a moment ago; nothing listens on it now.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let flags = InfoArgs { store: format!("127.0.0.1:{port}"), json: false, timeout: Duration::from_secs(60) };
+    let flags =
+        InfoArgs { store: format!("127.0.0.1:{port}"), tls: None, json: false, timeout: Duration::from_secs(60) };
     let err = client::info(&flags, &mut Vec::new()).unwrap_err();
     assert_eq!(err.kind(), Kind::Retry);
     assert!(err.to_string().starts_with(&format!("info from 127.0.0.1:{port}: UNAVAILABLE: ")), "{err}");
@@ -238,7 +240,7 @@ fn info_in_text_and_json() {
     let store = fake_store(Vec::new(), None);
     let ask = |json| {
         let mut out = Vec::new();
-        let flags = InfoArgs { store: store.address.clone(), json, timeout: Duration::from_secs(60) };
+        let flags = InfoArgs { store: store.address.clone(), tls: None, json, timeout: Duration::from_secs(60) };
         client::info(&flags, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     };

@@ -1,7 +1,6 @@
 //! The gRPC front door with the real gRPC core behind it: honest clients, careless ones and attackers, over real
 //! sockets. What an attack may cost is measured in `budgets`.
 
-mod raw;
 mod server;
 
 use std::io::Write;
@@ -9,10 +8,9 @@ use std::net::Shutdown;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pillion::inside::Front;
-use pillion::inside::Metrics;
+use crate::support::raw::{self, GOAWAY, Raw, acknowledgement, frame, greeting, message, open_call, reset};
+use pillion::inside::{Connections, Front, Metrics};
 use pillion_base::threads::spawn_thread;
-use raw::{GOAWAY, Raw, acknowledgement, frame, greeting, message, open_call, reset};
 use server::{Behind, Caller, MESSAGE_BYTES};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -157,12 +155,8 @@ fn half_open_clients_make_room() {
     let _alone = alone();
     let behind = Behind::start(|front| front.with_limits(256, 8, PATIENCE));
     let mut silent: Vec<Raw> = Vec::new();
-    for n in 0..20 {
-        let mut raw = Raw::connect(behind.address);
-        if n % 2 == 0 {
-            raw.send(&greeting());
-        }
-        silent.push(raw);
+    for _ in 0..20 {
+        silent.push(Raw::connect(behind.address));
     }
     let caller = Caller::new(behind.address);
     assert_eq!(caller.say("hello").unwrap(), "hello");
@@ -181,10 +175,23 @@ fn connections_have_a_cap() {
     let _alone = alone();
     let behind = Behind::start(|front| front.with_limits(3, 3, PATIENCE));
     let mut open: Vec<Raw> = (0..3).map(|_| Raw::open(behind.address)).collect();
-    assert!(open.iter_mut().all(Raw::is_served));
-    assert!(Raw::connect(behind.address).until_closed().is_empty());
+    let begin_call = |raw: &mut Raw| {
+        raw.send(&[open_call(1, "/test.Echo/Pour"), message(1, b"")].concat());
+        assert_eq!(behind.pours.recv_timeout(PATIENCE), Ok(true));
+    };
+    // The one that has been idle for longest gives way, not one with a call.
+    begin_call(&mut open[0]);
+    open.push(Raw::open(behind.address));
+    assert_eq!(open.remove(1).until_closed().last(), Some(&GOAWAY));
     assert_eq!(behind.refused("connections"), 1);
     assert!(open.iter_mut().all(Raw::is_served));
+    begin_call(&mut open[1]);
+    begin_call(&mut open[2]);
+    // None can be spared for one of the same address.
+    let mut late = Raw::connect(behind.address);
+    late.send(&greeting());
+    assert!(late.until_closed().is_empty());
+    assert_eq!(behind.refused("connections"), 2);
     open.pop();
     behind.wait_until("there is room", || behind.connections.n_open() == 2);
     assert!(Raw::open(behind.address).is_served());
@@ -217,7 +224,7 @@ fn an_abuser_is_told_to_calm_down() {
     let _alone = alone();
     let behind = Behind::start(|front| front);
     let mut raw = Raw::open(behind.address);
-    for n in 0..120 {
+    for n in 0..1200 {
         let stream = 2 * n + 1;
         if raw.0.write_all(&[open_call(stream, "/test.Echo/Say"), reset(stream)].concat()).is_err() {
             break;
@@ -230,10 +237,10 @@ fn an_abuser_is_told_to_calm_down() {
 #[test]
 fn a_port_in_use_is_said_plainly() {
     let _alone = alone();
-    let metrics = Metrics::new().grpc.front;
-    let first = Front::bind(&"127.0.0.1:0".parse().unwrap(), metrics.clone()).unwrap();
+    let connections = Connections::new(1024, Metrics::new().grpc.front).unwrap();
+    let first = Front::bind(&"127.0.0.1:0".parse().unwrap(), connections.clone()).unwrap();
     let address = first.local_addr().unwrap();
-    let err = Front::bind(&address.to_string().parse().unwrap(), metrics).err().expect("the port is taken");
+    let err = Front::bind(&address.to_string().parse().unwrap(), connections).err().expect("the port is taken");
     let reason = "address already in use; stop the other process or change --grpc-address";
     assert_eq!(err.to_string(), format!("listen gRPC on address {address}: {reason}"));
 }

@@ -256,6 +256,7 @@ fn what_cannot_work_ends_the_start_with_one_line_that_says_what_to_change() {
     check(&["--reloader.config-file=/x"], "--reloader.config-file is not supported yet");
     check(&["--objstore.config-file=/nonexistent/bucket.yml"], "/nonexistent/bucket.yml");
     check(&["--shipper.upload-limits-file=/nonexistent/limits.yml"], "/nonexistent/limits.yml");
+    check(&["--http.config=/nonexistent/web.yml"], "web configuration /nonexistent/web.yml (--http.config): ");
     std::fs::write(dir.path().join("file"), "jitter: soon").unwrap();
     let limits = format!("--shipper.upload-limits-file={}", dir.path().join("file").display());
     check(&[&limits], "line 1: jitter: ");

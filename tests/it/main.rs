@@ -7,6 +7,7 @@
 mod admin;
 mod alerts;
 mod apis;
+mod attacks;
 mod cli;
 mod client;
 mod conformance;
@@ -27,4 +28,5 @@ mod series;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
+mod tls;
 mod verify;

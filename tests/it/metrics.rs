@@ -70,9 +70,17 @@ impl Watched {
         let sidecar = Sidecar::start(&args);
         let deadline = Instant::now() + PATIENCE;
         let first = loop {
-            if let Some((200, page)) =
-                sidecar.get("/metrics").filter(|(_, page)| page.contains("last_successful_upload_time"))
-            {
+            // Families are declared one after the other, and a page may come in between.
+            let bucket = [
+                "operations_total",
+                "operation_failures_total",
+                "fetched_bytes_total",
+                "transferred_bytes",
+                "duration_seconds",
+                "last_successful_upload_time",
+            ];
+            let is_whole = |page: &str| bucket.iter().all(|name| page.contains(name));
+            if let Some((200, page)) = sidecar.get("/metrics").filter(|(_, page)| is_whole(page)) {
                 break parse(&page);
             }
             assert!(Instant::now() < deadline, "no metrics:\n{}", sidecar.log());
@@ -140,7 +148,7 @@ fn call_everything(prometheus: &FakePrometheus, watched: &Watched) -> BTreeSet<S
     moved
 }
 
-/// A client of the gRPC port that speaks something else is closed.
+/// A client of the gRPC port that speaks something else is closed, and a request that is too large is refused.
 fn knock(sidecar: &Sidecar) {
     let mut stranger = TcpStream::connect(sidecar.grpc).unwrap();
     stranger.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -148,6 +156,12 @@ fn knock(sidecar: &Sidecar) {
     // A reset is as good an end as a close.
     let _ = stranger.read_to_end(&mut Vec::new());
     sidecar.wait_metric("pillion_grpc_connections_refused_total{reason=\"protocol\"}", |n| n >= 1.0);
+    let large = request(&[("job", "=", &"x".repeat(2 << 20))]);
+    let refused = Store::connect(sidecar.grpc).series(&large);
+    assert_eq!(
+        (refused.code(), refused.status.message()),
+        (8, "the request is larger than --grpc-server-max-request-size of the sidecar")
+    );
 }
 
 /// A block whose upload fails, which Prometheus then deletes, and which arrives with the third start; and one that is

@@ -294,8 +294,10 @@ fn a_client_that_goes_away_ends_the_read_from_prometheus() {
 fn info_and_health_never_wait_behind_series_calls() {
     let rig = rig();
     rig.prometheus.set(|state| state.read = Read_::Stall(vec![]));
-    // More than there are threads and places to wait: the last ones are turned away.
-    let n_calls = pillion::inside::CALL_THREADS + pillion::inside::CALL_QUEUE + 20;
+    // More than there are threads and places to wait: the last ones are turned away. How many threads there are depends on
+    // how the calls of the four connections come in, since who has few running may go beyond what all share.
+    let n_extra = pillion::inside::CALL_THREADS.div_ceil(2);
+    let n_calls = pillion::inside::CALL_THREADS + n_extra + pillion::inside::CALL_QUEUE + 20;
     let stores: Vec<Store> = (0..4).map(|_| Store::connect(rig.sidecar.grpc)).collect();
     let mut calls: Vec<_> =
         (0..n_calls).map(|n| stores[n % 4].stream(&request(&[("job", "=", "x")]), options())).collect();
@@ -305,7 +307,7 @@ fn info_and_health_never_wait_behind_series_calls() {
     assert_eq!(rig.store.info().unwrap().ComponentType, "sidecar");
     assert_eq!(rig.store.check("").unwrap().status.value(), 1);
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // Which ones were turned away depends on how the connections raced, how many does not.
+    // Which ones were turned away depends on how the connections raced.
     let mut n_turned_away = 0;
     let deadline = Instant::now() + PATIENCE;
     while n_turned_away < 20 {
@@ -322,7 +324,9 @@ fn info_and_health_never_wait_behind_series_calls() {
         }
         sidecar::pause();
     }
-    assert_eq!(rig.sidecar.metric(turned_away), 20.0);
+    let n_turned_away = rig.sidecar.metric(turned_away);
+    let most = f64::from(u32::try_from(20 + n_extra).unwrap());
+    assert!((20.0..=most).contains(&n_turned_away), "{n_turned_away}");
     drop(calls);
 }
 

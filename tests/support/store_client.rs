@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use grpcio::{
-    CallOption, Channel, ChannelBuilder, Client, ClientSStreamReceiver, Environment, Marshaller, Method, MethodType,
-    RpcStatus,
+    CallOption, Channel, ChannelBuilder, Client, ClientSStreamReceiver, CompressionAlgorithms, Environment, GrpcSlice,
+    Marshaller, Method, MethodType, RpcStatus,
 };
 use pillion_proto::grpc_health::{HealthCheckRequest, HealthCheckResponse};
 use pillion_proto::thanos_info::{InfoRequest, InfoResponse};
@@ -31,6 +31,19 @@ const fn method<Q: Message, P: Message>(name: &'static str, ty: MethodType) -> M
 }
 
 const SERIES: Method<SeriesRequest, SeriesResponse> = method("/thanos.Store/Series", MethodType::ServerStreaming);
+/// The same with a request that no honest client would make.
+const SERIES_OF_BYTES: Method<Vec<u8>, SeriesResponse> = Method {
+    ty: MethodType::ServerStreaming,
+    name: SERIES.name,
+    req_mar: Marshaller {
+        ser: |bytes, slice| {
+            *slice = GrpcSlice::from(bytes.as_slice());
+            Ok(())
+        },
+        de: |_| unreachable!("a client reads no request"),
+    },
+    resp_mar: SERIES.resp_mar,
+};
 const LABEL_NAMES: Method<LabelNamesRequest, LabelNamesResponse> = unary("/thanos.Store/LabelNames");
 const LABEL_VALUES: Method<LabelValuesRequest, LabelValuesResponse> = unary("/thanos.Store/LabelValues");
 const INFO: Method<InfoRequest, InfoResponse> = unary("/thanos.info.Info/Info");
@@ -80,21 +93,57 @@ pub fn options() -> CallOption {
 
 impl Store {
     pub fn connect(addr: impl ToString) -> Self {
+        Store::connect_with(addr, |builder| builder)
+    }
+
+    /// A client that compresses its requests with gzip.
+    pub fn connect_compressing(addr: impl ToString) -> Self {
+        Store::connect_with(addr, |builder| {
+            builder.default_compression_algorithm(CompressionAlgorithms::GRPC_COMPRESS_GZIP)
+        })
+    }
+
+    fn connect_with(addr: impl ToString, configure: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> Self {
         let env = Arc::new(Environment::new(1));
-        let channel: Channel = ChannelBuilder::new(env)
+        let builder = ChannelBuilder::new(env)
             .max_receive_message_len(-1)
             .use_local_subchannel_pool(true)
-            .enable_http_proxy(false)
-            .connect(&addr.to_string());
+            .enable_http_proxy(false);
+        let channel: Channel = configure(builder).connect(&addr.to_string());
         Store { client: Client::new(channel) }
     }
 
     pub fn info(&self) -> grpcio::Result<InfoResponse> {
-        self.client.unary_call(&INFO, &InfoRequest::default(), options())
+        self.info_with(options())
+    }
+
+    pub fn info_with(&self, options: CallOption) -> grpcio::Result<InfoResponse> {
+        self.client.unary_call(&INFO, &InfoRequest::default(), options)
     }
 
     pub fn label_names(&self, request: &LabelNamesRequest) -> grpcio::Result<LabelNamesResponse> {
-        self.client.unary_call(&LABEL_NAMES, request, options())
+        self.label_names_with(request, options())
+    }
+
+    pub fn label_names_with(
+        &self,
+        request: &LabelNamesRequest,
+        options: CallOption,
+    ) -> grpcio::Result<LabelNamesResponse> {
+        self.client.unary_call(&LABEL_NAMES, request, options)
+    }
+
+    /// How a Series call ends whose request is these bytes.
+    pub fn series_of_bytes(&self, request: &[u8], options: CallOption) -> RpcStatus {
+        let mut stream = self.client.server_streaming(&SERIES_OF_BYTES, &request.to_vec(), options).unwrap();
+        loop {
+            match block_on(stream.next()) {
+                None => return RpcStatus::ok(),
+                Some(Ok(_)) => {}
+                Some(Err(grpcio::Error::RpcFailure(status))) => return status,
+                Some(Err(err)) => panic!("{err}"),
+            }
+        }
     }
 
     pub fn label_values(&self, request: &LabelValuesRequest) -> grpcio::Result<LabelValuesResponse> {
@@ -102,7 +151,11 @@ impl Store {
     }
 
     pub fn check(&self, service: &str) -> grpcio::Result<HealthCheckResponse> {
-        self.client.unary_call(&CHECK, &HealthCheckRequest { service: service.into(), ..Default::default() }, options())
+        self.check_with(service, options())
+    }
+
+    pub fn check_with(&self, service: &str, options: CallOption) -> grpcio::Result<HealthCheckResponse> {
+        self.client.unary_call(&CHECK, &HealthCheckRequest { service: service.into(), ..Default::default() }, options)
     }
 
     pub fn watch(&self) -> ClientSStreamReceiver<HealthCheckResponse> {

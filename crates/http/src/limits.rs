@@ -17,5 +17,35 @@ pub const REQUEST_HEAD_BYTES_MAX: usize = 8 * 1024;
 pub(crate) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams one connection may have open. The core announces it; the guard closes who exceeds it.
 pub const STREAMS_MAX: u32 = 256;
-/// A new gRPC connection must send its HTTP/2 preface and acknowledge our SETTINGS within this time.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An HTTP/2 client must acknowledge our SETTINGS within this time.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of one gRPC request, unless another number is set. Real ones have a few KiB.
+pub(crate) const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Largest web configuration file. It holds users and perhaps certificates.
+pub(crate) const WEB_CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Right passwords that are remembered, so that they need no bcrypt. A scraper has one.
+pub(crate) const RIGHT_PASSWORDS_MAX: usize = 256;
+/// Wrong passwords that are remembered.
+pub(crate) const WRONG_PASSWORDS_MAX: usize = 1024;
+/// Addresses whose wrong passwords are counted.
+pub(crate) const WRONG_ADDRESSES_MAX: usize = 1024;
+/// Wrong passwords at once from one address, and the time until one more is looked at.
+pub(crate) const WRONG_BY_ADDRESS_BURST: u32 = 10;
+/// A scraper with an old password asks every 15 s, so it goes on getting 401 and not 429.
+pub(crate) const WRONG_BY_ADDRESS_INTERVAL: Duration = Duration::from_secs(6);
+/// Wrong passwords at once from everywhere, and the time until one more is looked at: at bcrypt's usual cost of 10 that is a
+/// third of a core for as long as an attack lasts.
+pub(crate) const WRONG_IN_ALL_BURST: u32 = 60;
+/// See [`WRONG_IN_ALL_BURST`].
+pub(crate) const WRONG_IN_ALL_INTERVAL: Duration = Duration::from_millis(200);
+/// Passwords that wait to be checked.
+pub(crate) const PASSWORDS_WAITING_MAX: usize = 32;
+/// Passwords of one address that wait to be checked, so that one client does not fill the queue.
+pub(crate) const PASSWORDS_WAITING_SAME_MAX: usize = 4;
+/// Longest wait of a request for the verdict on its password.
+pub(crate) const PASSWORD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TLS handshake must be complete within this time.
+pub(crate) const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// TLS handshakes under way; the oldest makes room.
+pub(crate) const TLS_HANDSHAKES_MAX: usize = 32;

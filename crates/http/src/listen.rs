@@ -15,6 +15,8 @@ use crate::address::ListenAddress;
 const BACKLOG: i32 = 1024;
 /// Pause in accepting when descriptors or memory have run out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two warnings that accepting pauses.
+const EXHAUSTED_WARN_EVERY: Duration = Duration::from_secs(60);
 /// Connections accepted in a row before others get their turn.
 const ACCEPTS_MAX: usize = 64;
 
@@ -26,6 +28,8 @@ pub struct Listener {
     protocol: &'static str,
     /// No accepting before this time.
     paused_until: Option<Instant>,
+    /// When it was last said that accepting pauses.
+    warned: Option<Instant>,
 }
 
 /// What there was to accept.
@@ -49,7 +53,7 @@ impl Listener {
         let mut failed = None;
         for address in address.resolve().map_err(explain)? {
             match open(address) {
-                Ok(socket) => return Ok(Listener { socket, protocol, paused_until: None }),
+                Ok(socket) => return Ok(Listener { socket, protocol, paused_until: None, warned: None }),
                 Err(err) if address.ip().is_unspecified() && !lacks_family(&err) => return Err(explain(err)),
                 // The first reason is that of the address which was most likely meant.
                 Err(err) => failed = failed.or(Some(err)),
@@ -78,7 +82,7 @@ impl Listener {
 
     /// Accepts the next client of a turn that had `n_accepted` so far. Begin a turn when poll(2) says that a client waits.
     pub fn accept(&mut self, now: Instant, n_accepted: usize) -> Accepted {
-        let was_paused = self.paused_until.take().is_some();
+        self.paused_until = None;
         if n_accepted >= ACCEPTS_MAX {
             return Accepted::Done;
         }
@@ -92,7 +96,9 @@ impl Listener {
                 Err(err) if is_exhausted(&err) => {
                     // The listener stays readable: without a pause this loop would burn a core.
                     self.paused_until = Some(now + EXHAUSTED_PAUSE);
-                    if !was_paused {
+                    let since = self.warned.map(|warned| now.saturating_duration_since(warned));
+                    if since.is_none_or(|since| since >= EXHAUSTED_WARN_EVERY) {
+                        self.warned = Some(now);
                         log::warn!(err = err.to_string(); "cannot accept {} connections for the moment", self.protocol);
                     }
                     return Accepted::Exhausted;

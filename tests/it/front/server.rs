@@ -38,6 +38,7 @@ pub const SAY: Method<Vec<u8>, Vec<u8>> =
 pub const POUR: Method<Vec<u8>, Vec<u8>> =
     Method { ty: MethodType::ServerStreaming, name: "/test.Echo/Pour", req_mar: BYTES, resp_mar: BYTES };
 pub const MESSAGE_BYTES: usize = 64 * 1024;
+pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 
 pub struct Behind {
     pub address: SocketAddr,
@@ -58,8 +59,9 @@ impl Behind {
         let metrics = Metrics::new().grpc.front;
         let (told, pours) = unbounded();
         let server = Arc::new(Mutex::new(server(told)));
-        let front = configure(Front::bind(&"127.0.0.1:0".parse().unwrap(), metrics.clone()).unwrap());
-        let (address, connections) = (front.local_addr().unwrap(), front.connections());
+        let connections = Connections::new(REQUEST_BYTES_MAX, metrics.clone()).unwrap();
+        let front = configure(Front::bind(&"127.0.0.1:0".parse().unwrap(), connections.clone()).unwrap());
+        let address = front.local_addr().unwrap();
         let (stopper, stop) = stop_pair().unwrap();
         let core = Arc::clone(&server);
         let front = spawn_thread("front", None, move || {

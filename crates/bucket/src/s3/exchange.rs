@@ -1,19 +1,19 @@
 //! One request and its answer over HTTP, without retries. No other module sees the text of a signed URL.
 
 use std::io::{self, ErrorKind, Read};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use md5::{Digest, Md5};
 use rusty_s3::Method;
 use ureq::http::{HeaderMap, Request, Uri};
-use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Proxy, SendBody};
 use url::Url;
 
-use super::client_cert;
 use super::config::{HttpConfig, S3Config};
 use super::fault::Cause;
 use super::proxy;
@@ -21,10 +21,11 @@ use super::sign::SignedUrl;
 use super::wire;
 use crate::limits;
 use crate::pace::Pace;
-use pillion_base::error::{Context, Error, Kind, Result};
+use pillion_base::error::{Error, Kind, Result};
 use pillion_base::files::Source;
 use pillion_base::stop::Stop;
 use pillion_http::client as http;
+use pillion_http::tls::{CertificateDer, Pem, read_pair};
 
 /// The body of a request.
 #[derive(Clone, Copy)]
@@ -461,30 +462,12 @@ pub fn early_answer(heard: &[u8]) -> Option<Answer> {
 
 /// The configured TLS settings, with the certificates read.
 fn tls(settings: &HttpConfig) -> Result<TlsConfig> {
-    let read = |path: &std::path::Path, field: &str| {
-        std::fs::read(path)
-            .map_err(|err| Error::new(Kind::Permanent, err.to_string()))
-            .context(|| format!("http_config.tls_config.{field}: read {}", path.display()))
-    };
-    let certificates = |pem: &[u8]| -> Vec<Certificate<'static>> {
-        parse_pem(pem)
-            .filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            })
-            .collect()
-    };
-    let wrong = |field: &str, path: &std::path::Path, what: &str| {
-        Error::new(Kind::Permanent, format!("http_config.tls_config.{field}: {} holds no {what}", path.display()))
+    let pem = |field: &str, path: &Path| Pem::file(format!("http_config.tls_config.{field}"), path);
+    let certificates = |found: &[CertificateDer<'_>]| -> Vec<Certificate<'static>> {
+        found.iter().map(|der| Certificate::from_der(der).to_owned()).collect()
     };
     let roots = match &settings.ca_file {
-        Some(path) => {
-            let roots = certificates(&read(path, "ca_file")?);
-            if roots.is_empty() {
-                return Err(wrong("ca_file", path, "certificate (PEM)"));
-            }
-            RootCerts::Specific(Arc::new(roots))
-        }
+        Some(path) => RootCerts::Specific(Arc::new(certificates(&pem("ca_file", path).certificates()?))),
         // They are not used then.
         None if settings.insecure_skip_verify => RootCerts::Specific(Arc::default()),
         None => http::system_tls()?.root_certs().clone(),
@@ -492,27 +475,14 @@ fn tls(settings: &HttpConfig) -> Result<TlsConfig> {
     let client = match &settings.client_cert {
         None => None,
         Some((cert, key)) => {
-            let chain = certificates(&read(cert, "cert_file")?);
-            if chain.is_empty() {
-                return Err(wrong("cert_file", cert, "certificate (PEM)"));
-            }
-            let pem = read(key, "key_file")?;
-            let key = PrivateKey::from_pem(&pem).map_err(|_| wrong("key_file", key, "private key (PEM)"))?;
-            Some(ClientCert::new_with_certs(&chain, key))
+            // The HTTP library would panic at the first connection if they did not belong together.
+            let (chain, key) = read_pair(&pem("cert_file", cert), &pem("key_file", key))?;
+            let key = PrivateKey::from_pem(&key).map_err(|_| {
+                Error::new(Kind::Permanent, "http_config.tls_config.key_file cannot be read by the HTTP library")
+            })?;
+            Some(ClientCert::new_with_certs(&certificates(&chain), key))
         }
     };
     let builder = TlsConfig::builder().root_certs(roots).client_cert(client);
-    let tls = builder.disable_verification(settings.insecure_skip_verify).build();
-    match &settings.client_cert {
-        Some((cert, key)) if !client_cert::is_usable(&tls) => Err(Error::new(
-            Kind::Permanent,
-            format!(
-                "http_config.tls_config: cert_file {} and key_file {} do not belong together, or are of a kind that \
-                 is not supported",
-                cert.display(),
-                key.display()
-            ),
-        )),
-        _ => Ok(tls),
-    }
+    Ok(builder.disable_verification(settings.insecure_skip_verify).build())
 }

@@ -6,7 +6,6 @@
 //! unless the configuration says so.
 
 mod client;
-mod client_cert;
 pub(crate) mod config;
 mod credentials;
 pub(crate) mod endpoint;

@@ -7,22 +7,15 @@ mod tcp;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Proxy};
 
 use crate::limits;
+use crate::tls::system_certificates;
 use pillion_base::error::{Context, Error, Kind, Result};
 pub use tcp::{Connection, Tcp, until_stopped};
-
-/// Where Debian and most others keep the certificate authorities; Red Hat's and SUSE's names follow.
-const CA_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// What this daemon calls itself.
 pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));
@@ -31,29 +24,7 @@ pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));
 ///
 /// `Errors:` `Permanent` when no bundle can be read; it says which package brings one.
 pub fn system_tls() -> Result<TlsConfig> {
-    let bundle = CA_BUNDLES.iter().find_map(|path| std::fs::read(path).ok().map(|pem| (path, pem)));
-    let Some((path, pem)) = bundle else {
-        return Err(Error::new(
-            Kind::Permanent,
-            format!(
-                "no certificate authorities found in {}; install the package ca-certificates",
-                CA_BUNDLES.join(", ")
-            ),
-        ));
-    };
-    // An entry that cannot be parsed is left out, as OpenSSL and Go do with the system's bundle.
-    let certs: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(cert)) => Some(cert),
-            _ => None,
-        })
-        .collect();
-    if certs.is_empty() {
-        return Err(Error::new(
-            Kind::Permanent,
-            format!("{path} holds no certificate; install the package ca-certificates"),
-        ));
-    }
+    let certs = system_certificates()?.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     Ok(TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(certs))).build())
 }
 

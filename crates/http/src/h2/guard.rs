@@ -3,17 +3,18 @@
 //! limit only on clients that acknowledge SETTINGS. Never looks into header blocks or messages. Pure: time is an
 //! argument.
 //!
-//! What honest clients do sets the rates: a querier cancels calls in bursts of tens, and grpc-go and the C core answer
-//! incoming DATA with WINDOW_UPDATE and PING frames, over loopback thousands a second. So control frames are paid for
-//! partly by time and partly by what the server sent, in frames and in bytes.
+//! What honest clients do sets the rates: a querier cancels all its calls at once, or hundreds a second while somebody
+//! drags a time picker, and grpc-go and the C core answer incoming DATA with WINDOW_UPDATE and PING frames, over loopback
+//! thousands a second. So resets are paid for by time and by calls that were seen to their end, and control frames by time
+//! and by what the server sent, in frames and in bytes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::h2::rate::{Rate, TokenBucket};
 use crate::h2::walker::{
-    CONTINUATION, DATA, Frame, GOAWAY, HEADERS, PING, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, Step,
-    WINDOW_UPDATE, Walker,
+    CONTINUATION, DATA, FRAME_HEAD_BYTES, Frame, GOAWAY, HEADERS, PING, PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS,
+    Step, WINDOW_UPDATE, Walker,
 };
 use crate::limits;
 
@@ -26,6 +27,8 @@ const STREAMS_SLACK: u32 = 64;
 const HEADER_BLOCK_BYTES_MAX: u32 = 64 * 1024;
 /// Bytes of one SETTINGS frame of a client; real ones have about five entries of six bytes.
 const SETTINGS_BYTES_MAX: u32 = 64 * 6;
+/// Bytes of a request beside its message: prefixes, padding.
+const REQUEST_SLACK_BYTES: u64 = 16 * 1024;
 /// DATA frames below this size that do not end their stream are charged as control frames.
 const DATA_BYTES_TINY: u32 = 32;
 /// Largest frame before the server has announced another size. `Source:` RFC 9113, section 6.5.2.
@@ -35,6 +38,10 @@ const CONTROL_PER_SERVER_FRAME: f64 = 3.0;
 /// Bytes of DATA that pay for one WINDOW_UPDATE. The C core's client updates windows for each message that it reads, and
 /// the server packs hundreds of small messages into one DATA frame; the smallest series with its message takes more.
 const DATA_BYTES_PER_UPDATE: u64 = 32;
+/// Resets that completed calls may have paid for in advance.
+const RESETS_PAID_MAX: u32 = 1024;
+/// A suspect that has behaved for this long is one no more.
+const PROBATION: Duration = Duration::from_secs(60);
 /// Bytes of DATA whose updates may be outstanding: as many as a large flow-control window lets be on their way.
 const UNANSWERED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -43,10 +50,15 @@ const UNANSWERED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub struct Rules {
     /// Streams open at once, as announced by the server.
     pub streams_max: u32,
-    /// Streams that end by reset. Each one costs the core about 150 µs and 7 KiB.
+    /// Streams that the client ends before the server has: work begun and thrown away. Each one costs the core about
+    /// 150 µs and, until it is through, 7 KiB.
     pub resets: Rate,
     /// Frames that ask for work and carry nothing.
     pub control: Rate,
+    /// Bytes of one request.
+    pub request_bytes_max: u64,
+    /// Bytes of requests that have begun and not ended, over all streams.
+    pub unfinished_bytes_max: u64,
     /// Time from the start to the acknowledgement of SETTINGS.
     pub handshake_timeout: Duration,
 }
@@ -55,12 +67,14 @@ impl Rules {
     /// For a client of which nothing bad is known.
     pub const NORMAL: Rules = Rules {
         streams_max: limits::STREAMS_MAX,
-        resets: Rate { burst: 100.0, per_second: 20.0 },
+        resets: Rate { burst: 640.0, per_second: 256.0 },
         control: Rate { burst: 1000.0, per_second: 100.0 },
+        request_bytes_max: limits::REQUEST_BYTES_MAX,
+        unfinished_bytes_max: 4 * limits::REQUEST_BYTES_MAX,
         handshake_timeout: limits::HANDSHAKE_TIMEOUT,
     };
-    /// For a client whose address was closed for abuse a short time ago.
-    pub const SUSPECT: Rules = Rules { resets: Rate { burst: 20.0, per_second: 5.0 }, ..Rules::NORMAL };
+    /// For a client whose address was closed for abuse a short time ago. It may still cancel all its calls at once, twice.
+    pub const SUSPECT: Rules = Rules { resets: Rate { burst: 512.0, per_second: 32.0 }, ..Rules::NORMAL };
 }
 
 /// What to do with the connection.
@@ -87,6 +101,26 @@ fn protocol(text: &'static str) -> Judged {
     Err(Verdict::Close { reason: "protocol", text })
 }
 
+/// A stream that is open.
+#[derive(Debug, Default)]
+struct Stream {
+    /// The client has sent all of its request.
+    is_whole: bool,
+    /// Bytes of DATA of a request that is not whole.
+    unfinished_bytes: u64,
+    /// The server has begun to answer.
+    is_answered: bool,
+}
+
+/// A stream that must not go on, though its connection may: both sides are to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Its number.
+    pub stream: u32,
+    /// The server has begun to answer.
+    pub is_answered: bool,
+}
+
 /// The watcher of one connection.
 #[derive(Debug)]
 pub struct Guard {
@@ -99,15 +133,25 @@ pub struct Guard {
     client: Walker,
     client_settings_seen: bool,
     last_stream: u32,
-    open: HashSet<u32>,
+    open: HashMap<u32, Stream>,
+    /// The sum over all open streams.
+    unfinished_bytes: u64,
+    n_completed: u64,
+    /// Resets that completed calls have paid for.
+    n_paid_resets: u32,
+    /// Refused streams of which the server, and the client, is still to be told.
+    refused: (VecDeque<u32>, VecDeque<Refused>),
+    n_refused: u64,
     /// The stream whose header block is not complete, and the block's bytes so far.
     block: Option<(u32, u32)>,
     resets: TokenBucket,
-    /// Resets not yet reported by [`Guard::take_resets`].
+    /// Resets that nothing has paid for and [`Guard::take_resets`] has not yet reported.
     n_resets: u32,
     control: TokenBucket,
 
     server: Walker,
+    /// A header block of the server is not complete.
+    server_block: bool,
     /// Bytes of DATA that were sent and have not paid for a WINDOW_UPDATE yet.
     unanswered_bytes: u64,
     settings_sent: Option<Instant>,
@@ -128,12 +172,18 @@ impl Guard {
             client: Walker::default(),
             client_settings_seen: false,
             last_stream: 0,
-            open: HashSet::new(),
+            open: HashMap::new(),
+            unfinished_bytes: 0,
+            n_completed: 0,
+            n_paid_resets: 0,
+            refused: Default::default(),
+            n_refused: 0,
             block: None,
             resets: TokenBucket::new(rules.resets, now),
             n_resets: 0,
             control: TokenBucket::new(rules.control, now),
             server: Walker::default(),
+            server_block: false,
             unanswered_bytes: 0,
             settings_sent: None,
             acknowledged: false,
@@ -170,14 +220,69 @@ impl Guard {
         if self.acknowledged { None } else { from.checked_add(self.rules.handshake_timeout) }
     }
 
-    /// How many streams ended by reset since the last call, for budgets that span connections.
+    /// How many streams were reset since the last call and not paid for by completed calls, for budgets that span
+    /// connections.
     pub fn take_resets(&mut self) -> u32 {
         std::mem::take(&mut self.n_resets)
     }
 
-    /// Whether a frame of ours could be sent to the client without falling into another one.
-    pub fn server_at_boundary(&self) -> bool {
-        self.server.at_boundary()
+    /// The client is gone: the streams that it leaves open are resets, or a client would only have to hang up. To be
+    /// followed by [`Guard::take_resets`].
+    pub fn abandon(&mut self) {
+        let n_open = u32::try_from(self.open.len()).unwrap_or(u32::MAX);
+        self.open.clear();
+        self.unfinished_bytes = 0;
+        let n_paid = n_open.min(self.n_paid_resets);
+        self.n_paid_resets -= n_paid;
+        self.n_resets = self.n_resets.saturating_add(n_open - n_paid);
+    }
+
+    /// Calls that were seen to their end.
+    pub fn n_completed(&self) -> u64 {
+        self.n_completed
+    }
+
+    /// Bytes of requests that have begun and not ended.
+    pub fn unfinished_bytes(&self) -> u64 {
+        self.unfinished_bytes
+    }
+
+    /// Streams that were refused so far.
+    pub fn n_refused(&self) -> u64 {
+        self.n_refused
+    }
+
+    /// Whether the server, and the client, is to be told of a refused stream as soon as a frame of ours can be sent.
+    pub fn has_refused(&self) -> (bool, bool) {
+        (!self.refused.0.is_empty(), !self.refused.1.is_empty())
+    }
+
+    /// The next refused stream that the server is to be told of, if a frame of ours can be sent to it now.
+    pub fn refused_for_server(&mut self) -> Option<u32> {
+        if self.client_missing().is_none() { self.refused.0.pop_front() } else { None }
+    }
+
+    /// The next refused stream that the client is to be told of, if a frame of ours can be sent to it now.
+    pub fn refused_for_client(&mut self) -> Option<Refused> {
+        if self.server_missing().is_none() { self.refused.1.pop_front() } else { None }
+    }
+
+    /// The highest stream that the server has seen.
+    pub fn last_stream(&self) -> u32 {
+        self.last_stream
+    }
+
+    /// Bytes of the client that are missing until a frame of ours could be sent to the server; `None` where it could now.
+    pub fn client_missing(&self) -> Option<usize> {
+        if self.n_preface < PREFACE.len() {
+            return Some(PREFACE.len() - self.n_preface);
+        }
+        self.client.missing().or(self.block.map(|_| FRAME_HEAD_BYTES))
+    }
+
+    /// Bytes of the server that are missing until a frame of ours could be sent to the client; `None` where it could now.
+    pub fn server_missing(&self) -> Option<usize> {
+        self.server.missing().or(self.server_block.then_some(FRAME_HEAD_BYTES))
     }
 
     /// Streams open at the moment.
@@ -226,17 +331,13 @@ impl Guard {
         match frame.kind {
             DATA | HEADERS | PRIORITY | RST_STREAM if on_connection => protocol("a stream frame on stream 0"),
             SETTINGS | PING | GOAWAY if !on_connection => protocol("a connection frame on a stream"),
-            DATA => {
-                // One frame per stream may end it; all others must carry something.
-                if frame.length < DATA_BYTES_TINY && !frame.ends_stream() { self.charge(now) } else { Ok(()) }
-            }
+            DATA => self.client_data(now, frame),
             HEADERS => self.client_headers(now, frame),
             CONTINUATION => self.client_continuation(now, frame),
             RST_STREAM if frame.length != 4 => protocol("RST_STREAM of a wrong size"),
-            RST_STREAM => {
-                self.open.remove(&frame.stream);
-                self.charge_reset(now)
-            }
+            // One that crosses the end of its stream throws nothing away.
+            RST_STREAM if self.close(frame.stream).is_none() => self.charge(now),
+            RST_STREAM => self.charge_reset(now),
             SETTINGS => self.client_settings(now, frame),
             PING if frame.length != 8 => protocol("PING of a wrong size"),
             WINDOW_UPDATE if frame.length != 4 => protocol("WINDOW_UPDATE of a wrong size"),
@@ -248,17 +349,66 @@ impl Guard {
         }
     }
 
+    fn client_data(&mut self, now: Instant, frame: Frame) -> Judged {
+        // One frame may end a stream that is open; all others must carry something, for somebody.
+        let is_awaited = self.open.get(&frame.stream).is_some_and(|stream| !stream.is_whole);
+        if !is_awaited || (frame.length < DATA_BYTES_TINY && !frame.ends_stream()) {
+            self.charge(now)?;
+        }
+        if frame.ends_stream() {
+            self.whole(frame.stream);
+        } else if let Some(stream) = self.open.get_mut(&frame.stream).filter(|stream| !stream.is_whole) {
+            stream.unfinished_bytes += u64::from(frame.length);
+            self.unfinished_bytes += u64::from(frame.length);
+            if stream.unfinished_bytes > self.rules.request_bytes_max + REQUEST_SLACK_BYTES {
+                self.refuse(now, frame.stream)?;
+            }
+            while self.unfinished_bytes > self.rules.unfinished_bytes_max {
+                let largest = self.open.iter().max_by_key(|(number, stream)| (stream.unfinished_bytes, **number));
+                let Some((largest, _)) = largest else { break };
+                self.refuse(now, *largest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, now: Instant, number: u32) -> Judged {
+        if let Some(stream) = self.close(number) {
+            self.refused.0.push_back(number);
+            self.refused.1.push_back(Refused { stream: number, is_answered: stream.is_answered });
+            self.n_refused += 1;
+        }
+        self.charge_reset(now)
+    }
+
+    /// The request of a stream is complete.
+    fn whole(&mut self, stream: u32) {
+        if let Some(stream) = self.open.get_mut(&stream) {
+            stream.is_whole = true;
+            self.unfinished_bytes -= std::mem::take(&mut stream.unfinished_bytes);
+        }
+    }
+
+    fn close(&mut self, stream: u32) -> Option<Stream> {
+        let stream = self.open.remove(&stream)?;
+        self.unfinished_bytes -= stream.unfinished_bytes;
+        Some(stream)
+    }
+
     fn client_headers(&mut self, now: Instant, frame: Frame) -> Judged {
         self.block_grows(frame.stream, 0, frame)?;
         if frame.stream <= self.last_stream {
             // Trailers, or a race with a stream that has just ended.
+            if frame.ends_stream() {
+                self.whole(frame.stream);
+            }
             return self.charge(now);
         }
         if frame.stream.is_multiple_of(2) {
             return protocol("a client's stream has an even number");
         }
         self.last_stream = frame.stream;
-        self.open.insert(frame.stream);
+        self.open.insert(frame.stream, Stream { is_whole: frame.ends_stream(), ..Stream::default() });
         let slack = if self.acknowledged { 0 } else { STREAMS_SLACK };
         let max = usize::try_from(self.rules.streams_max.saturating_add(slack)).unwrap_or(usize::MAX);
         if self.open.len() > max { abuse("more streams are open than announced") } else { Ok(()) }
@@ -310,22 +460,40 @@ impl Guard {
     }
 
     fn charge_reset(&mut self, now: Instant) -> Judged {
+        if let Some(left) = self.n_paid_resets.checked_sub(1) {
+            self.n_paid_resets = left;
+            return Ok(());
+        }
         self.n_resets = self.n_resets.saturating_add(1);
+        if self.rules.resets == Rules::SUSPECT.resets && now.saturating_duration_since(self.started) >= PROBATION {
+            self.rules.resets = Rules::NORMAL.resets;
+            self.resets = TokenBucket::new(self.rules.resets, now);
+        }
         if self.resets.take(now, 1.0) { Ok(()) } else { abuse("streams are reset too fast") }
     }
 
     fn watch_server(&mut self, now: Instant, mut bytes: &[u8]) -> Judged {
         while let Some(step) = self.server.step(&mut bytes) {
             match step {
-                Step::Frame(frame) => self.server_frame(now, frame),
+                Step::Frame(frame) => self.server_frame(now, frame)?,
                 Step::Payload(frame, piece) => self.server_payload(now, frame, piece)?,
             }
         }
         Ok(())
     }
 
-    fn server_frame(&mut self, now: Instant, frame: Frame) {
+    fn server_frame(&mut self, now: Instant, frame: Frame) -> Judged {
         self.server_piece.1 = 0;
+        if matches!(frame.kind, HEADERS | CONTINUATION) {
+            self.server_block = !frame.ends_headers();
+            if let Some(stream) = self.open.get_mut(&frame.stream) {
+                stream.is_answered = true;
+            }
+            // An answer that was on its way when the stream was refused.
+            for refused in self.refused.1.iter_mut().filter(|refused| refused.stream == frame.stream) {
+                refused.is_answered = true;
+            }
+        }
         if frame.kind == DATA {
             let bytes = self.unanswered_bytes.saturating_add(frame.length.into());
             self.unanswered_bytes = bytes.min(UNANSWERED_BYTES_MAX);
@@ -336,7 +504,7 @@ impl Guard {
             // pings with the answers to them.
             SETTINGS | PING if !frame.acknowledges() => self.control.earn(1.0),
             RST_STREAM => {
-                self.open.remove(&frame.stream);
+                self.close(frame.stream);
             }
             _ => {}
         }
@@ -344,8 +512,17 @@ impl Guard {
             self.settings_sent.get_or_insert(now);
         }
         if frame.ends_stream() {
-            self.open.remove(&frame.stream);
+            match self.close(frame.stream) {
+                Some(stream) if stream.is_whole => {
+                    self.n_completed += 1;
+                    self.n_paid_resets = (self.n_paid_resets + 1).min(RESETS_PAID_MAX);
+                }
+                // The server gave up waiting for the rest of the request.
+                Some(_) => self.charge_reset(now)?,
+                None => {}
+            }
         }
+        Ok(())
     }
 
     /// Reads what matters of a payload: the announced frame size, and resets that a client's fault provoked.

@@ -6,6 +6,8 @@ const FAST: Rules = Rules {
     streams_max: 4,
     resets: Rate { burst: 5.0, per_second: 1.0 },
     control: Rate { burst: 5.0, per_second: 1.0 },
+    request_bytes_max: 10_000,
+    unfinished_bytes_max: 50_000,
     handshake_timeout: Duration::from_secs(10),
 };
 
@@ -178,6 +180,8 @@ fn floods_of_empty_work_are_refused() {
         frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
         frame(DATA, 0, 1, &[]),
         frame(DATA, 0, 1, b"tiny"),
+        frame(DATA, 1, 1, &[]),
+        frame(DATA, 0, 9, &[0; 100]),
         frame(99, 0, 0, b"unknown"),
     ];
     for flood in floods {
@@ -323,4 +327,143 @@ fn random_bytes_never_panic() {
         guard.client(now, second);
         assert!(guard.n_open() <= 4 + 65, "round {round}");
     }
+}
+
+/// A call that begins, and this much of its request.
+fn begin(stream: u32, n: usize) -> Vec<u8> {
+    let data = vec![0; n];
+    let frames = data.chunks(16_000).flat_map(|piece| frame(DATA, 0, stream, piece));
+    frame(HEADERS, 0x4, stream, b"fields").into_iter().chain(frames).collect()
+}
+
+fn greeted(rules: Rules, now: Instant) -> Guard {
+    let mut guard = Guard::new(rules, now);
+    guard.server(now, &frame(SETTINGS, 0, 0, &[]));
+    guard.client(now, &[hello(), ack()].concat());
+    guard
+}
+
+#[test]
+fn a_request_that_is_too_large_ends_its_stream_and_not_the_connection() {
+    let now = Instant::now();
+    let mut guard = greeted(FAST, now);
+    let most = usize::try_from(FAST.request_bytes_max + REQUEST_SLACK_BYTES).unwrap();
+    assert_eq!(guard.client(now, &begin(1, most / 2)), Verdict::Pass);
+    assert_eq!(guard.client(now, &frame(DATA, 0, 1, &vec![0; most - most / 2])), Verdict::Pass);
+    assert_eq!((guard.n_refused(), guard.unfinished_bytes()), (0, most as u64));
+    assert_eq!(guard.client(now, &frame(DATA, 0, 1, &[0; 40])[..20]), Verdict::Pass);
+    assert_eq!((guard.has_refused(), guard.refused_for_server()), ((true, true), None), "not into a frame");
+    assert_eq!(guard.client(now, &frame(DATA, 0, 1, &[0; 40])[20..]), Verdict::Pass);
+    assert_eq!(guard.refused_for_server(), Some(1));
+    assert_eq!(guard.refused_for_client(), Some(Refused { stream: 1, is_answered: false }));
+    assert_eq!((guard.unfinished_bytes(), guard.n_open(), guard.take_resets()), (0, 0, 1));
+    // What was on its way is passed by.
+    assert_eq!(guard.client(now, &frame(DATA, 1, 1, &[0; 10_000])), Verdict::Pass);
+    assert_eq!(guard.has_refused(), (false, false));
+    // One that ends in time counts for nothing.
+    guard.client(now, &[begin(3, most), frame(DATA, 1, 3, &[])].concat());
+    assert_eq!((guard.n_refused(), guard.unfinished_bytes()), (1, 0));
+    // A conversation that has been answered in part.
+    guard.client(now, &begin(5, most));
+    guard.client(now, &frame(DATA, 0, 5, &[0; 40]));
+    guard.server(now, &frame(HEADERS, 0x4, 5, b"fields"));
+    assert_eq!(guard.refused_for_client(), Some(Refused { stream: 5, is_answered: true }));
+}
+
+#[test]
+fn of_many_unfinished_requests_the_largest_is_refused() {
+    let now = Instant::now();
+    let rules = Rules { request_bytes_max: 20_000, unfinished_bytes_max: 40_000, ..FAST };
+    let mut guard = greeted(rules, now);
+    guard.client(now, &[begin(1, 10_000), begin(3, 16_000), begin(5, 10_000)].concat());
+    assert_eq!(guard.n_refused(), 0);
+    guard.client(now, &frame(DATA, 0, 5, &[0; 5000]));
+    assert_eq!((guard.n_refused(), guard.refused_for_server()), (1, Some(3)));
+    assert_eq!(guard.unfinished_bytes(), 25_000);
+    // What is reset, answered or abandoned is not held against anybody.
+    guard.client(now, &reset(1));
+    guard.server(now, &frame(HEADERS, 0x5, 5, b"trailers"));
+    assert_eq!(guard.unfinished_bytes(), 0);
+    guard.client(now, &begin(7, 1000));
+    guard.abandon();
+    assert_eq!((guard.unfinished_bytes(), guard.n_open()), (0, 0));
+}
+
+#[test]
+fn calls_that_were_seen_to_their_end_pay_for_resets() {
+    let now = Instant::now();
+    let mut guard = greeted(FAST, now);
+    for stream in ids(10) {
+        guard.client(now, &request(stream));
+        guard.server(now, &frame(HEADERS, 0x5, stream, b"trailers"));
+    }
+    assert_eq!(guard.n_completed(), 10);
+    let cancelled: Vec<u8> = (10..30).flat_map(|n| [request(2 * n + 1), reset(2 * n + 1)].concat()).collect();
+    let mut n_passed = 0;
+    for pair in cancelled.chunks(request(1).len() + reset(1).len()) {
+        n_passed += usize::from(guard.client(now, pair) == Verdict::Pass);
+    }
+    // Ten were paid for, and five are free.
+    assert_eq!((n_passed, guard.take_resets()), (15, 6));
+}
+
+#[test]
+fn a_client_that_hangs_up_has_reset_what_it_leaves() {
+    let now = Instant::now();
+    let mut guard = greeted(FAST, now);
+    guard.client(now, &[request(1), request(3), request(5)].concat());
+    guard.server(now, &frame(HEADERS, 0x5, 1, b"trailers"));
+    guard.abandon();
+    // The completed one pays for one of the two.
+    assert_eq!((guard.take_resets(), guard.n_open()), (1, 0));
+}
+
+#[test]
+fn a_reset_that_crosses_the_end_of_its_stream_throws_nothing_away() {
+    let now = Instant::now();
+    let mut guard = greeted(FAST, now);
+    for stream in ids(5) {
+        guard.client(now, &request(stream));
+        guard.server(now, &frame(HEADERS, 0x5, stream, b"trailers"));
+        assert_eq!(guard.client(now, &reset(stream)), Verdict::Pass);
+    }
+    assert_eq!(guard.take_resets(), 0);
+}
+
+#[test]
+fn suspicion_ends_after_quiet() {
+    let start = Instant::now();
+    let cancel_all = |guard: &mut Guard, now: Instant, first: u32, n: u32| {
+        let pair = |stream: u32| [request(stream), reset(stream)].concat();
+        (0..n).all(|n| guard.client(now, &pair(first + 2 * n)) == Verdict::Pass)
+    };
+    let mut guard = greeted(Rules::SUSPECT, start);
+    assert!(cancel_all(&mut guard, start, 1, 512), "all calls of a connection, twice");
+    assert!(!cancel_all(&mut guard, start, 2001, 2));
+    let mut guard = greeted(Rules::SUSPECT, start);
+    assert!(cancel_all(&mut guard, start + PROBATION, 1, 640));
+}
+
+#[test]
+fn frames_of_ours_go_between_those_of_others() {
+    let now = Instant::now();
+    let mut guard = Guard::new(FAST, now);
+    assert_eq!(guard.client_missing(), Some(24));
+    guard.client(now, &hello());
+    assert_eq!(guard.client_missing(), None);
+    guard.client(now, &frame(PING, 0, 0, &[0; 8])[..4]);
+    assert_eq!(guard.client_missing(), Some(5));
+    guard.client(now, &frame(PING, 0, 0, &[0; 8])[4..10]);
+    assert_eq!(guard.client_missing(), Some(7));
+    guard.client(now, &[0; 7]);
+    assert_eq!(guard.client_missing(), None);
+    // Not into a header block, which nothing may interrupt.
+    guard.client(now, &frame(HEADERS, 0, 1, b"x"));
+    assert_eq!(guard.client_missing(), Some(9));
+    guard.client(now, &frame(CONTINUATION, 4, 1, b"x"));
+    assert_eq!((guard.client_missing(), guard.server_missing()), (None, None));
+    guard.server(now, &frame(HEADERS, 0, 1, b"x"));
+    assert_eq!(guard.server_missing(), Some(9));
+    guard.server(now, &frame(CONTINUATION, 4, 1, b"x"));
+    assert_eq!(guard.server_missing(), None);
 }

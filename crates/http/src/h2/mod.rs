@@ -1,11 +1,12 @@
 //! HTTP/2 as a guard in front of a server sees it: frame headers, and budgets for what costs the server work. Never looks
 //! into header blocks or messages. Pure: time is an argument.
 
+mod frames;
 mod guard;
 mod rate;
 mod walker;
 
-pub use crate::limits::{HANDSHAKE_TIMEOUT, STREAMS_MAX};
-pub use guard::{Guard, PREFACE, Rules, Verdict};
+pub use crate::limits::STREAMS_MAX;
+pub use frames::{cancel, exhausted, goaway, ping};
+pub use guard::{Guard, PREFACE, Refused, Rules, Verdict};
 pub use rate::{Rate, TokenBucket};
-pub use walker::GOAWAY;

@@ -18,13 +18,14 @@ pub(super) const PUSH_PROMISE: u8 = 5;
 /// `PING`.
 pub(super) const PING: u8 = 6;
 /// `GOAWAY`.
-pub const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 /// `WINDOW_UPDATE`.
 pub(super) const WINDOW_UPDATE: u8 = 8;
 /// `CONTINUATION`.
 pub(super) const CONTINUATION: u8 = 9;
 
-const HEADER_BYTES: usize = 9;
+/// Bytes of a frame's header.
+pub(super) const FRAME_HEAD_BYTES: usize = 9;
 
 /// A frame header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub(super) enum Step<'a> {
 /// The position in one direction.
 #[derive(Debug, Default)]
 pub(super) struct Walker {
-    head: [u8; HEADER_BYTES],
+    head: [u8; FRAME_HEAD_BYTES],
     n_head: usize,
     frame: Option<Frame>,
     /// Payload bytes of `frame` still to come.
@@ -90,7 +91,7 @@ impl Walker {
         missing.get_mut(..n)?.copy_from_slice(piece);
         *bytes = rest;
         self.n_head += n;
-        if self.n_head < HEADER_BYTES {
+        if self.n_head < FRAME_HEAD_BYTES {
             return None;
         }
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
@@ -107,9 +108,13 @@ impl Walker {
         Some(Step::Frame(frame))
     }
 
-    /// Whether the bytes so far end where a frame ends.
-    pub(super) fn at_boundary(&self) -> bool {
-        self.left == 0 && self.n_head == 0
+    /// Bytes that are missing of what is known to come: of the payload, or of the header; `None` where a frame ends.
+    pub(super) fn missing(&self) -> Option<usize> {
+        match (self.left, self.n_head) {
+            (0, 0) => None,
+            (0, n_head) => Some(FRAME_HEAD_BYTES - n_head),
+            (left, _) => Some(left),
+        }
     }
 }
 
@@ -143,7 +148,7 @@ mod tests {
                     Frame { length: 0, kind: SETTINGS, flags: 1, stream: 0 }
                 ]
             );
-            assert!(walker.at_boundary());
+            assert_eq!(walker.missing(), None);
         }
     }
 }

@@ -5,16 +5,44 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::server::request::{self, Head, Parsed};
-use crate::server::response::{Framing, Response};
+use crate::server::response::{Common, Framing, Response};
+use zeroize::Zeroize;
 
 /// Answers a method and a path.
 pub type Routes<'a> = &'a dyn Fn(&str, &str) -> Response;
 
+/// What a Go server says to a client that forgot the `s` of `https`.
+const NO_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// Answers requests.
+pub(super) trait Pages {
+    /// The answer to a request.
+    fn answer(&mut self, head: &Head) -> Answer;
+
+    /// What is written on every answer.
+    fn common(&self) -> Common<'_>;
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// A page.
+    Page(Response),
+    /// Something else, for who is not let in.
+    Refused(Response),
+    /// [`Connection::resume`] or [`Connection::refuse`] follows.
+    Later,
+}
+
 /// The times a client is given.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
+    /// For the TLS handshake.
+    pub handshake: Duration,
     /// For a request head and its body from the first byte, and between requests.
     pub head: Duration,
+    /// For whether a request is answered to be known.
+    pub verdict: Duration,
     /// For the client to take a whole response.
     pub write: Duration,
     /// For the client to notice the end: until then what it still sends is dropped, since closing a socket with unread
@@ -30,6 +58,8 @@ enum Phase {
     Head,
     /// A body is coming and being dropped; this many bytes are left.
     Body(Head, u64),
+    /// Whether the request is answered is not known yet.
+    Waiting(Head),
     /// A response is on its way.
     Writing,
     /// The last response is out; waiting for the client to see it.
@@ -72,7 +102,12 @@ impl Connection {
 
     /// Whether bytes from the client are wanted now.
     pub(super) fn wants_read(&self) -> bool {
-        !matches!(self.phase, Phase::Writing | Phase::Closed) && !self.unparsed
+        !matches!(self.phase, Phase::Waiting(_) | Phase::Writing | Phase::Closed) && !self.unparsed
+    }
+
+    /// Whether a request waits for [`Connection::resume`] or [`Connection::refuse`].
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Waiting(_))
     }
 
     /// Bytes to send.
@@ -120,8 +155,8 @@ impl Connection {
     pub(super) fn rank(&self) -> (u8, Instant) {
         let class = match self.phase {
             Phase::Closed | Phase::Lingering => 0,
-            Phase::Idle | Phase::Head | Phase::Body(..) if self.n_served == 0 => 1,
-            Phase::Idle | Phase::Head | Phase::Body(..) => 2,
+            Phase::Idle | Phase::Head | Phase::Body(..) | Phase::Waiting(_) if self.n_served == 0 => 1,
+            Phase::Idle | Phase::Head | Phase::Body(..) | Phase::Waiting(_) => 2,
             Phase::Writing => 3,
         };
         (class, self.active)
@@ -142,28 +177,28 @@ impl Connection {
                 return;
             }
             Phase::Head => {}
-            Phase::Writing | Phase::Lingering | Phase::Closed => return,
+            Phase::Waiting(_) | Phase::Writing | Phase::Lingering | Phase::Closed => return,
         }
         self.input.extend_from_slice(bytes);
         self.unparsed = true;
     }
 
     /// Does at most one request's work; call while [`Connection::has_work`] and after [`Connection::received`].
-    pub(super) fn step(&mut self, now: Instant, routes: Routes<'_>, date: &str) {
+    pub(super) fn step(&mut self, now: Instant, pages: &mut dyn Pages) {
         if matches!(self.phase, Phase::Idle | Phase::Head) && std::mem::take(&mut self.unparsed) {
             match request::parse(&self.input) {
                 Parsed::Partial => {}
                 Parsed::Refused(status, text) => {
                     self.close_after = true;
-                    self.respond(
-                        now,
-                        &Response::error(status, text),
-                        Framing { close: true, ..Framing::default() },
-                        date,
-                    );
+                    let framing = Framing { close: true, ..Framing::default() };
+                    self.respond(now, &Response::error(status, text), framing, &pages.common());
                 }
                 Parsed::Complete(head) => {
-                    self.input.drain(..head.head_bytes.min(self.input.len()));
+                    let head_bytes = head.head_bytes.min(self.input.len());
+                    if head.authorization.is_some() {
+                        self.input.iter_mut().take(head_bytes).for_each(Zeroize::zeroize);
+                    }
+                    self.input.drain(..head_bytes);
                     let body_bytes = usize::try_from(head.body_bytes).unwrap_or(usize::MAX);
                     let n_here = body_bytes.min(self.input.len());
                     self.input.drain(..n_here);
@@ -172,14 +207,43 @@ impl Connection {
                 }
             }
         }
-        if let Phase::Body(head, 0) = &self.phase {
-            let head = head.clone();
-            self.close_after |= head.close;
-            let head_only = head.method == "HEAD";
-            let framing = Framing { http_10: head.http_10, close: self.close_after, head_only };
-            self.respond(now, &routes(&head.method, &head.path), framing, date);
-            self.n_served += 1;
+        if matches!(self.phase, Phase::Body(_, 0))
+            && let Phase::Body(mut head, _) = std::mem::replace(&mut self.phase, Phase::Closed)
+        {
+            match pages.answer(&head) {
+                Answer::Page(response) => self.answer(now, &head, &response, true, &pages.common()),
+                Answer::Refused(response) => self.answer(now, &head, &response, false, &pages.common()),
+                Answer::Later => {
+                    head.authorization = None;
+                    self.phase = Phase::Waiting(head);
+                    self.deadline = now + self.times.verdict;
+                }
+            }
         }
+    }
+
+    /// Answers the request that waits, if one does, with its page.
+    pub(super) fn resume(&mut self, now: Instant, routes: Routes<'_>, common: &Common<'_>) {
+        if let Phase::Waiting(head) = &self.phase {
+            let head = head.clone();
+            self.answer(now, &head, &routes(&head.method, &head.path), true, common);
+        }
+    }
+
+    /// Answers the request that waits, if one does, with something else than its page.
+    pub(super) fn refuse(&mut self, now: Instant, response: &Response, common: &Common<'_>) {
+        if let Phase::Waiting(head) = &self.phase {
+            let head = head.clone();
+            self.answer(now, &head, response, false, common);
+        }
+    }
+
+    /// Says to a client that spoke HTTP where TLS is spoken what it did, and ends.
+    pub(super) fn refuse_plain(&mut self, now: Instant) {
+        self.close_after = true;
+        self.output.extend_from_slice(NO_TLS);
+        self.phase = Phase::Writing;
+        self.deadline = now + self.times.write;
     }
 
     /// `n` bytes of the output were sent.
@@ -210,8 +274,17 @@ impl Connection {
         self.active = now;
     }
 
-    fn respond(&mut self, now: Instant, response: &Response, framing: Framing, date: &str) {
-        response.write(&mut self.output, framing, date);
+    fn answer(&mut self, now: Instant, head: &Head, response: &Response, is_page: bool, common: &Common<'_>) {
+        self.close_after |= head.close;
+        let head_only = head.method == "HEAD";
+        let framing = Framing { http_10: head.http_10, close: self.close_after, head_only };
+        self.respond(now, response, framing, common);
+        // Whoever is not let in stays among those that make room first.
+        self.n_served += u64::from(is_page);
+    }
+
+    fn respond(&mut self, now: Instant, response: &Response, framing: Framing, common: &Common<'_>) {
+        response.write(&mut self.output, framing, common);
         self.phase = Phase::Writing;
         self.deadline = now + self.times.write;
         self.active = now;
@@ -228,11 +301,32 @@ pub(super) const READ_BYTES: usize = limits::REQUEST_HEAD_BYTES_MAX;
 mod tests {
     use super::*;
 
-    const TIMES: Times =
-        Times { head: Duration::from_secs(10), write: Duration::from_secs(30), linger: Duration::from_secs(1) };
+    const TIMES: Times = Times {
+        handshake: Duration::from_secs(5),
+        head: Duration::from_secs(10),
+        verdict: Duration::from_secs(10),
+        write: Duration::from_secs(30),
+        linger: Duration::from_secs(1),
+    };
 
     fn echo(method: &str, path: &str) -> Response {
         Response::text(&format!("{method} {path}."))
+    }
+
+    /// Answers at once, but for `/later`.
+    struct Echo;
+
+    impl Pages for Echo {
+        fn answer(&mut self, head: &Head) -> Answer {
+            match head.path.as_str() {
+                "/later" => Answer::Later,
+                path => Answer::Page(echo(&head.method, path)),
+            }
+        }
+
+        fn common(&self) -> Common<'_> {
+            Common::default()
+        }
     }
 
     /// Feeds `input` in pieces of `size` and returns everything that comes out.
@@ -245,14 +339,14 @@ mod tests {
                 break;
             }
             connection.received(now, piece);
-            connection.step(now, &echo, "");
+            connection.step(now, &mut Echo);
             loop {
                 out.extend_from_slice(connection.output());
                 connection.sent(now, connection.output().len());
                 if !connection.has_work() {
                     break;
                 }
-                connection.step(now, &echo, "");
+                connection.step(now, &mut Echo);
             }
         }
         (String::from_utf8(out).unwrap(), connection)
@@ -280,7 +374,7 @@ mod tests {
             let now = start + Duration::from_secs(seconds);
             connection.expire(now);
             connection.received(now, b"G");
-            connection.step(now, &echo, "");
+            connection.step(now, &mut Echo);
             assert!(!connection.is_closed(), "after {seconds} s");
         }
         connection.expire(start + Duration::from_secs(15));
@@ -292,7 +386,7 @@ mod tests {
         let start = Instant::now();
         let mut connection = Connection::new(TIMES, start);
         connection.received(start, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        connection.step(start, &echo, "");
+        connection.step(start, &mut Echo);
         for seconds in 0..30 {
             connection.sent(start + Duration::from_secs(seconds), 1);
         }
@@ -316,10 +410,36 @@ mod tests {
         idle.active = start;
         let mut writing = Connection::new(TIMES, start);
         writing.received(start, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        writing.step(start, &echo, "");
+        writing.step(start, &mut Echo);
         assert!(half_open.rank() < idle.rank() && idle.rank() < writing.rank());
         writing.finish();
         idle.finish();
         assert!(idle.is_closed() && !writing.is_closed());
+    }
+
+    #[test]
+    fn a_request_may_wait_for_its_answer() {
+        let start = Instant::now();
+        let (out, mut connection) = run("GET /later HTTP/1.1\r\nHost: x\r\nAuthorization: a\r\n\r\n", 1000);
+        assert!(out.is_empty() && connection.is_waiting());
+        assert!(!connection.wants_read() && !connection.has_work() && connection.output().is_empty());
+        assert!(!format!("{connection:?}").contains("hidden"), "credentials are not kept while a request waits");
+        assert_eq!(connection.rank().0, 1, "who was never let in makes room first");
+        connection.resume(start, &echo, &Common::default());
+        assert!(String::from_utf8_lossy(connection.output()).ends_with("\r\n\r\nGET /later."));
+        connection.sent(start, connection.output().len());
+        assert!(!connection.is_waiting() && connection.wants_read());
+        // A second answer has no request.
+        connection.resume(start, &echo, &Common::default());
+        assert!(connection.output().is_empty());
+
+        let (_, mut connection) =
+            run("GET /later HTTP/1.1\r\nHost: x\r\n\r\nGET /next HTTP/1.1\r\nHost: x\r\n\r\n", 1000);
+        connection.refuse(start, &Response::unauthorized(), &Common::default());
+        assert_eq!(connection.rank(), (3, connection.active));
+        connection.sent(start, connection.output().len());
+        assert_eq!(connection.rank().0, 1);
+        connection.step(start, &mut Echo);
+        assert!(String::from_utf8_lossy(connection.output()).ends_with("GET /next."));
     }
 }

@@ -4,12 +4,14 @@
 //! Not a library's server: tiny_http failed a test with slow clients, and oxhttp holds a thread per connection, stops
 //! accepting at its cap, extends its time-out with every byte and cannot be stopped (`Source:` oxhttp `src/server.rs`).
 
+mod client;
 mod connection;
 pub mod request;
 mod response;
+#[cfg(test)]
+mod web_tests;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,8 +19,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::address::ListenAddress;
 use crate::limits;
 use crate::listen::{Accepted, Listener};
+use crate::web::{ClientId, Judged, Web};
+use client::{Client, Round};
 pub use connection::Routes;
-use connection::{Connection, READ_BYTES, Times};
+use connection::Times;
 use pillion_base::error::{Context, Result};
 use pillion_base::stop::Stop;
 pub use response::Response;
@@ -37,13 +41,7 @@ pub struct Server {
     times: Times,
     connections_max: usize,
     grace: Duration,
-}
-
-struct Client {
-    stream: TcpStream,
-    state: Connection,
-    /// The writing side is shut down.
-    half_closed: bool,
+    web: Option<Web>,
 }
 
 impl Server {
@@ -52,13 +50,33 @@ impl Server {
     /// `Errors:` `listen on ADDRESS: REASON`, with what to change: the flag `flag`.
     pub fn bind(address: &ListenAddress, flag: &str) -> Result<Self> {
         let listener = Listener::bind(address, "HTTP", flag).context(|| format!("listen on {address}"))?;
-        let times = Times { head: limits::REQUEST_HEAD_TIMEOUT, write: WRITE_TIMEOUT, linger: LINGER_TIMEOUT };
-        Ok(Server { listener, times, connections_max: limits::CONNECTIONS_MAX, grace: GRACE })
+        let times = Times {
+            handshake: limits::TLS_HANDSHAKE_TIMEOUT,
+            head: limits::REQUEST_HEAD_TIMEOUT,
+            verdict: limits::PASSWORD_TIMEOUT,
+            write: WRITE_TIMEOUT,
+            linger: LINGER_TIMEOUT,
+        };
+        Ok(Server { listener, times, connections_max: limits::CONNECTIONS_MAX, grace: GRACE, web: None })
     }
 
-    /// Replaces the time for request heads and idle clients, and the time to take a response.
+    /// Serves as a web configuration says: over TLS, to who has a password, with headers.
+    pub fn with_web(mut self, web: Option<Web>) -> Self {
+        self.web = web;
+        self
+    }
+
+    /// Replaces the time for request heads and idle clients, and the time to take a response. A TLS handshake has no more
+    /// time than a head.
     pub fn with_times(mut self, head: Duration, write: Duration) -> Self {
-        self.times = Times { head, write, ..self.times };
+        self.times = Times { head, write, handshake: self.times.handshake.min(head), ..self.times };
+        self
+    }
+
+    /// Replaces the time in which a password must be checked.
+    #[cfg(test)]
+    pub(crate) fn with_verdict_time(mut self, verdict: Duration) -> Self {
+        self.times.verdict = verdict;
         self
     }
 
@@ -83,14 +101,15 @@ impl Server {
     ///
     /// `Blocks:` until the stop. `routes` runs on this thread and must not block.
     pub fn run(self, stop: &Stop, routes: Routes<'_>) -> Result<()> {
-        let Server { mut listener, times, connections_max, grace } = self;
-        let mut server = Serving { times, connections_max, clients: Vec::new() };
+        let Server { mut listener, times, connections_max, grace, web } = self;
+        log_web(web.as_ref(), &listener.local_addr()?);
+        let mut server = Serving { times, connections_max, clients: Vec::new(), web, n_accepted: 0 };
         while !stop.is_stopped() {
             server.round(Some((stop, &mut listener)), None, routes)?;
         }
         drop(listener);
         let deadline = Instant::now() + grace;
-        server.clients.iter_mut().for_each(|client| client.state.finish());
+        server.clients.iter_mut().for_each(|client| client.finish());
         server.sweep();
         while !server.clients.is_empty() && Instant::now() < deadline {
             server.round(None, Some(deadline), routes)?;
@@ -99,10 +118,23 @@ impl Server {
     }
 }
 
+/// What upstream says at the start.
+fn log_web(web: Option<&Web>, address: &SocketAddr) {
+    if let Some((burst, interval)) = web.and_then(Web::rate_limit) {
+        log::info!(burst = burst, interval = format!("{interval:?}"); "Rate Limiter is enabled.");
+    }
+    let is_tls = web.is_some_and(|web| web.tls().is_some());
+    let state = if is_tls { "enabled" } else { "disabled" };
+    log::info!(http2 = false, address = address.to_string(); "TLS is {state}.");
+}
+
 struct Serving {
     times: Times,
     connections_max: usize,
     clients: Vec<Client>,
+    web: Option<Web>,
+    /// Clients so far; each one's number is its name.
+    n_accepted: ClientId,
 }
 
 impl Serving {
@@ -116,8 +148,12 @@ impl Serving {
         let ready = self.wait(accepting.as_ref().map(|(stop, listener)| (*stop, &**listener)), until)?;
         let now = Instant::now();
         let date = http_date();
+        let mut round = Round { now, date: &date, routes, web: self.web.as_mut() };
+        if ready.web {
+            hear_verdicts(&mut self.clients, &mut round);
+        }
         for (client, ready) in self.clients.iter_mut().zip(&ready.clients) {
-            client.serve(now, *ready, routes, &date);
+            client.serve(*ready, &mut round);
         }
         self.sweep();
         if let Some((_, listener)) = accepting.filter(|_| ready.listener) {
@@ -133,92 +169,106 @@ impl Serving {
         if let Some(until) = accepting.and_then(|(_, listener)| listener.paused_until(now)) {
             earlier(until);
         }
-        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(self.clients.len() + 2);
+        let mut polled: Vec<PollFd<'_>> = Vec::with_capacity(self.clients.len() + 3);
         for client in &self.clients {
-            earlier(if client.state.has_work() { now } else { client.state.deadline() });
-            let events = if client.state.wants_read() { PollFlags::IN } else { PollFlags::OUT };
-            polled.push(PollFd::new(&client.stream, events));
+            earlier(client.wake_at(now));
+            polled.extend(client.poll_fd());
         }
+        let n_clients = polled.len();
+        polled.extend(self.web.as_ref().map(|web| PollFd::from_borrowed_fd(web.wake().fd(), PollFlags::IN)));
+        let n_before_listener = polled.len();
         if let Some((stop, listener)) = accepting {
-            polled.push(PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN));
             polled.push(listener.poll_fd(now));
+            polled.push(PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN));
         }
         let timeout = wake.map(|wake| timespec(wake.saturating_duration_since(now)));
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(err) => return Err(std::io::Error::from(err)).context(|| "wait for HTTP clients"),
         }
-        let mut ready = polled.iter().map(|fd| !fd.revents().is_empty());
-        let clients: Vec<bool> = ready.by_ref().take(self.clients.len()).collect();
-        Ok(Ready { clients, listener: ready.nth(1).unwrap_or(false) })
+        let is_ready = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Ready {
+            clients: polled.iter().take(n_clients).map(|fd| is_ready(Some(fd))).collect(),
+            web: self.web.is_some() && is_ready(polled.get(n_clients)),
+            listener: accepting.is_some() && is_ready(polled.get(n_before_listener)),
+        })
     }
 
     fn sweep(&mut self) {
-        self.clients.retain(|client| !client.state.is_closed());
+        let web = &mut self.web;
+        self.clients.retain(|client| {
+            if client.is_closed()
+                && let Some(web) = web
+            {
+                web.forget(client.id);
+            }
+            !client.is_closed()
+        });
     }
 
     fn accept(&mut self, now: Instant, listener: &mut Listener) {
+        if let Some(web) = &mut self.web {
+            // The settings of TLS are those of the file as it is now.
+            web.refresh(now);
+        }
         for n_accepted in 0.. {
             match listener.accept(now, n_accepted) {
-                Accepted::Client(stream, _) if stream.set_nonblocking(true).is_ok() => {
+                Accepted::Client(stream, peer) if stream.set_nonblocking(true).is_ok() => {
                     let _ = stream.set_nodelay(true);
-                    while self.clients.len() >= self.connections_max && self.evict() {}
-                    self.clients.push(Client { stream, state: Connection::new(self.times, now), half_closed: false });
+                    while self.clients.len() >= self.connections_max && self.evict(&|_| true) {}
+                    let speaks_tls = self.web.as_ref().is_some_and(|web| web.tls().is_some());
+                    if speaks_tls && self.n_handshakes() >= limits::TLS_HANDSHAKES_MAX {
+                        self.evict(&Client::is_handshaking);
+                    }
+                    self.n_accepted += 1;
+                    self.clients.push(Client::new(self.n_accepted, peer.ip(), stream, self.times, now, speaks_tls));
                 }
                 Accepted::Client(..) => {}
                 Accepted::Done => return,
                 Accepted::Exhausted => {
                     // One client gives its descriptor back, so that a scrape gets through all the same.
-                    self.evict();
+                    self.evict(&|_| true);
                     return;
                 }
             }
         }
     }
 
-    /// Closes the client that can best be spared.
-    fn evict(&mut self) -> bool {
-        let spared = self.clients.iter().enumerate().min_by_key(|(_, client)| client.state.rank());
-        spared.map(|(idx, _)| idx).map(|idx| self.clients.swap_remove(idx)).is_some()
+    fn n_handshakes(&self) -> usize {
+        self.clients.iter().filter(|client| client.is_handshaking()).count()
+    }
+
+    /// Closes the client that can best be spared among some.
+    fn evict(&mut self, among: &dyn Fn(&Client) -> bool) -> bool {
+        let clients = self.clients.iter().enumerate().filter(|(_, client)| among(client));
+        let spared = clients.min_by_key(|(_, client)| client.rank());
+        let spared = spared.map(|(idx, _)| idx).map(|idx| self.clients.swap_remove(idx));
+        if let (Some(client), Some(web)) = (&spared, &mut self.web) {
+            web.forget(client.id);
+        }
+        spared.is_some()
+    }
+}
+
+/// Answers those whose passwords have been checked.
+fn hear_verdicts(clients: &mut [Client], round: &mut Round<'_>) {
+    let Some(web) = &mut round.web else { return };
+    web.wake().clear();
+    web.refresh(round.now);
+    for (id, judged) in web.verdicts() {
+        let Some(client) = clients.iter_mut().find(|client| client.id == id) else { continue };
+        match judged {
+            Judged::Pass => client.state.resume(round.now, round.routes, &round.common()),
+            Judged::Refused(response) => client.state.refuse(round.now, &response, &round.common()),
+            Judged::Wait => {}
+        }
     }
 }
 
 struct Ready {
     clients: Vec<bool>,
+    web: bool,
     listener: bool,
-}
-
-impl Client {
-    fn serve(&mut self, now: Instant, ready: bool, routes: Routes<'_>, date: &str) {
-        if ready && self.state.wants_read() {
-            let mut buffer = [0; READ_BYTES];
-            match self.stream.read(&mut buffer) {
-                Ok(n) => self.state.received(now, buffer.get(..n).unwrap_or_default()),
-                Err(err) if is_transient(&err) => {}
-                Err(_) => self.state.received(now, b""),
-            }
-        }
-        self.state.step(now, routes, date);
-        while !self.state.output().is_empty() {
-            match self.stream.write(self.state.output()) {
-                Ok(n) if n > 0 => self.state.sent(now, n),
-                Err(err) if is_transient(&err) => break,
-                _ => {
-                    self.state.received(now, b"");
-                    break;
-                }
-            }
-        }
-        if self.state.is_lingering() && !self.half_closed {
-            self.half_closed = true;
-            let _ = self.stream.shutdown(Shutdown::Write);
-        }
-        self.state.expire(now);
-    }
-}
-
-fn is_transient(err: &std::io::Error) -> bool {
-    matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 /// Rounded up to the next millisecond, so that a deadline has passed when its wait is over.

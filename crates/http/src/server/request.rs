@@ -1,5 +1,7 @@
 //! Reads the head of an HTTP/1 request. Pure.
 
+use zeroize::Zeroizing;
+
 use crate::limits;
 
 /// Largest request body that is read and dropped.
@@ -22,6 +24,18 @@ pub struct Head {
     pub body_bytes: u64,
     /// Bytes of the head itself.
     pub head_bytes: usize,
+    /// `Authorization`.
+    pub authorization: Option<Authorization>,
+}
+
+/// The value of `Authorization`, which `Debug` does not show and which is wiped from memory at its end.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Authorization(pub(crate) Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<hidden>")
+    }
 }
 
 /// What the bytes so far are.
@@ -55,6 +69,7 @@ fn head(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Result<Parsed
     let mut close = http_10;
     let mut body_bytes = None;
     let (mut n_hosts, mut expects) = (0, false);
+    let mut authorization = None;
     for field in request.headers.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("host") {
@@ -70,6 +85,9 @@ fn head(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Result<Parsed
             return Err((411, "411 Length Required"));
         } else if is("expect") {
             expects = true;
+        } else if is("authorization") {
+            // The first one counts, as in Go.
+            authorization = authorization.or_else(|| Some(Authorization(Zeroizing::new(field.value.to_vec()))));
         }
     }
     if n_hosts != 1 && !(http_10 && n_hosts == 0) {
@@ -88,6 +106,7 @@ fn head(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Result<Parsed
         close,
         body_bytes,
         head_bytes,
+        authorization,
     }))
 }
 
@@ -170,5 +189,8 @@ mod tests {
         assert!(parsed("GET / HTTP/1.0\r\n\r\n").close);
         let head = parsed("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n");
         assert_eq!((head.body_bytes, head.close), (0, true));
+        let head = parsed("GET / HTTP/1.1\r\nHost: x\r\nauthorization:  Basic hunter2 \r\nAuthorization: b\r\n\r\n");
+        assert_eq!(head.authorization.as_ref().map(|value| value.0.as_slice()), Some(b"Basic hunter2".as_slice()));
+        assert!(!format!("{head:?}").contains("hunter2"));
     }
 }
