@@ -217,13 +217,15 @@ impl Relay {
                 }
                 continue;
             }
-            if matches!(self.phase, Phase::ClientGone | Phase::Over) || !self.client_ready {
-                return false;
-            }
-            // A frame of ours goes between two of the client's.
-            if let Some(stream) = self.guard.refused_for_server() {
+            // Not only when the client says something: it may have nothing more to say.
+            if self.phase == Phase::Open
+                && let Some(stream) = self.guard.refused_for_server()
+            {
                 self.up = Pending { bytes: cancel(stream), start: 0 };
                 continue;
+            }
+            if matches!(self.phase, Phase::ClientGone | Phase::Over) || !self.client_ready {
+                return false;
             }
             // A frame of ours goes between two of the client's.
             let n_wanted = match self.guard.client_missing() {
@@ -244,6 +246,7 @@ impl Relay {
                     return true;
                 }
             }
+            // Once the core has ended, only what the client takes counts.
             if self.phase != Phase::CoreGone {
                 self.alive = now;
             }
