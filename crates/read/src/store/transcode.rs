@@ -2,15 +2,16 @@
 //! and without an allocation per label. Pure.
 //!
 //! Labels are merged (an external label wins over a local one), dropped and tested against the shard; chunks keep their
-//! data, get the StoreAPI's encoding number and their xxhash64.
+//! data, get the StoreAPI's encoding number and their xxhash64. Only chunks in encodings that the StoreAPI lacks are made anew.
 
 use std::cmp::Ordering;
 
 use twox_hash::XxHash64;
 
+use crate::plain::{NEWER_ENCODINGS, Plain};
 use crate::store::shard::Shard;
 use crate::store::wire::{self, Fields};
-use pillion_base::error::{Error, Kind, Result};
+use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::labels::Labels;
 
 /// What is done to every series of a call.
@@ -67,11 +68,43 @@ struct ChunkRef {
     min_time: u64,
     max_time: u64,
     encoding: u64,
+    /// In the payload, or with `is_made` among the chunks that were made anew.
     data: Span,
+    is_made: bool,
     hash: u64,
     /// Encoded sizes of the `Chunk` and of the `AggrChunk` around it.
     chunk_len: u32,
     aggr_len: u32,
+}
+
+impl ChunkRef {
+    /// `encoding` is Prometheus's number, one of the plain ones; `at` says where `data` is kept.
+    #[inline]
+    fn new(times: (u64, u64), encoding: u64, data: &[u8], at: Span, is_made: bool) -> Self {
+        let (min_time, max_time) = times;
+        // The StoreAPI counts from 0. `Differs:` Thanos subtracts one from whatever it gets (D-08).
+        let encoding = encoding - 1;
+        let hash = XxHash64::oneshot(0, data);
+        let chunk_len = wire::number_len(encoding) + wire::bytes_len(data.len()) + wire::number_len(hash);
+        let aggr_len =
+            wire::number_len(min_time) + wire::number_len(max_time) + wire::header_len(chunk_len) + chunk_len;
+        ChunkRef {
+            min_time,
+            max_time,
+            encoding,
+            data: at,
+            is_made,
+            hash,
+            chunk_len: u32::try_from(chunk_len).unwrap_or(u32::MAX),
+            aggr_len: u32::try_from(aggr_len).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Its size within the `Series`.
+    #[inline]
+    fn field_len(&self) -> usize {
+        wire::header_len(self.aggr_len as usize) + self.aggr_len as usize
+    }
 }
 
 /// One series between its frame and its message: the bytes as they came, and where in them everything is. It is reused for
@@ -79,6 +112,8 @@ struct ChunkRef {
 #[derive(Default)]
 pub struct Entry {
     payload: Vec<u8>,
+    /// The chunks that could not stay as they came.
+    made: Plain,
     /// The final labels in order.
     labels: Vec<LabelRef>,
     chunks: Vec<ChunkRef>,
@@ -104,19 +139,25 @@ impl Entry {
         if self.payload.capacity() > bytes_max {
             self.payload = Vec::new();
         }
+        self.made.shrink(bytes_max);
     }
 
     /// Bytes this entry holds.
     pub(super) fn held_bytes(&self) -> usize {
-        self.payload.len() + self.labels.len() * size_of::<LabelRef>() + self.chunks.len() * size_of::<ChunkRef>()
+        self.payload.len()
+            + self.made.bytes().len()
+            + self.labels.len() * size_of::<LabelRef>()
+            + self.chunks.len() * size_of::<ChunkRef>()
     }
 
     /// Parses the series at `range` of the payload; false when it is not in the shard.
     ///
-    /// `Errors:` `Corrupt` for bytes that are no series, `Permanent` for a chunk encoding that the StoreAPI lacks.
+    /// `Errors:` `Corrupt` for bytes that are no series, and for a chunk that must be made anew and cannot be read;
+    /// `Permanent` for a chunk encoding that is unknown; `Limit` as [`Plain::add`].
     pub fn parse(&mut self, range: std::ops::Range<usize>, rules: &LabelRules) -> Result<bool> {
         self.labels.clear();
         self.chunks.clear();
+        self.made.clear();
         let base = self.payload.as_ptr() as usize;
         let Some(series) = self.payload.get(range) else { return Err(corrupt("series lies outside its frame")) };
         // Each part is a slice of the payload, or empty.
@@ -155,23 +196,14 @@ impl Entry {
                 }
                 2 => {
                     let chunk = chunk(field.bytes()?)?;
-                    let hash = XxHash64::oneshot(0, chunk.data);
-                    let chunk_len =
-                        wire::number_len(chunk.encoding) + wire::bytes_len(chunk.data.len()) + wire::number_len(hash);
-                    let aggr_len = wire::number_len(chunk.min_time)
-                        + wire::number_len(chunk.max_time)
-                        + wire::header_len(chunk_len)
-                        + chunk_len;
-                    encoded_len += wire::header_len(aggr_len) + aggr_len;
-                    self.chunks.push(ChunkRef {
-                        min_time: chunk.min_time,
-                        max_time: chunk.max_time,
-                        encoding: chunk.encoding,
-                        data: at(chunk.data),
-                        hash,
-                        chunk_len: u32::try_from(chunk_len).unwrap_or(u32::MAX),
-                        aggr_len: u32::try_from(aggr_len).unwrap_or(u32::MAX),
-                    });
+                    let times = (chunk.min_time, chunk.max_time);
+                    if matches!(chunk.encoding, 1..=3) {
+                        let made = ChunkRef::new(times, chunk.encoding, chunk.data, at(chunk.data), false);
+                        encoded_len += made.field_len();
+                        self.chunks.push(made);
+                    } else {
+                        encoded_len += make_anew(&chunk, &mut self.made, &mut self.chunks)?;
+                    }
                 }
                 _ => {}
             }
@@ -232,7 +264,7 @@ impl Entry {
             wire::put_number(2, chunk.max_time, out);
             wire::put_header(3, chunk.chunk_len as usize, out);
             wire::put_number(1, chunk.encoding, out);
-            wire::put_bytes(2, self.slice(chunk.data), out);
+            wire::put_bytes(2, self.chunk_data(chunk), out);
             wire::put_number(3, chunk.hash, out);
         }
     }
@@ -275,6 +307,11 @@ impl Entry {
 
     fn slice(&self, at: Span) -> &[u8] {
         &self.payload[at.0 as usize..at.1 as usize]
+    }
+
+    fn chunk_data(&self, chunk: &ChunkRef) -> &[u8] {
+        let from = if chunk.is_made { self.made.bytes() } else { &self.payload };
+        &from[chunk.data.0 as usize..chunk.data.1 as usize]
     }
 }
 
@@ -333,45 +370,53 @@ fn label(message: &[u8]) -> Result<(&[u8], &[u8])> {
 struct RawChunk<'a> {
     min_time: u64,
     max_time: u64,
-    /// The StoreAPI's number.
+    /// Prometheus's number.
     encoding: u64,
     data: &'a [u8],
 }
 
 fn chunk(message: &[u8]) -> Result<RawChunk<'_>> {
     let mut chunk = RawChunk { min_time: 0, max_time: 0, encoding: 0, data: b"" };
-    let mut prometheus_encoding = 0;
     let mut fields = Fields::new(message);
     while let Some((number, field)) = fields.next_field()? {
         match number {
             1 => chunk.min_time = field.varint()?,
             2 => chunk.max_time = field.varint()?,
-            3 => prometheus_encoding = field.varint()?,
+            3 => chunk.encoding = field.varint()?,
             4 => chunk.data = field.bytes()?,
             _ => {}
         }
     }
-    chunk.encoding = store_encoding(prometheus_encoding)?;
     Ok(chunk)
 }
 
-/// The StoreAPI's number of a chunk encoding. `Differs:` Thanos subtracts one from whatever it gets (D-08).
-fn store_encoding(prometheus: u64) -> Result<u64> {
-    let name = match prometheus {
-        1..=3 => return Ok(prometheus - 1),
-        0 => "UNKNOWN (0)".to_owned(),
-        4 => "XOR2 (4)".to_owned(),
-        5 => "HISTOGRAM_ST (5)".to_owned(),
-        6 => "FLOAT_HISTOGRAM_ST (6)".to_owned(),
-        other => other.to_string(),
-    };
-    Err(Error::new(
-        Kind::Permanent,
-        format!(
-            "Prometheus sent a chunk with encoding {name}, which the StoreAPI cannot carry; turn the feature that writes \
-             it off in Prometheus (--enable-feature=xor2-encoding or st-storage) to query recent data through a sidecar"
-        ),
-    ))
+/// Makes plain chunks of one that the StoreAPI cannot carry. Returns what they take within the `Series`.
+///
+/// `Differs:` Thanos passes it on under a number that no querier knows (D-08).
+fn make_anew(chunk: &RawChunk<'_>, made: &mut Plain, chunks: &mut Vec<ChunkRef>) -> Result<usize> {
+    if !NEWER_ENCODINGS.contains(&chunk.encoding) {
+        return Err(Error::new(
+            Kind::Permanent,
+            format!(
+                "Prometheus sent a chunk in encoding {}, which this version does not know; upgrade the sidecar, or have \
+                 Prometheus write chunks as before (storage.tsdb.chunk_encoding in its configuration, --enable-feature)",
+                chunk.encoding
+            ),
+        ));
+    }
+    let mut field_len = 0;
+    made.add(chunk.encoding, chunk.data, &mut |piece, data| {
+        let times = (
+            piece.min_ms.map_or(chunk.min_time, i64::cast_unsigned),
+            piece.max_ms.map_or(chunk.max_time, i64::cast_unsigned),
+        );
+        let at = (index(piece.range.start), index(piece.range.end));
+        let made = ChunkRef::new(times, piece.encoding, data, at, true);
+        field_len += made.field_len();
+        chunks.push(made);
+    })
+    .context(|| format!("chunk of encoding {} that begins at {} ms", chunk.encoding, chunk.min_time.cast_signed()))?;
+    Ok(field_len)
 }
 
 #[cfg(test)]
@@ -472,10 +517,65 @@ mod tests {
     }
 
     #[test]
-    fn unknown_encodings_are_refused_by_name() {
-        for (kind, name) in [(0, "UNKNOWN (0)"), (4, "XOR2 (4)"), (5, "HISTOGRAM_ST (5)"), (9, "encoding 9")] {
-            let err = transcode(&[], &[], &chunked(&[("a", "1")], &[(1, 2, kind, b"x")])).unwrap_err();
-            assert!(err.to_string().contains(name), "{err}");
+    fn chunks_that_the_storeapi_lacks_are_made_anew() {
+        // Two samples, 1.0 at 0 and 1000 ms; the second has a start timestamp.
+        let one = [&[0, 2, 1, 0][..], &1.0_f64.to_bits().to_be_bytes(), &[0xe8, 0x07, 0]].concat();
+        let plain = [&[0, 2, 0][..], &1.0_f64.to_bits().to_be_bytes(), &[0xe8, 0x07, 0]].concat();
+        // 300 times 1.0, a second apart.
+        let mut long = one.clone();
+        (long[0], long[1], long[2]) = (1, 44, 0);
+        long.resize(long.len() + 40, 0);
+        let chunks: [(i64, i64, i32, &[u8]); 5] = [
+            (-9, -8, 1, b"xor"),
+            (-3, i64::MAX, 4, &one),
+            (5, 6, 5, &[0xc0, 0, 0]),
+            (7, 8, 6, &[0x40, 0, 0]),
+            (-5, 300_000, 4, &long),
+        ];
+        let got = transcode(&[("e", "x")], &[], &chunked(&[("a", "1")], &chunks)).unwrap();
+        let shown: Vec<_> = got
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.min_time, chunk.max_time, chunk.raw.type_.value(), chunk.raw.data.as_slice()))
+            .collect();
+        assert_eq!(shown.len(), 6);
+        assert_eq!(shown[0], (-9, -8, 0, &b"xor"[..]));
+        assert_eq!(shown[1], (-3, i64::MAX, 0, plain.as_slice()));
+        assert_eq!(shown[2], (5, 6, 1, &[0, 0, 0xc0][..]));
+        assert_eq!(shown[3], (7, 8, 2, &[0, 0, 0x40][..]));
+        let n_samples = |idx: usize| crate::xor::n_samples(shown[idx].3).unwrap();
+        assert_eq!((shown[4].0, shown[4].1, shown[4].2, n_samples(4)), (-5, 239_000, 0, 240));
+        assert_eq!((shown[5].0, shown[5].1, shown[5].2, n_samples(5)), (240_000, 300_000, 0, 60));
+        for chunk in &got.chunks {
+            assert_eq!(chunk.raw.hash, XxHash64::oneshot(0, &chunk.raw.data));
+        }
+    }
+
+    #[test]
+    fn an_entry_forgets_the_chunks_it_made_before() {
+        let rules = rules(&[], &[]);
+        let chunk = (1, 2, 5, &[0x80, 0, 0][..]);
+        let mut entry = entry(&chunked(&[("a", "1")], &[chunk, chunk]), &rules).unwrap();
+        let held_bytes = entry.held_bytes();
+        let other = chunked(&[("a", "1")], &[chunk]);
+        entry.copy(&other);
+        entry.parse(0..other.len(), &rules).unwrap();
+        assert_eq!((entry.made.bytes(), entry.n_chunks()), (&[0, 0, 0x80][..], 1));
+        assert!(held_bytes > entry.held_bytes() + 3);
+    }
+
+    #[test]
+    fn unknown_encodings_are_refused_by_number_and_corrupt_chunks_by_time() {
+        let check = |encoding: i32, kind: Kind, text: &str| {
+            let err = transcode(&[], &[], &chunked(&[("a", "1")], &[(1, 2, encoding, b"x")])).unwrap_err();
+            assert_eq!(err.kind(), kind);
+            assert!(err.to_string().contains(text), "{err}");
+        };
+        check(0, Kind::Permanent, "encoding 0,");
+        check(7, Kind::Permanent, "encoding 7,");
+        check(9, Kind::Permanent, "encoding 9,");
+        for encoding in 4..=6 {
+            check(encoding, Kind::Corrupt, &format!("chunk of encoding {encoding} that begins at 1 ms"));
         }
     }
 
@@ -523,7 +623,9 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error_and_never_a_panic() {
-        let good = chunked(&[("a", "1"), ("b", "2")], &[(1, 2, 1, b"data")]);
+        let newer = [&[0, 2, 1, 0][..], &1.0_f64.to_bits().to_be_bytes(), &[0xe8, 0x07, 0]].concat();
+        let chunks: [(i64, i64, i32, &[u8]); 2] = [(1, 2, 1, b"data"), (3, 4, 4, &newer)];
+        let good = chunked(&[("a", "1"), ("b", "2")], &chunks);
         let rules = rules(&[("e", "x")], &[]);
         let transcode = |series: &[u8]| {
             let Ok(entry) = entry(series, &rules) else { return };
