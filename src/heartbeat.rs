@@ -16,7 +16,7 @@ use pillion_base::labels::Labels;
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_base::time::{TimeOrDuration, unix_ms};
-use pillion_read::prom::{self, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
+use pillion_read::prom::{self, ChunkEncodings, Configuration, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
@@ -68,19 +68,22 @@ impl Heartbeat {
     /// request in flight is cut by [`PromClient::interrupt`].
     /// `Differs:` Thanos complains of such flags for ever (D-20).
     pub(crate) fn run(self, stop: &Stop) -> Result<()> {
-        match self.start_up(stop) {
+        let configuration = match self.start_up(stop) {
             Err(err) if err.kind() == Kind::Stopped => return Ok(()),
             other => other?,
-        }
+        };
         // Someone who no longer listens is stopping too.
         let _ = self.gate.send(());
+        let mut encodings = None;
+        self.look_at_encodings(&configuration, &mut encodings);
         let mut down = false;
         loop {
             match self.beat(down) {
-                Ok(()) => {
+                Ok(configuration) => {
                     down = false;
                     self.metrics.prometheus_up.set(1);
                     self.probes.ready();
+                    self.look_at_encodings(&configuration, &mut encodings);
                 }
                 Err(_) if stop.is_stopped() => return Ok(()),
                 Err((what, err)) => {
@@ -97,7 +100,7 @@ impl Heartbeat {
     }
 
     /// The steps that must succeed once, in Thanos's order, each tried until it does.
-    fn start_up(&self, stop: &Stop) -> Result<()> {
+    fn start_up(&self, stop: &Stop) -> Result<Configuration> {
         let mut retention_ms = None;
         if let Some(expected) = &self.check {
             let failed = "failed to validate prometheus flags. Is Prometheus running? Retrying";
@@ -121,20 +124,22 @@ impl Heartbeat {
         let failed = "failed to fetch timestamps. Is Prometheus running? Retrying";
         let mint_ms = self.retry(stop, failed, || self.mint_ms())?;
         let failed = "failed to fetch initial external labels. Is Prometheus running? Retrying";
-        let external_labels = self.retry(stop, failed, || self.client.external_labels())?;
+        let configuration = self.retry(stop, failed, || self.client.configuration())?;
+        let external_labels = configuration.external_labels.clone();
         log::info!(external_labels = external_labels.to_string(); "successfully loaded prometheus external labels");
         if external_labels.is_empty() {
             return Err(Error::new(Kind::Permanent, NO_LABELS));
         }
         self.publish(external_labels, mint_ms, version, retention_ms);
         self.metrics.prometheus_up.set(1);
-        Ok(())
+        Ok(configuration)
     }
 
     /// One beat. The version is asked again after Prometheus was down: it may have come back as another one.
-    fn beat(&self, was_down: bool) -> Result<(), (&'static str, Error)> {
+    fn beat(&self, was_down: bool) -> Result<Configuration, (&'static str, Error)> {
         let mint_ms = self.mint_ms().map_err(|err| ("updating timestamps failed", err))?;
-        let labels = self.client.external_labels().map_err(|err| ("updating labels failed", err))?;
+        let configuration = self.client.configuration().map_err(|err| ("updating labels failed", err))?;
+        let labels = configuration.external_labels.clone();
         let before = self.state.read();
         let version = if was_down {
             let version = self.client.build_version().map_err(|err| ("updating version failed", err))?;
@@ -153,7 +158,7 @@ impl Heartbeat {
         }
         let retention_ms = if was_down { self.look_again(before.retention_ms) } else { before.retention_ms };
         self.publish(labels, mint_ms, version, retention_ms);
-        Ok(())
+        Ok(configuration)
     }
 
     fn publish(&self, external_labels: Labels, mint_ms: i64, version: String, retention_ms: Option<i64>) {
@@ -178,6 +183,28 @@ impl Heartbeat {
                 log::warn!(err = err.to_string(); "failed to get Prometheus flags after it came back");
                 before
             }
+        }
+    }
+
+    /// Shows in which encodings Prometheus writes chunks. While blocks are shipped, says so when it begins to write such as
+    /// Thanos cannot read. `known` are those that were shown before.
+    fn look_at_encodings(&self, configuration: &Configuration, known: &mut Option<ChunkEncodings>) {
+        // A restart with other flags may go unnoticed between two beats, so they are asked for each time. Serving goes on
+        // without them.
+        let Ok(flags) = self.client.flags() else { return };
+        let now = ChunkEncodings::new(configuration.float_encoding.as_deref(), &flags.unwrap_or_default());
+        if *known == Some(now) {
+            return;
+        }
+        *known = Some(now);
+        self.metrics.show_chunk_encodings(now.floats(), now.histograms());
+        if let Some(switches) = now.switches()
+            && self.check.is_some()
+        {
+            log::warn!(
+                "Prometheus writes chunks that Thanos's compactor and store gateway cannot read into the blocks that are \
+                 uploaded: turn off {switches}"
+            );
         }
     }
 

@@ -85,6 +85,16 @@ pub struct StatusMetrics {
 #[derive(Clone)]
 pub struct HeartbeatMetrics {
     pub prometheus_up: IntGauge,
+    /// Labels `floats` and `histograms`: one child, which is 1.
+    pub chunk_encoding_info: IntGaugeVec,
+}
+
+impl HeartbeatMetrics {
+    /// Shows other encodings instead of those that were shown before.
+    pub(crate) fn show_chunk_encodings(&self, floats: &str, histograms: &str) {
+        self.chunk_encoding_info.reset();
+        self.chunk_encoding_info.with_label_values(&[floats, histograms]).set(1);
+    }
 }
 
 /// What the gRPC server and its front door move.
@@ -168,6 +178,14 @@ impl Metrics {
         for reason in ["series", "chunks"] {
             dropped.with_label_values(&[reason]);
         }
+        let chunk_encoding_info = int_gauge_vec(
+            r,
+            "pillion_prometheus_chunk_encoding_info",
+            "A metric with a constant '1' value labeled by the encodings in which Prometheus writes chunks: floats xor or \
+             xor2, histograms plain or st (with start timestamps), both unknown until Prometheus is reached.",
+            &["floats", "histograms"],
+        );
+        chunk_encoding_info.with_label_values(&["unknown", "unknown"]).set(1);
         Metrics {
             status: StatusMetrics {
                 ready: status.with_label_values(&["sidecar", "ready"]),
@@ -179,6 +197,7 @@ impl Metrics {
                     "thanos_sidecar_prometheus_up",
                     "Boolean indicator whether the sidecar can reach its Prometheus peer.",
                 ),
+                chunk_encoding_info,
             },
             store: StoreMetrics {
                 received_frames: histogram(

@@ -18,7 +18,6 @@ use crate::prom::checks::Flags;
 use crate::prom::listing;
 use crate::prom::request;
 use pillion_base::error::{Context, Error, Kind, Result};
-use pillion_base::labels::Labels;
 use pillion_http::client as http;
 
 /// The content type of a streamed remote-read answer; parameters may follow.
@@ -127,10 +126,10 @@ impl PromClient {
         }
     }
 
-    /// The external labels Prometheus runs with.
-    pub fn external_labels(&self) -> Result<Labels> {
+    /// What is read of the configuration that Prometheus runs with.
+    pub fn configuration(&self) -> Result<answers::Configuration> {
         let config = self.control_json::<answers::StatusConfig>("/api/v1/status/config")?;
-        answers::external_labels(&config.yaml)
+        answers::configuration(&config.yaml)
     }
 
     /// The oldest time Prometheus can answer for. `Units:` ms. The page is not read past the gauge.
