@@ -15,6 +15,7 @@ mod e2e;
 mod e2e_apis;
 mod e2e_s3;
 mod edge;
+mod encodings;
 mod faults;
 mod front;
 mod kills;

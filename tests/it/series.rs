@@ -246,7 +246,8 @@ fn a_lying_or_broken_prometheus_is_an_error_with_its_reason() {
         "exceeded the limit",
     );
     check(Read_::Raw(STREAMED, frame(b"\x0a\x7f")), CODE_INTERNAL, "field is longer than its message");
-    check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 4, b"x")])]), CODE_INTERNAL, "XOR2 (4)");
+    check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 4, b"x")])]), CODE_INTERNAL, "chunk of encoding 4");
+    check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 7, b"x")])]), CODE_INTERNAL, "chunk in encoding 7,");
     check(Read_::Status(503, "busy"), CODE_UNAVAILABLE, "request failed with code 503 Service Unavailable; msg busy");
     check(Read_::Status(400, "too wide"), CODE_INVALID_ARGUMENT, "msg too wide");
     check(Read_::Reset(good.clone()), CODE_UNAVAILABLE, "read from Prometheus");

@@ -237,7 +237,7 @@ mod tests {
         check("storage:\n", None);
         check("global:\n  storage:\n", None);
         // Nobody is refused for what is only warned about.
-        check("storage:\n  tsdb: [\n", None);
+        check("global:\n  a: b\nstorage:\n  tsdb: [\n", None);
         check("", None);
     }
 
