@@ -84,7 +84,7 @@ audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
 # libFuzzer on the stable compiler: the flags put in the coverage counters that cargo-fuzz would ask a nightly one for.
 # There is no address sanitizer, which needs nightly; the code under test has no unsafe blocks, and its overflow checks
 # and debug assertions are on. The target is named so that build scripts are built without the counters.
-FUZZ_TARGETS ?= frames transcode sampled xor guard http_head s3_xml s3_head ini yaml meta_json ledger_json progress_json \
+FUZZ_TARGETS ?= frames transcode sampled plain xor guard http_head s3_xml s3_head ini yaml meta_json ledger_json progress_json \
   selector certificate
 FUZZ_SECONDS ?= 600
 FUZZ_DIR := $(abspath $(TARGET))/fuzz
