@@ -2,6 +2,7 @@
 
 mod batch;
 mod conflicts;
+mod labels_only;
 pub(crate) mod matcher;
 mod metrics;
 mod names;
