@@ -1,6 +1,7 @@
 //! The HTTP client's settings, the same for everything that is asked over HTTP: blocking, with time-outs, the system's
 //! certificate authorities, no surprise proxies.
 
+mod gather;
 mod socket;
 mod tcp;
 
@@ -31,7 +32,8 @@ pub fn system_tls() -> Result<TlsConfig> {
 /// An agent for one peer. Status codes are answers, not errors; `timeout` bounds a whole exchange, none means that
 /// something else ends it.
 pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>) -> Agent {
-    let tcp = Tcp { connect_timeout: limits::CONNECT_TIMEOUT, unsent_bytes_max: None };
+    let gathers = timeout.is_none();
+    let tcp = Tcp { connect_timeout: limits::CONNECT_TIMEOUT, unsent_bytes_max: None, gathers };
     let connector = tcp.chain(RustlsConnector::default());
     Agent::with_parts(settings(user_agent, tls, timeout, None), connector, DefaultResolver::default())
 }

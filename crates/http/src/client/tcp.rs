@@ -21,7 +21,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use crate::client::socket::set_unsent_bytes_max;
+use crate::client::gather::{Gather, WANTED_BYTES};
+use crate::client::socket::{set_readable_bytes_min, set_unsent_bytes_max};
 
 thread_local! {
     /// What ends the exchange of this thread.
@@ -51,6 +52,8 @@ pub struct Tcp {
     /// what is acknowledged counts as progress: else a slow link looks stalled, and the answer overdue, while megabytes
     /// are still on their way.
     pub unsent_bytes_max: Option<u32>,
+    /// Whether small reads of a large answer are gathered (`gather.rs`).
+    pub gathers: bool,
 }
 
 impl<In: Transport> Connector<In> for Tcp {
@@ -71,7 +74,8 @@ impl<In: Transport> Connector<In> for Tcp {
                     (details.register_shutdown)(handle)?;
                     let config = &details.config;
                     let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                    return Ok(Some(Either::B(Connection { socket, buffers, is_broken: false })));
+                    let gather = self.gathers.then(|| Gather::new(Instant::now()));
+                    return Ok(Some(Either::B(Connection { socket, buffers, gather, is_broken: false })));
                 }
                 Err(err) => failed = Some(err),
             }
@@ -163,6 +167,8 @@ impl ShutdownHandle for Socket {
 pub struct Connection {
     socket: Arc<Socket>,
     buffers: LazyBuffers,
+    /// None where reads are never gathered.
+    gather: Option<Gather>,
     is_broken: bool,
 }
 
@@ -176,6 +182,25 @@ impl Connection {
                 Err(err) if err.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT, whole, timeout, true)?,
                 Err(err) => return Err(Error::Io(err)),
             }
+        }
+        Ok(())
+    }
+
+    /// Waits a short time for more than a little, where reads are gathered; false where they are not.
+    fn gather_input(&self) -> Result<bool, Error> {
+        let Some(time) = self.gather.as_ref().and_then(|gather| gather.wait(Instant::now())) else { return Ok(false) };
+        match wait(self.socket.0.as_fd(), PollFlags::IN, Instant::now().checked_add(time)) {
+            // What is there is enough now.
+            Err(err) if err.kind() == ErrorKind::TimedOut => Ok(true),
+            other => self.waited(other, Timeout::PerRead).map(|()| true),
+        }
+    }
+
+    /// From here on a single byte is waited for.
+    fn end_gathering(&mut self) -> Result<(), Error> {
+        if let Some(gather) = self.gather.as_mut().filter(|gather| gather.is_on()) {
+            gather.nothing_came();
+            set_readable_bytes_min(self.socket.0.as_fd(), 1)?;
         }
         Ok(())
     }
@@ -198,7 +223,12 @@ impl Connection {
             (None, Some(step)) => (Some(step), reason),
             (whole, _) => (whole, timeout.reason),
         };
-        wait(self.socket.0.as_fd(), flags, deadline).map_err(|err| match err.kind() {
+        self.waited(wait(self.socket.0.as_fd(), flags, deadline), reason)
+    }
+
+    /// What a wait that failed means.
+    fn waited(&self, outcome: io::Result<()>, reason: Timeout) -> Result<(), Error> {
+        outcome.map_err(|err| match err.kind() {
             ErrorKind::TimedOut => Error::Timeout(reason),
             ErrorKind::ConnectionAborted => {
                 self.socket.reset_at_close();
@@ -226,6 +256,11 @@ impl Transport for Connection {
         if self.is_broken {
             return Ok(());
         }
+        // The time of the next answer begins.
+        self.end_gathering()?;
+        if let Some(gather) = &mut self.gather {
+            *gather = Gather::new(Instant::now());
+        }
         // Without the exchange of two fields the buffer could not be borrowed while the socket is written to.
         let mut buffers = std::mem::replace(&mut self.buffers, LazyBuffers::new(1, 1));
         let written = self.write(buffers.output().get(..amount).unwrap_or_default(), timeout);
@@ -236,14 +271,24 @@ impl Transport for Connection {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let whole = deadline(timeout.after);
+        let mut waited = self.gather_input()?;
         loop {
-            match (&self.socket.0).read(self.buffers.input_append_buf()) {
+            let room = self.buffers.input_append_buf();
+            let room_bytes = room.len();
+            match (&self.socket.0).read(room) {
                 Ok(n_read) => {
                     self.buffers.input_appended(n_read);
+                    if self.gather.as_mut().is_some_and(|gather| gather.read(n_read, room_bytes, waited)) {
+                        set_readable_bytes_min(self.socket.0.as_fd(), WANTED_BYTES)?;
+                    }
                     return Ok(n_read > 0);
                 }
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
-                Err(err) if err.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN, whole, timeout, false)?,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                    self.end_gathering()?;
+                    self.wait(PollFlags::IN, whole, timeout, false)?;
+                    waited = true;
+                }
                 Err(err) => return Err(Error::Io(err)),
             }
         }
