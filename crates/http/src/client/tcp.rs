@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use ureq::unversioned::transport::{
 use ureq::{Error, Timeout};
 
 use crate::client::gather::{Gather, WANTED_BYTES};
+use crate::client::late::addresses;
 use crate::client::socket::{set_readable_bytes_min, set_unsent_bytes_max};
 
 thread_local! {
@@ -46,14 +48,46 @@ pub fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> T {
 /// Opens TCP connections.
 #[derive(Debug)]
 pub struct Tcp {
-    /// Time to connect, for each address of a host that has several.
-    pub connect_timeout: Duration,
-    /// Bytes that may wait in the kernel for their first time on the wire; `None` leaves that to the kernel. With a bound,
-    /// what is acknowledged counts as progress: else a slow link looks stalled, and the answer overdue, while megabytes
-    /// are still on their way.
-    pub unsent_bytes_max: Option<u32>,
-    /// Whether small reads of a large answer are gathered (`gather.rs`).
-    pub gathers: bool,
+    connect_timeout: Duration,
+    unsent_bytes_max: Option<u32>,
+    unacknowledged_max: Option<Duration>,
+    gathers: bool,
+    n_opened: Arc<AtomicU64>,
+}
+
+impl Tcp {
+    /// With this time to connect, for each address of a host that has several.
+    pub fn new(connect_timeout: Duration) -> Self {
+        Tcp {
+            connect_timeout,
+            unsent_bytes_max: None,
+            unacknowledged_max: None,
+            gathers: false,
+            n_opened: Arc::default(),
+        }
+    }
+
+    /// Bounds the bytes that may wait in the kernel for their first time on the wire. With a bound, what is acknowledged
+    /// counts as progress: else a slow link looks stalled, and the answer overdue, while megabytes are still on their way.
+    pub fn unsent_bytes_max(self, bytes: u32) -> Self {
+        Tcp { unsent_bytes_max: Some(bytes), ..self }
+    }
+
+    /// Breaks a connection whose peer does not acknowledge what it is sent for so long: a connection that was kept may
+    /// lead to a machine that is gone.
+    pub(super) fn unacknowledged(self, time: Duration) -> Self {
+        Tcp { unacknowledged_max: Some(time), ..self }
+    }
+
+    /// Gathers small reads of large answers (`gather.rs`).
+    pub(super) fn gathering(self) -> Self {
+        Tcp { gathers: true, ..self }
+    }
+
+    /// Counts connections here.
+    pub(super) fn counted(self, n_opened: Arc<AtomicU64>) -> Self {
+        Tcp { n_opened, ..self }
+    }
 }
 
 impl<In: Transport> Connector<In> for Tcp {
@@ -66,16 +100,17 @@ impl<In: Transport> Connector<In> for Tcp {
         let most = self.connect_timeout;
         let time = details.timeout.not_zero().map_or(most, |left| (*left).min(most));
         let mut failed = None;
-        for address in &details.addrs {
+        for address in addresses(details)?.iter() {
             match self.open(*address, time) {
                 Ok(stream) => {
                     let socket = Arc::new(Socket(stream));
                     let handle: Weak<dyn ShutdownHandle> = Arc::downgrade(&socket) as Weak<dyn ShutdownHandle>;
                     (details.register_shutdown)(handle)?;
-                    let config = &details.config;
-                    let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+                    self.n_opened.fetch_add(1, Ordering::Relaxed);
+                    let buffer_bytes = (details.config.input_buffer_size(), details.config.output_buffer_size());
+                    let buffers = LazyBuffers::new(buffer_bytes.0, buffer_bytes.1);
                     let gather = self.gathers.then(|| Gather::new(Instant::now()));
-                    return Ok(Some(Either::B(Connection { socket, buffers, gather, is_broken: false })));
+                    return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, is_broken: false })));
                 }
                 Err(err) => failed = Some(err),
             }
@@ -103,6 +138,9 @@ impl Tcp {
         sockopt::set_socket_keepalive(&stream, true)?;
         if let Some(bytes) = self.unsent_bytes_max {
             set_unsent_bytes_max(stream.as_fd(), bytes)?;
+        }
+        if let Some(time) = self.unacknowledged_max {
+            sockopt::set_tcp_user_timeout(&stream, u32::try_from(time.as_millis()).unwrap_or(u32::MAX))?;
         }
         Ok(stream)
     }
@@ -167,6 +205,8 @@ impl ShutdownHandle for Socket {
 pub struct Connection {
     socket: Arc<Socket>,
     buffers: LazyBuffers,
+    /// Of input and output.
+    buffer_bytes: (usize, usize),
     /// None where reads are never gathered.
     gather: Option<Gather>,
     is_broken: bool,
@@ -294,8 +334,11 @@ impl Transport for Connection {
         }
     }
 
-    /// An idle connection is open while it has nothing to say.
+    /// An idle connection is open while it has nothing to say. It is asked when it is put aside, and holds no memory then.
     fn is_open(&mut self) -> bool {
+        if self.buffers.input().is_empty() {
+            self.buffers = LazyBuffers::new(self.buffer_bytes.0, self.buffer_bytes.1);
+        }
         !self.is_broken && matches!(self.socket.0.peek(&mut [0]), Err(err) if err.kind() == ErrorKind::WouldBlock)
     }
 }

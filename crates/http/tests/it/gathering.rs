@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use pillion_http::client;
+use pillion_http::client::{self, Line};
 
 /// A server of one answer on one connection.
 fn serve(answer: impl FnOnce(TcpStream) + Send + 'static) -> String {
@@ -22,7 +22,8 @@ fn serve(answer: impl FnOnce(TcpStream) + Send + 'static) -> String {
     url
 }
 
-fn read_head(stream: &mut TcpStream) {
+/// Reads a request without a body.
+pub fn read_head(stream: &mut TcpStream) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -37,8 +38,8 @@ fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 fn body(url: &str) -> impl Read + use<> {
-    let agent = client::agent(client::USER_AGENT, None, None);
-    agent.get(url).call().unwrap().into_body().into_reader()
+    let line = Line::new(client::USER_AGENT, None, None);
+    line.exchange(|agent| agent.get(url).call()).unwrap().into_body().into_reader()
 }
 
 /// A server makes its answer while it writes it, and a reader overtakes it.

@@ -5,6 +5,7 @@
 mod certificates;
 mod gathering;
 mod handshakes;
+mod lines;
 mod pair;
 mod rotation;
 mod settings;

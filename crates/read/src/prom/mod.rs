@@ -6,6 +6,7 @@ mod client;
 mod frames;
 pub(crate) mod listing;
 mod paths;
+mod redirect;
 pub(crate) mod request;
 
 pub use answers::{Answer, RuntimeInfo};
