@@ -55,6 +55,12 @@ struct Said {
     unheard: Option<Error>,
 }
 
+/// Since when Prometheus has data.
+struct Oldest {
+    mint_ms: i64,
+    is_agent: bool,
+}
+
 impl Said {
     fn retention_ms(&self) -> Option<i64> {
         prom::retention_ms(Some(&self.info.retention), self.flags.as_ref().unwrap_or(&Flags::new()))
@@ -119,21 +125,21 @@ impl Heartbeat {
         let version = self.retry(stop, failed, || self.client.build_version())?;
         log::info!("successfully loaded prometheus version");
         let failed = "failed to fetch timestamps. Is Prometheus running? Retrying";
-        let mint_ms = self.retry(stop, failed, || self.mint_ms())?;
+        let oldest = self.retry(stop, failed, || self.oldest())?;
         let failed = "failed to fetch initial external labels. Is Prometheus running? Retrying";
         let external_labels = self.retry(stop, failed, || self.client.external_labels())?;
         log::info!(external_labels = external_labels.to_string(); "successfully loaded prometheus external labels");
         if external_labels.is_empty() {
             return Err(Error::new(Kind::Permanent, NO_LABELS));
         }
-        self.publish(external_labels, mint_ms, version, retention_ms);
+        self.publish(external_labels, oldest, version, retention_ms);
         self.metrics.prometheus_up.set(1);
         Ok(())
     }
 
     /// One beat. The version is asked again after Prometheus was down: it may have come back as another one.
     fn beat(&self, was_down: bool) -> Result<(), (&'static str, Error)> {
-        let mint_ms = self.mint_ms().map_err(|err| ("updating timestamps failed", err))?;
+        let oldest = self.oldest().map_err(|err| ("updating timestamps failed", err))?;
         let labels = self.client.external_labels().map_err(|err| ("updating labels failed", err))?;
         let before = self.state.read();
         let version = if was_down {
@@ -152,12 +158,16 @@ impl Heartbeat {
             );
         }
         let retention_ms = if was_down { self.look_again(before.retention_ms) } else { before.retention_ms };
-        self.publish(labels, mint_ms, version, retention_ms);
+        self.publish(labels, oldest, version, retention_ms);
         Ok(())
     }
 
-    fn publish(&self, external_labels: Labels, mint_ms: i64, version: String, retention_ms: Option<i64>) {
-        self.state.publish(PromState { external_labels, mint_ms, maxt_ms: i64::MAX, version, retention_ms });
+    fn publish(&self, external_labels: Labels, oldest: Oldest, version: String, retention_ms: Option<i64>) {
+        if oldest.is_agent && !self.state.read().is_agent {
+            log::info!("Prometheus runs as an agent: it has no series to query, only targets and metadata");
+        }
+        let Oldest { mint_ms, is_agent } = oldest;
+        self.state.publish(PromState { external_labels, mint_ms, maxt_ms: i64::MAX, version, retention_ms, is_agent });
     }
 
     /// The flags of a Prometheus that was down: it may have come back with others. The retention that it has now.
@@ -181,9 +191,16 @@ impl Heartbeat {
         }
     }
 
-    fn mint_ms(&self) -> Result<i64> {
-        let lowest = self.client.lowest_timestamp().context(|| "fetch lowest timestamp")?;
-        Ok(lowest.max(self.min_time.at(unix_ms(SystemTime::now()))))
+    /// The oldest time that can be asked for. An agent has no such time, and says that it is one.
+    fn oldest(&self) -> Result<Oldest> {
+        let (lowest, is_agent) = match self.client.lowest_timestamp() {
+            Err(err) if err.kind() == Kind::NotFound => match self.client.flags() {
+                Ok(Some(flags)) if prom::is_agent(&flags) => (i64::MIN, true),
+                _ => return Err(err.context("fetch lowest timestamp")),
+            },
+            other => (other.context(|| "fetch lowest timestamp")?, false),
+        };
+        Ok(Oldest { mint_ms: lowest.max(self.min_time.at(unix_ms(SystemTime::now()))), is_agent })
     }
 
     /// Asks for the flags, every two seconds for as long as one try may take. `Errors:` all may pass.

@@ -296,6 +296,16 @@ fn info(state: &PromState) -> InfoResponse {
         }],
         ..Default::default()
     };
+    // An agent answers nothing else, and a querier calls every API that is announced.
+    if state.is_agent {
+        return InfoResponse {
+            label_sets: vec![labels],
+            ComponentType: "sidecar".into(),
+            metric_metadata: MessageField::some(MetricMetadataInfo::default()),
+            targets: MessageField::some(TargetsInfo::default()),
+            ..Default::default()
+        };
+    }
     // A querier calls every API that is announced; the query API belongs to queriers. No limits of time on exemplars are
     // known, which 0 and 0 say.
     InfoResponse {

@@ -10,7 +10,7 @@ mod redirect;
 pub(crate) mod request;
 
 pub use answers::{Answer, RuntimeInfo};
-pub use checks::{FlagCheck, FlagWarning, Flags, retention_ms};
+pub use checks::{FlagCheck, FlagWarning, Flags, is_agent, retention_ms};
 pub use client::{Call, PromClient, PromUrl, ReadAnswer};
 pub use frames::FrameReader;
 pub use paths::check_flags;
