@@ -102,7 +102,7 @@ impl Services {
                     move |request: &[u8], bridge: &Bridge| {
                         let request = request::decode(request)?;
                         let answer = store::label_names(&request, &services.state.read(), &services.client, bridge)?;
-                        bridge.send(EncodedMessage::whole(encode(&answer)))
+                        bridge.send(EncodedMessage::whole(answer))
                     }
                 });
             })
@@ -111,7 +111,7 @@ impl Services {
                     move |request: &[u8], bridge: &Bridge| {
                         let request = request::decode(request)?;
                         let answer = store::label_values(&request, &services.state.read(), &services.client, bridge)?;
-                        bridge.send(EncodedMessage::whole(encode(&answer)))
+                        bridge.send(EncodedMessage::whole(answer))
                     }
                 });
             })

@@ -13,7 +13,7 @@ pub(crate) const QUERY_BYTES_MAX: usize = 4 * 1024;
 /// Redirects of one request that are followed; a proxy needs one.
 pub(crate) const REDIRECTS_MAX: usize = 3;
 /// Largest answer of a JSON endpoint that is held in memory, in bytes.
-pub(crate) const JSON_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub(crate) const JSON_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How much of a `/metrics` page is read in search of one gauge, in bytes.
 pub(crate) const METRICS_PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Memory for series of one call that cannot be streamed; past it sorted runs go to a temporary file.

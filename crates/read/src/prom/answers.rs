@@ -1,7 +1,6 @@
 //! How Prometheus's answers are read: the JSON envelope, flags, build info, configuration, label names and values, and
 //! the one gauge of `/metrics` that matters. Pure: readers are handed in.
 
-use std::collections::BTreeMap;
 use std::io::BufRead;
 
 use serde::Deserialize;
@@ -49,8 +48,8 @@ pub(crate) fn json<T: DeserializeOwned + Default>(body: &[u8]) -> Result<Answer<
     Ok(Answer { data: envelope.data.unwrap_or_default(), warnings: envelope.warnings.unwrap_or_default() })
 }
 
-/// One label set of `/api/v1/series`.
-pub(crate) type SeriesLabels = BTreeMap<String, String>;
+/// The warning that there is more than the limit.
+pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
 /// `/api/v1/status/buildinfo`.
 #[derive(Debug, Default, Deserialize)]

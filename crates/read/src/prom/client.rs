@@ -16,7 +16,7 @@ use crate::limits;
 use crate::prom::FrameReader;
 use crate::prom::answers::{self, Answer};
 use crate::prom::checks::Flags;
-use crate::prom::listing;
+use crate::prom::listing::{self, SeriesLabels};
 use crate::prom::{redirect, request};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::labels::Labels;
@@ -104,7 +104,7 @@ impl PromClient {
             let kind = if matches!(status, 404 | 405) { Kind::NotFound } else { Kind::Retry };
             return Err(Error::new(kind, format!("got non-200 response code: {status}, response: {body}")));
         }
-        let body = http::read_body(body, limits::JSON_BYTES_MAX, path)?;
+        let body = http::read_body(body, limits::JSON_BYTES_MAX as u64, path)?;
         Ok(answers::json::<T>(&body)?.data)
     }
 
@@ -183,23 +183,31 @@ impl Call<'_> {
     /// `Errors:` by HTTP status: 400 `BadRequest`, 404 `NotFound`, 503 and a broken connection `Retry`, else `Permanent`.
     pub fn json<T: DeserializeOwned + Default>(&self, path: &str, params: &[(&str, String)]) -> Result<Answer<T>> {
         let (_, body) = self.ask(path, params)?;
-        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX, path)?)
+        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX as u64, path)?)
     }
 
-    /// Asks a JSON endpoint for a list and calls `each` with its items while they arrive; returns the warnings.
+    /// Asks a JSON endpoint for a list of strings and calls `each` with them while they arrive; returns the warnings.
     ///
     /// `Errors:` as [`Call::json`], and those of `each`.
-    pub(crate) fn list<T: DeserializeOwned>(
+    pub(crate) fn each_string(
         &self,
         path: &str,
         params: &[(&str, String)],
-        each: &mut dyn FnMut(T) -> Result<()>,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Vec<String>> {
-        let (status, body) = self.ask(path, params)?;
-        if status == 204 {
-            return Ok(Vec::new());
-        }
-        listing::for_each_item(BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader()), each)
+        let (_, body) = self.ask(path, params)?;
+        listing::each_string(body.into_reader(), each)
+    }
+
+    /// As [`Call::each_string`], for a list of series.
+    pub(crate) fn each_series(
+        &self,
+        path: &str,
+        params: &[(&str, String)],
+        each: &mut dyn FnMut(&SeriesLabels) -> Result<()>,
+    ) -> Result<Vec<String>> {
+        let (_, body) = self.ask(path, params)?;
+        listing::each_series(body.into_reader(), each)
     }
 
     /// Asks, and turns an answer that is not 2xx into an error.

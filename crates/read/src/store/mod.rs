@@ -13,6 +13,7 @@ pub mod samples;
 mod series;
 mod shard;
 mod sort;
+mod strings;
 pub mod transcode;
 pub mod wire;
 
