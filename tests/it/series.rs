@@ -5,7 +5,8 @@ use crate::support::sidecar;
 use std::time::{Duration, Instant};
 
 use crate::support::fake_prometheus::{FakePrometheus, Read_, STREAMED, frame, series};
-use crate::support::store_client::{Answer, Store, matchers, options, request};
+use crate::support::figures::status;
+use crate::support::store_client::{Answer, Store, matchers, options, request, text};
 use futures_executor::block_on;
 use futures_util::{FutureExt, StreamExt};
 use pillion_proto::thanos_store::*;
@@ -195,6 +196,34 @@ fn the_first_series_leaves_while_prometheus_is_still_sending() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn a_series_of_any_length_is_answered_in_little_memory() {
+    let rig = rig();
+    // `job` sorts before `region`, so all 90 MiB wait for an extension, which comes and leaves first.
+    let frame = series(&[("job", "x"), ("region", "eu-west"), ("replica", "a")], &[(1, 2, 1, &[7; 1_000_000])]);
+    let behind = series(&[("job", "x"), ("n", "1"), ("region", "eu-west"), ("replica", "a")], &[(1, 2, 1, b"c")]);
+    let idle = status(rig.sidecar.pid(), "VmHWM");
+    for then in [vec![], vec![behind]] {
+        let n_behind = then.len();
+        rig.prometheus.set(|state| state.read = Read_::Repeat(90, frame.clone(), then));
+        let mut stream = rig.store.stream(&request(&[("job", "=", "x")]), options());
+        let (mut first, mut n_bytes, mut n) = (String::new(), 0, 0);
+        while let Some(message) = block_on(stream.next()) {
+            let Some(series_response::Result::Series(series)) = message.unwrap().result else { panic!("no series") };
+            if n == 0 {
+                first = text(&series);
+            }
+            (n, n_bytes) = (n + 1, n_bytes + series.chunks[0].raw.data.len());
+        }
+        assert_eq!((n, n_bytes), (90 + n_behind, 90_000_000 + n_behind));
+        let expected =
+            if n_behind == 0 { "job=x region=eu-west replica=a" } else { "job=x n=1 region=eu-west replica=a" };
+        assert_eq!(first, expected);
+    }
+    let grown = (status(rig.sidecar.pid(), "VmHWM") - idle) >> 20;
+    assert!(grown < 32, "memory grew by {grown} MiB");
 }
 
 #[test]

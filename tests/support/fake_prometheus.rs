@@ -26,6 +26,8 @@ pub enum Read_ {
     Endless(Vec<u8>),
     /// This many series of one chunk of this data, made while they are sent.
     Many(usize, Vec<u8>),
+    /// This frame so many times, then these.
+    Repeat(usize, Vec<u8>, Vec<Vec<u8>>),
     /// These frames, then silence until the client hangs up.
     Stall(Vec<Vec<u8>>),
     /// Less than the announced content length.
@@ -188,7 +190,10 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
                     chosen.map_or_else(|| state.read.clone(), |(.., read)| read.clone())
                 };
                 answer_read(&mut stream, &read, told)?;
-                if !matches!(read, Read_::Frames(_) | Read_::Raw(..) | Read_::Status(..) | Read_::Many(..)) {
+                if !matches!(
+                    read,
+                    Read_::Frames(_) | Read_::Repeat(..) | Read_::Raw(..) | Read_::Status(..) | Read_::Many(..)
+                ) {
                     return Ok(());
                 }
             }
@@ -250,6 +255,17 @@ fn answer_read(stream: &mut &TcpStream, read: &Read_, told: &Told) -> std::io::R
         Read_::Frames(frames) => {
             stream.write_all(chunked_head.as_bytes())?;
             for payload in frames {
+                chunk(stream, &frame(payload))?;
+            }
+            stream.write_all(b"0\r\n\r\n")
+        }
+        Read_::Repeat(n, payload, then) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            let framed = frame(payload);
+            for _ in 0..*n {
+                chunk(stream, &framed)?;
+            }
+            for payload in then {
                 chunk(stream, &frame(payload))?;
             }
             stream.write_all(b"0\r\n\r\n")

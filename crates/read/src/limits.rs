@@ -18,9 +18,8 @@ pub(crate) const METRICS_PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(crate) const SORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest temporary file of one call, in bytes.
 pub(crate) const SPILL_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Frames that one call may hold back until their order is known. The largest real series take a few MiB.
-pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Memory for frames that one call holds back until their order is known; past it they go to a temporary file. Most series
+/// take a few KiB.
+pub(crate) const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A frame buffer larger than this is not kept for the next series.
 pub(crate) const REUSED_BYTES_MAX: usize = 2 * 1024 * 1024;
-
-const _: () = assert!(FRAME_BYTES_MAX < HELD_BYTES_MAX);

@@ -12,6 +12,7 @@ pub mod samples;
 mod series;
 mod shard;
 mod sort;
+mod spill;
 pub mod transcode;
 pub mod wire;
 

@@ -14,7 +14,7 @@ use crate::prom::{Call, PromClient, ReadAnswer};
 use crate::store::batch::{Batcher, MessageSink};
 use crate::store::conflicts::LabelConflicts;
 use crate::store::metrics::StoreMetrics;
-use crate::store::order::{ReorderBuffer, out_of_order};
+use crate::store::order::{Bounds, ReorderBuffer, out_of_order};
 use crate::store::query::{self, Query, Select};
 use crate::store::quota::{Counter, InFlight, PerCall, Reservation};
 use crate::store::samples;
@@ -190,7 +190,11 @@ impl RemoteRead<'_, '_> {
         mut frames: FrameReader<impl Read>,
         out: &mut Merger<'_, '_, M>,
     ) -> Result<()> {
-        let mut order = ReorderBuffer::new(limits::HELD_BYTES_MAX, limits::REUSED_BYTES_MAX);
+        let mut order = ReorderBuffer::new(Bounds {
+            memory_max: limits::HELD_BYTES_MAX,
+            spill_max: limits::SPILL_BYTES_MAX,
+            reuse_max: limits::REUSED_BYTES_MAX,
+        });
         let mut ranges = Vec::new();
         loop {
             // The frame is read straight into the entry that keeps it until it is written into a message.

@@ -5,6 +5,7 @@
 //! data, get the StoreAPI's encoding number and their xxhash64.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use twox_hash::XxHash64;
 
@@ -42,6 +43,12 @@ impl LabelRules {
         self.external.last().is_some_and(|(name, _)| name.as_bytes() > last)
     }
 
+    /// How a series whose local labels have ended compares with one that goes on with a label of this name: what is left of
+    /// the first are external labels that sort behind the name, or nothing.
+    fn meets_rest(&self, name: &[u8]) -> Ordering {
+        if self.can_move(name) { Ordering::Greater } else { Ordering::Less }
+    }
+
     /// Whether a label from Prometheus is left out: an external label overrides it, or the request drops it.
     fn is_dropped(&self, name: &[u8]) -> bool {
         self.external_names.iter().any(|external| external.as_bytes() == name)
@@ -62,6 +69,12 @@ enum LabelRef {
     },
 }
 
+impl LabelRef {
+    fn is_local(self) -> bool {
+        matches!(self, LabelRef::Local { .. })
+    }
+}
+
 #[derive(Clone, Copy)]
 struct ChunkRef {
     min_time: u64,
@@ -79,6 +92,8 @@ struct ChunkRef {
 #[derive(Default)]
 pub struct Entry {
     payload: Vec<u8>,
+    /// Where in the payload the series is.
+    range: Range<usize>,
     /// The final labels in order.
     labels: Vec<LabelRef>,
     chunks: Vec<ChunkRef>,
@@ -111,12 +126,31 @@ impl Entry {
         self.payload.len() + self.labels.len() * size_of::<LabelRef>() + self.chunks.len() * size_of::<ChunkRef>()
     }
 
+    /// The encoded `ChunkedSeries` as it came.
+    pub(super) fn source(&self) -> &[u8] {
+        self.payload.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// The same series without its chunks: enough to compare others with.
+    pub(super) fn without_chunks(&self, rules: &LabelRules) -> Result<Entry> {
+        let mut labels = Entry::default();
+        for label in self.labels.iter().filter(|label| label.is_local()) {
+            let (name, value) = self.resolve(*label, rules);
+            wire::put_header(1, wire::bytes_len(name.len()) + wire::bytes_len(value.len()), &mut labels.payload);
+            wire::put_bytes(1, name, &mut labels.payload);
+            wire::put_bytes(2, value, &mut labels.payload);
+        }
+        labels.parse(0..labels.payload.len(), rules)?;
+        Ok(labels)
+    }
+
     /// Parses the series at `range` of the payload; false when it is not in the shard.
     ///
     /// `Errors:` `Corrupt` for bytes that are no series, `Permanent` for a chunk encoding that the StoreAPI lacks.
-    pub fn parse(&mut self, range: std::ops::Range<usize>, rules: &LabelRules) -> Result<bool> {
+    pub fn parse(&mut self, range: Range<usize>, rules: &LabelRules) -> Result<bool> {
         self.labels.clear();
         self.chunks.clear();
+        self.range = range.clone();
         let base = self.payload.as_ptr() as usize;
         let Some(series) = self.payload.get(range) else { return Err(corrupt("series lies outside its frame")) };
         // Each part is a slice of the payload, or empty.
@@ -237,7 +271,7 @@ impl Entry {
         }
     }
 
-    /// Appends a sort key: keys compare bytewise as [`Entry::compare`] does.
+    /// Appends a sort key: keys compare bytewise as the series' order is.
     pub(super) fn key(&self, rules: &LabelRules, out: &mut Vec<u8>) {
         for (name, value) in self.labels(rules) {
             put_key(name, out);
@@ -245,22 +279,25 @@ impl Entry {
         }
     }
 
-    /// The StoreAPI's order: pairwise by name, then value, bytewise; a set that is a prefix of another comes first.
-    pub(super) fn compare(&self, other: &Entry, rules: &LabelRules) -> Ordering {
-        self.labels(rules).cmp(other.labels(rules))
-    }
-
-    /// How the local labels of two series in Prometheus's order relate.
-    pub(super) fn local_relation(&self, next: &Entry, rules: &LabelRules) -> Relation {
-        let local = |label: &&LabelRef| matches!(label, LabelRef::Local { .. });
-        let mut theirs = next.labels.iter().filter(local);
-        for label in self.labels.iter().filter(local) {
-            match theirs.next() {
-                Some(other) if self.resolve(*label, rules) == next.resolve(*other, rules) => {}
-                _ => return Relation::Other,
+    /// How `next`, which comes after this series from Prometheus, relates to it.
+    ///
+    /// One look at the local labels tells both things: the external ones are the same in both.
+    pub(super) fn relate(&self, next: &Entry, rules: &LabelRules) -> Relation {
+        let mut theirs = next.labels.iter().filter(|label| label.is_local());
+        for label in self.labels.iter().filter(|label| label.is_local()) {
+            let ours = self.resolve(*label, rules);
+            match theirs.next().map(|other| next.resolve(*other, rules)) {
+                Some(other) if ours == other => {}
+                // Where they differ, whatever external labels stand between the two names stands behind the lesser one.
+                Some(other) => return Relation::Other(ours.cmp(&other)),
+                // `next` ends: its external labels, or its end, meet the label that is left of this one.
+                None => return Relation::Other(rules.meets_rest(ours.0).reverse()),
             }
         }
-        if theirs.next().is_none() { Relation::Same } else { Relation::Extended }
+        match theirs.next() {
+            None => Relation::Same,
+            Some(other) => Relation::Extended(rules.meets_rest(next.resolve(*other, rules).0)),
+        }
     }
 
     fn resolve<'a>(&'a self, label: LabelRef, rules: &'a LabelRules) -> (&'a [u8], &'a [u8]) {
@@ -278,19 +315,29 @@ impl Entry {
     }
 }
 
-/// How a series relates to one before it, by local labels.
+/// How a series relates to one before it: by local labels, and by the order of the final ones (`Less`: the one before is less).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Relation {
     /// The same series, in another frame.
     Same,
-    /// It has all the labels of the one before and more behind them.
-    Extended,
+    /// It has all the local labels of the one before and more behind them.
+    Extended(Ordering),
     /// Something else.
-    Other,
+    Other(Ordering),
+}
+
+impl Relation {
+    /// The StoreAPI's order: pairwise by name, then value, bytewise; a set that is a prefix of another comes first.
+    pub(super) fn order(self) -> Ordering {
+        match self {
+            Relation::Same => Ordering::Equal,
+            Relation::Extended(order) | Relation::Other(order) => order,
+        }
+    }
 }
 
 /// Calls `each` with the place of every `ChunkedSeries` within a frame.
-pub fn each_series(frame: &[u8], mut each: impl FnMut(std::ops::Range<usize>) -> Result<()>) -> Result<()> {
+pub fn each_series(frame: &[u8], mut each: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
     let base = frame.as_ptr() as usize;
     let mut fields = Fields::new(frame);
     while let Some((number, field)) = fields.next_field()? {
@@ -499,26 +546,49 @@ mod tests {
         };
         for (idx, a) in entries.iter().enumerate() {
             for (other, b) in entries.iter().enumerate() {
-                assert_eq!(a.compare(b, &rules), idx.cmp(&other), "{idx} {other}");
+                assert_eq!(a.relate(b, &rules).order(), idx.cmp(&other), "{idx} {other}");
                 assert_eq!(key(a).cmp(&key(b)), idx.cmp(&other), "{idx} {other}");
             }
         }
     }
 
     #[test]
-    fn relations_look_at_local_labels_only() {
+    fn relations_look_at_local_labels_and_tell_the_final_order() {
+        use Ordering::{Greater, Less};
         let rules = rules(&[("m", "n"), ("z", "z")], &[]);
         let of = |set: &[(&str, &str)]| entry(&chunked(set, &[]), &rules).unwrap();
         let check = |a: &[(&str, &str)], b: &[(&str, &str)], expected: Relation| {
-            assert_eq!(of(a).local_relation(&of(b), &rules), expected, "{a:?} {b:?}");
+            let (a, b) = (of(a), of(b));
+            assert_eq!(a.relate(&b, &rules), expected);
+            assert_eq!(a.labels(&rules).cmp(b.labels(&rules)), expected.order());
+            assert_eq!(b.relate(&a, &rules).order(), expected.order().reverse());
         };
         check(&[("a", "1")], &[("a", "1")], Relation::Same);
+        check(&[], &[], Relation::Same);
         // Prometheus adds its external labels itself; they do not count.
-        check(&[("a", "1"), ("m", "n")], &[("a", "1"), ("b", "2"), ("m", "n")], Relation::Extended);
-        check(&[("a", "1")], &[("a", "2"), ("b", "2")], Relation::Other);
-        check(&[("a", "1"), ("b", "2")], &[("a", "1")], Relation::Other);
+        check(&[("a", "1"), ("m", "n")], &[("a", "1"), ("b", "2"), ("m", "n")], Relation::Extended(Greater));
+        check(&[("a", "1")], &[("a", "1"), ("p", "2")], Relation::Extended(Greater));
+        check(&[("a", "1")], &[("a", "1"), ("zz", "2")], Relation::Extended(Less));
+        check(&[("a", "1")], &[("a", "2"), ("b", "2")], Relation::Other(Less));
+        check(&[("a", "1"), ("y", "1")], &[("a", "1"), ("n", "2")], Relation::Other(Greater));
+        check(&[("a", "1"), ("b", "2")], &[("a", "1")], Relation::Other(Less));
+        check(&[("a", "1"), ("zz", "2")], &[("a", "1")], Relation::Other(Greater));
         assert!(of(&[("a", "1")]).can_move());
         assert!(!of(&[("zz", "1")]).can_move());
+    }
+
+    #[test]
+    fn a_series_without_its_chunks_compares_as_it_does_with_them() {
+        let rules = rules(&[("m", "n")], &["x"]);
+        let whole = entry(&chunked(&[("b", "2"), ("a", "1"), ("x", "9")], &[(1, 2, 1, &[7; 999])]), &rules).unwrap();
+        let labels = whole.without_chunks(&rules).unwrap();
+        assert_eq!(whole.relate(&labels, &rules), Relation::Same);
+        assert!(labels.labels(&rules).eq(whole.labels(&rules)));
+        assert_eq!((labels.n_chunks(), labels.held_bytes() < whole.held_bytes()), (0, true));
+        let (mut again, source) = (Entry::default(), whole.source());
+        again.copy(source);
+        again.parse(0..source.len(), &rules).unwrap();
+        assert_eq!((again.encoded_len(), again.n_chunks()), (whole.encoded_len(), 1));
     }
 
     #[test]
