@@ -105,6 +105,7 @@ fn start(
         reloads.push(Box::new(move || tls.reload()));
     }
     let uploads = Uploads::new(config, metrics)?;
+    store::check_temporary_folder();
     let connections = Connections::new(config.request_bytes_max, metrics.grpc.front.clone())?;
     // Listening begins when Prometheus is known, but a port that is taken should be known now.
     let address = config.grpc_address.clone();

@@ -227,6 +227,31 @@ fn a_series_of_any_length_is_answered_in_little_memory() {
 }
 
 #[test]
+fn without_temporary_files_memory_serves_up_to_a_limit_and_the_start_says_so() {
+    let prometheus = FakePrometheus::start();
+    let url = format!("--prometheus.url={}", prometheus.url());
+    // Nobody can make a file there, not even root.
+    let sidecar = Sidecar::start_with(&[&url], |command| {
+        command.env("TMPDIR", "/proc");
+    });
+    sidecar.wait_ready(true);
+    let store = Store::connect(sidecar.grpc);
+    let ask = |n: usize| {
+        let frame = series(&[("job", "x"), ("region", "eu-west"), ("replica", "a")], &[(1, 2, 1, &[7; 1_000_000])]);
+        prometheus.set(|state| state.read = Read_::Repeat(n, frame, vec![]));
+        store.series(&request(&[("job", "=", "x")]))
+    };
+    assert_eq!(ask(30).ok().series.len(), 30);
+    let answer = ask(90);
+    assert_eq!(answer.code(), CODE_RESOURCE_EXHAUSTED, "{:?}", answer.status);
+    assert!(answer.status.message().contains("a temporary file in /proc (TMPDIR chooses"), "{:?}", answer.status);
+    let log = sidecar.log();
+    assert_eq!(log.matches("no temporary file can be made").count(), 1, "{log}");
+    assert_eq!(log.matches("TMPDIR").count(), 2, "{log}");
+    assert!(!rig().sidecar.log().contains("temporary"));
+}
+
+#[test]
 fn limits_act_while_frames_arrive_and_end_the_read() {
     let prometheus = FakePrometheus::start();
     let args = ["--store.limits.request-series=1000", "--store.limits.request-samples=600000"];

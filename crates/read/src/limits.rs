@@ -18,6 +18,8 @@ pub(crate) const METRICS_PAGE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub(crate) const SORT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Largest temporary file of one call, in bytes.
 pub(crate) const SPILL_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Memory of one call in place of its temporary file where none can be made, in bytes.
+pub(crate) const SPILL_MEMORY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Memory for frames that one call holds back until their order is known; past it they go to a temporary file. Most series
 /// take a few KiB.
 pub(crate) const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;

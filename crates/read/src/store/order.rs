@@ -136,7 +136,7 @@ impl ReorderBuffer {
         }
         let spill = match &mut self.spill {
             Some(spill) => spill,
-            none => none.insert(Spill::new(self.bounds.spill_max)?),
+            none => none.insert(Spill::new(self.bounds.spill_max)),
         };
         let mut finished = Vec::new();
         self.held_bytes = 0;

@@ -67,7 +67,7 @@ impl Sorter {
         self.sort();
         let Runs { spill, runs } = match &mut self.spill {
             Some(runs) => runs,
-            none => none.insert(Runs { spill: Spill::new(self.disk_max)?, runs: Vec::new() }),
+            none => none.insert(Runs { spill: Spill::new(self.disk_max), runs: Vec::new() }),
         };
         let start = spill.len();
         for record in &self.records {
