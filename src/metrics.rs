@@ -5,10 +5,12 @@
 
 #![allow(missing_docs)]
 
+mod exposition;
+
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
@@ -405,10 +407,9 @@ impl Metrics {
     /// The page of `/metrics`, in the text format 0.0.4.
     pub fn render(&self) -> Vec<u8> {
         self.process.refresh();
-        let mut page = Vec::with_capacity(32 * 1024);
-        // Writing to a Vec cannot fail, and a family without children is left out by the encoder.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut page);
-        page
+        let mut page = String::with_capacity(32 * 1024);
+        exposition::write(&self.registry.gather(), &mut page);
+        page.into_bytes()
     }
 }
 
@@ -610,7 +611,7 @@ mod tests {
             "thanos_shipper_uploads_total 0",
             "pillion_shipper_failures_total{class=\"throttled\"} 0",
             "pillion_shipper_pending_blocks 0",
-            "pillion_shipper_oldest_pending_retention_seconds inf",
+            "pillion_shipper_oldest_pending_retention_seconds +Inf",
             "thanos_objstore_bucket_operations_total{bucket=\"fs: /x\",operation=\"upload\"} 0",
             "thanos_objstore_bucket_last_successful_upload_time{bucket=\"fs: /x\"} 0",
             "grpc_req_panics_recovered_total 0",

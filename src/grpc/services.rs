@@ -282,24 +282,27 @@ fn not_ready(text: &str) -> RpcStatus {
 
 /// What Info says of a Prometheus in this state.
 fn info(state: &PromState) -> InfoResponse {
-    let labels = label_set(&state.external_labels);
+    // Labels are unknown only before the first beat; a set without labels would match everything at a querier.
+    let label_sets: Vec<_> =
+        if state.external_labels.is_empty() { vec![] } else { vec![label_set(&state.external_labels)] };
+    let tsdb = |labels: &ZLabelSet| TSDBInfo {
+        labels: MessageField::some(labels.clone()),
+        min_time: state.mint_ms,
+        max_time: state.maxt_ms,
+        ..Default::default()
+    };
     let store = StoreInfo {
         min_time: state.mint_ms,
         max_time: state.maxt_ms,
         supports_sharding: true,
         supports_without_replica_labels: true,
-        tsdb_infos: vec![TSDBInfo {
-            labels: MessageField::some(labels.clone()),
-            min_time: state.mint_ms,
-            max_time: state.maxt_ms,
-            ..Default::default()
-        }],
+        tsdb_infos: label_sets.iter().map(tsdb).collect(),
         ..Default::default()
     };
     // A querier calls every API that is announced; the query API belongs to queriers. No limits of time on exemplars are
     // known, which 0 and 0 say.
     InfoResponse {
-        label_sets: if state.external_labels.is_empty() { vec![] } else { vec![labels] },
+        label_sets,
         ComponentType: "sidecar".into(),
         store: MessageField::some(store),
         rules: MessageField::some(RulesInfo::default()),
