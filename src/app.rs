@@ -17,7 +17,7 @@ use crate::grpc::reflection::Reflection;
 use crate::grpc::request::Late;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Beats, Heartbeat};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
@@ -127,6 +127,7 @@ fn start(
         }
     };
     let (gate, opened) = bounded(1);
+    let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
         interval: config.get_config_interval,
@@ -137,6 +138,7 @@ fn start(
         probes: probes.clone(),
         metrics: metrics.heartbeat.clone(),
         gate,
+        asked: (beats.clone(), asked),
     };
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
@@ -153,7 +155,8 @@ fn start(
         connections: connections.clone(),
         late: Late::default(),
         grpc_metrics: metrics.grpc.clone(),
-        shared: store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone()),
+        shared: store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone())
+            .with_refresh(move || beats.ask()),
     };
     let serving = Serving {
         address,

@@ -1,13 +1,15 @@
 //! Asks Prometheus who it is, publishes the answer, and opens the gate to gRPC once it is known.
 //!
+//! Between two beats it may be asked for another, by a call that has met other labels than the known ones.
+//!
 //! A failed beat keeps the old snapshot and clears readiness. Nothing here ends the process, except at start what no
 //! waiting can mend: an empty set of external labels, and with uploads flags of Prometheus under which blocks get lost.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::metrics::HeartbeatMetrics;
 use crate::probes::Probes;
@@ -20,6 +22,11 @@ use pillion_read::prom::{self, FlagCheck, FlagWarning, Flags, PromClient, Runtim
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
+
+/// How far apart beats are that were asked for: a Prometheus that gives reasons all the time is not asked all the time.
+const ASKED_SPACING: Duration = Duration::from_secs(1);
+/// Calls that may wait for a beat; no more are served at once.
+const ASKING_MAX: usize = 256;
 
 const NO_LABELS: &str = "no external labels configured on Prometheus server, uniquely identifying external labels must \
                          be configured; see https://thanos.io/tip/thanos/storage.md#external-labels for details.";
@@ -44,6 +51,36 @@ pub(crate) struct Heartbeat {
     pub metrics: HeartbeatMetrics,
     /// Gets one message when Prometheus is known for the first time.
     pub gate: Sender<()>,
+    /// Whom to tell of a beat that they asked for. Both ends, so that there always is one who could ask.
+    pub asked: (Beats, Asked),
+}
+
+/// Has Prometheus asked before it is time.
+#[derive(Clone)]
+pub(crate) struct Beats {
+    asks: Sender<Sender<()>>,
+    state: Published<PromState>,
+    timeout: Duration,
+}
+
+/// The heartbeat's end of [`Beats`].
+pub(crate) struct Asked(Receiver<Sender<()>>);
+
+impl Beats {
+    /// For the heartbeat that publishes `state`; nobody waits longer than `timeout`.
+    pub(crate) fn new(state: Published<PromState>, timeout: Duration) -> (Self, Asked) {
+        let (asks, asked) = bounded(ASKING_MAX);
+        (Beats { asks, state, timeout }, Asked(asked))
+    }
+
+    /// Waits for a beat that begins after this call; the snapshot that it publishes, or nothing when it fails or takes long.
+    /// One beat serves all who ask meanwhile. `Blocks:` up to the time-out.
+    pub(crate) fn ask(&self) -> Option<Arc<PromState>> {
+        let (done, told) = bounded(1);
+        self.asks.try_send(done).ok()?;
+        told.recv_timeout(self.timeout).ok()?;
+        Some(self.state.read())
+    }
 }
 
 /// What Prometheus says of its settings.
@@ -75,9 +112,15 @@ impl Heartbeat {
         // Someone who no longer listens is stopping too.
         let _ = self.gate.send(());
         let mut down = false;
+        let mut asking = Vec::new();
+        let mut last_asked = None;
         loop {
             match self.beat(down) {
                 Ok(()) => {
+                    // Whoever has waited too long is gone.
+                    asking.drain(..).for_each(|done: Sender<()>| {
+                        let _ = done.try_send(());
+                    });
                     down = false;
                     self.metrics.prometheus_up.set(1);
                     self.probes.ready();
@@ -90,10 +133,30 @@ impl Heartbeat {
                     self.probes.not_ready(&err.to_string());
                 }
             }
-            if stop.wait(self.interval) {
+            asking = self.rest(stop, &mut last_asked);
+            if stop.is_stopped() {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until it is time for the next beat, or until somebody asks for one. Who is to be told.
+    fn rest(&self, stop: &Stop, last_asked: &mut Option<Instant>) -> Vec<Sender<()>> {
+        let Asked(asks) = &self.asked.1;
+        let mut asking = Vec::new();
+        select! {
+            recv(stop.channel()) -> _ => {}
+            recv(asks) -> ask => asking.extend(ask),
+            default(self.interval) => {}
+        }
+        if !asking.is_empty() {
+            if let Some(last) = *last_asked {
+                stop.wait(ASKED_SPACING.saturating_sub(last.elapsed()));
+            }
+            asking.extend(asks.try_iter());
+            *last_asked = Some(Instant::now());
+        }
+        asking
     }
 
     /// The steps that must succeed once, in Thanos's order, each tried until it does.

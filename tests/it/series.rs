@@ -399,6 +399,132 @@ fn info_tells_labels_and_times() {
     assert!(info.query.is_none());
 }
 
+/// Frames of these series.
+fn frames(local: &[&[(&str, &str)]]) -> Read_ {
+    Read_::Frames(local.iter().map(|labels| series(labels, &[(1, 2, 1, b"c")])).collect())
+}
+
+/// A Prometheus whose external labels have changed, beside a sidecar that would look again in an hour.
+fn rig_with_labels(external: &[(&str, &str)], read: Read_) -> Rig {
+    let prometheus = FakePrometheus::start();
+    let sidecar = Sidecar::ready(&prometheus.url(), &["--prometheus.get_config_interval=1h"]);
+    let store = Store::connect(sidecar.grpc);
+    // Once at the start, and once with the first beat.
+    for _ in 0..2 {
+        while !prometheus.answered.recv_timeout(PATIENCE).unwrap().contains("/status/config") {}
+    }
+    prometheus.set(|state| {
+        state.external_labels = external.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        state.read = read;
+    });
+    Rig { prometheus, sidecar, store }
+}
+
+#[test]
+fn changed_external_labels_are_noticed_by_the_first_call_that_meets_them() {
+    let local: &[&[(&str, &str)]] = &[&[("job", "x")], &[("job", "x"), ("n", "1")]];
+    let check = |external: &[(&str, &str)], expected: [&str; 2]| {
+        let rig = rig_with_labels(external, frames(local));
+        let batched = SeriesRequest { response_batch_size: 64, ..request(&[("job", "=", "x")]) };
+        let answer = rig.store.series(&batched);
+        assert_eq!(answer.ok().labels(), expected, "{external:?}:\n{}", rig.sidecar.log());
+    };
+    // Added: seen by the order, once a series and its extension come.
+    check(
+        &[("region", "eu-west"), ("replica", "a"), ("zone", "z")],
+        ["job=x n=1 region=eu-west replica=a zone=z", "job=x region=eu-west replica=a zone=z"],
+    );
+    // Renamed, changed, removed: seen by what the first series lacks.
+    check(&[("area", "eu"), ("replica", "a")], ["area=eu job=x n=1 replica=a", "area=eu job=x replica=a"]);
+    check(&[("region", "us"), ("replica", "a")], ["job=x n=1 region=us replica=a", "job=x region=us replica=a"]);
+    check(&[("replica", "a")], ["job=x n=1 replica=a", "job=x replica=a"]);
+}
+
+#[test]
+fn a_call_that_has_begun_to_answer_when_labels_change_fails_and_the_next_one_does_not() {
+    let external = &[("region", "eu-west"), ("replica", "a"), ("zone", "z")];
+    let local: &[&[(&str, &str)]] = &[&[("job", "a")], &[("job", "b")], &[("job", "x")], &[("job", "x"), ("n", "1")]];
+    let rig = rig_with_labels(external, frames(local));
+    let answer = rig.store.series(&request(&[("job", "=~", ".+")]));
+    assert_eq!((answer.code(), answer.series.len()), (CODE_UNAVAILABLE, 3), "{:?}", answer.status);
+    assert!(answer.status.message().contains("ask again"), "{:?}", answer.status);
+    let again = rig.store.series(&request(&[("job", "=~", ".+")])).ok();
+    assert_eq!(
+        again.labels()[2..],
+        ["job=x n=1 region=eu-west replica=a zone=z", "job=x region=eu-west replica=a zone=z"]
+    );
+    rig.sidecar.wait_line("external labels of Prometheus changed");
+}
+
+#[test]
+fn a_server_that_sets_no_external_labels_is_asked_for_them_once() {
+    let local: &[&[(&str, &str)]] = &[&[("job", "x")], &[("job", "x"), ("n", "1")]];
+    let rig = rig_with_labels(&[("region", "eu-west"), ("replica", "a")], frames(local));
+    rig.prometheus.set(|state| state.merges = false);
+    rig.prometheus.requests.try_iter().for_each(drop);
+    for _ in 0..3 {
+        let answer = rig.store.series(&request(&[("job", "=", "x")])).ok();
+        assert_eq!(answer.labels(), ["job=x n=1 region=eu-west replica=a", "job=x region=eu-west replica=a"]);
+    }
+    let asked = rig.prometheus.requests.try_iter().filter(|path| path.contains("/status/config")).count();
+    assert_eq!(asked, 1);
+}
+
+#[test]
+fn info_lists_nothing_without_external_labels() {
+    let rig = rig();
+    rig.prometheus.set(|state| state.external_labels.clear());
+    rig.sidecar.wait_line("external labels of Prometheus changed");
+    let deadline = Instant::now() + PATIENCE;
+    while !rig.store.info().unwrap().label_sets.is_empty() {
+        assert!(Instant::now() < deadline, "{}", rig.sidecar.log());
+        sidecar::pause();
+    }
+    assert_eq!(rig.store.info().unwrap().store.tsdb_infos, []);
+}
+
+#[test]
+fn a_limit_is_filled_without_a_warning_and_only_what_is_sent_counts() {
+    let prometheus = FakePrometheus::start();
+    // One series is two series here, as for Thanos, because it comes in two frames.
+    let sidecar = Sidecar::ready(&prometheus.url(), &["--store.limits.request-series=4"]);
+    let store = Store::connect(sidecar.grpc);
+    let local: Vec<[(&str, &str); 2]> =
+        ["1", "2", "2", "3", "4", "5", "6"].iter().map(|n| [("job", "x"), ("n", *n)]).collect();
+    let local: Vec<&[(&str, &str)]> = local.iter().map(|labels| &labels[..]).collect();
+    let read = frames(&local);
+    let ask = |limit: i64, without: &[&str]| {
+        let without = without.iter().map(ToString::to_string).collect();
+        store.series(&SeriesRequest { limit, without_replica_labels: without, ..request(&[("job", "=", "x")]) })
+    };
+    let check = |limit: i64, without: &[&str], expected: &[&str]| {
+        let answer = ask(limit, without).ok();
+        assert_eq!(answer.labels(), expected);
+        assert_eq!(answer.warnings, [""; 0]);
+    };
+    let check_all = || {
+        check(1, &[], &["job=x n=1 region=eu-west replica=a"]);
+        check(2, &["replica"], &["job=x n=1 region=eu-west", "job=x n=2 region=eu-west", "job=x n=2 region=eu-west"]);
+        // Without the label that tells them apart all of them are one series.
+        let violated = "failed to send series: limit 4 violated (got 5)";
+        assert_eq!(ask(2, &["n"]).status.message(), violated);
+        assert_eq!(ask(4, &[]).status.message(), violated);
+        assert_eq!(ask(0, &[]).status.message(), violated);
+    };
+    prometheus.set(|state| state.read = read.clone());
+    check_all();
+    // The same where all of it has to be sorted.
+    prometheus.set(|state| {
+        state.twins = vec!["region".into(), "replica".into(), "n".into()];
+        state.read = Read_::Frames(vec![]);
+        state.reads_by_matcher = vec![("region".into(), 1, read)];
+    });
+    let sidecar = Sidecar::ready(&prometheus.url(), &["--store.limits.request-series=4"]);
+    let store = Store::connect(sidecar.grpc);
+    let answer = store.series(&SeriesRequest { limit: 3, ..request(&[("job", "=", "x")]) }).ok();
+    assert_eq!((answer.series.len(), answer.warnings.len()), (4, 0));
+}
+
 #[test]
 fn health_follows_prometheus() {
     let rig = rig();

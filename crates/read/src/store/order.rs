@@ -40,6 +40,7 @@ pub(super) struct ReorderBuffer {
     /// The entry that was emitted last, for the guard against steps backwards, and how many were.
     last: Option<Entry>,
     n_emitted: u64,
+    stepped_back: bool,
     free: Vec<Entry>,
     bounds: Bounds,
 }
@@ -64,6 +65,7 @@ impl ReorderBuffer {
             spill: None,
             last: None,
             n_emitted: 0,
+            stepped_back: false,
             free: Vec::new(),
             bounds,
         }
@@ -86,6 +88,11 @@ impl ReorderBuffer {
         self.held_bytes + self.spill.as_ref().map_or(0, Spill::held_bytes)
     }
 
+    /// Whether the last error was a step backwards.
+    pub(super) fn stepped_back(&self) -> bool {
+        self.stepped_back
+    }
+
     /// Takes the next series of the stream and emits those that no longer have to wait.
     ///
     /// `Errors:` those of `emit` and of the temporary folder; `Limit` when more would be put aside than may be; `Retry`
@@ -106,7 +113,7 @@ impl ReorderBuffer {
                 }
                 Relation::Extended(Ordering::Greater) => break,
                 // The one that waits would leave before this one.
-                Relation::Other(Ordering::Greater) => return Err(out_of_order()),
+                Relation::Other(Ordering::Greater) => return Err(self.step_back()),
                 Relation::Extended(_) | Relation::Other(_) => {
                     self.pop(rules, &mut emit)?;
                     follows = Some(self.n_emitted);
@@ -223,7 +230,7 @@ impl ReorderBuffer {
             && let Some(last) = &self.last
             && last.relate(&entry, rules).order() == Ordering::Greater
         {
-            return Err(out_of_order());
+            return Err(self.step_back());
         }
         emit(&entry)?;
         self.n_emitted += 1;
@@ -231,6 +238,11 @@ impl ReorderBuffer {
             self.recycle(last);
         }
         Ok(())
+    }
+
+    fn step_back(&mut self) -> Error {
+        self.stepped_back = true;
+        out_of_order()
     }
 }
 

@@ -143,6 +143,7 @@ fn a_stream_that_steps_back_is_an_error() {
     order.push(entry(&set(&[("a", "2")]), 0, &rules), &rules, |_| Ok(())).unwrap();
     let err = order.push(entry(&set(&[("a", "1")]), 0, &rules), &rules, |_| Ok(())).unwrap_err();
     assert_eq!(err.kind(), Kind::Retry);
+    assert!(order.stepped_back());
 }
 
 #[test]
@@ -152,6 +153,7 @@ fn a_step_back_is_seen_before_what_waits_has_left() {
     let mut emit = |_: &Entry| panic!("nothing may leave");
     order.push(entry(&set(&[("a", "2")]), 0, &rules), &rules, &mut emit).unwrap();
     order.push(entry(&set(&[("a", "1")]), 0, &rules), &rules, &mut emit).unwrap_err();
+    assert!(order.stepped_back());
 }
 
 #[test]

@@ -19,8 +19,8 @@ use pillion_base::labels::Labels;
 pub struct LabelRules {
     /// Sorted by name, without those that the request drops.
     external: Vec<(String, String)>,
-    /// Every external name, whether dropped or not: Prometheus adds all of them to what it sends.
-    external_names: Vec<String>,
+    /// Every external label, whether dropped or not: Prometheus adds all of them to what it sends.
+    all_external: Labels,
     without: Vec<String>,
     shard: Option<Shard>,
 }
@@ -31,10 +31,25 @@ impl LabelRules {
         let kept = external.iter().filter(|(name, _)| !without.iter().any(|dropped| dropped == name));
         LabelRules {
             external: kept.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            external_names: external.iter().map(|(name, _)| name.to_owned()).collect(),
+            all_external: external.clone(),
             without: without.to_vec(),
             shard,
         }
+    }
+
+    /// Whether an encoded `ChunkedSeries` carries all external labels as they came from Prometheus.
+    ///
+    /// `Errors:` `Corrupt` for bytes that are no series.
+    pub(super) fn are_set_on(&self, series: &[u8]) -> Result<bool> {
+        let (mut fields, mut n_set) = (Fields::new(series), 0);
+        while let Some((number, field)) = fields.next_field()? {
+            if number == 1 {
+                let (name, value) = label(field.bytes()?)?;
+                let is_set = |external: (&str, &str)| external.0.as_bytes() == name && external.1.as_bytes() == value;
+                n_set += usize::from(self.all_external.iter().any(is_set));
+            }
+        }
+        Ok(n_set == self.all_external.iter().count())
     }
 
     /// Whether setting the external labels can move a series behind its own extensions: `last` is the name of its last
@@ -51,7 +66,7 @@ impl LabelRules {
 
     /// Whether a label from Prometheus is left out: an external label overrides it, or the request drops it.
     fn is_dropped(&self, name: &[u8]) -> bool {
-        self.external_names.iter().any(|external| external.as_bytes() == name)
+        self.all_external.iter().any(|(external, _)| external.as_bytes() == name)
             || self.without.iter().any(|without| without.as_bytes() == name)
     }
 }
