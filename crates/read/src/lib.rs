@@ -7,6 +7,7 @@
 
 pub mod apis;
 pub mod prom;
+pub mod re2;
 pub mod selector;
 pub mod store;
 pub mod xor;

@@ -22,5 +22,11 @@ pub(crate) const SPILL_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A frame buffer larger than this is not kept for the next series.
 pub(crate) const REUSED_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Longest pattern on an external label, in bytes; alternations of plain texts may be longer. Its tree takes some 10 MiB.
+pub(crate) const PATTERN_BYTES_MAX: usize = 256 * 1024;
+/// Most states of one pattern; they and what walks over them take some 6 MiB.
+pub(crate) const PATTERN_STATES_MAX: usize = 256 * 1024;
+/// What the patterns of one request may cost together. A step is one state beside one character, tens of nanoseconds at most.
+pub(crate) const PATTERN_STEPS_MAX: u32 = 20_000_000;
 
 const _: () = assert!(FRAME_BYTES_MAX < HELD_BYTES_MAX);
