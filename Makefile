@@ -61,7 +61,7 @@ e2e: setup prometheus rgw ## The end-to-end tests only
 budgets: build ## What the shipped binary costs, as numbers, against their bounds
 	PILLION_BINARY="$(SHIPPED)" cargo test $(CARGO_FLAGS) --test budgets --test attacks -- --nocapture
 
-bench: build rgw ## What a Series call and a shipped block cost, beside yardsticks; BENCH_SCALE=0.1 for a quick look
+bench: build prometheus rgw ## What StoreAPI calls and a shipped block cost, beside yardsticks; BENCH_SCALE=0.05 for a quick look
 	BENCH_JSON="$(abspath $(TARGET))/bench.json" PILLION_BINARY="$(SHIPPED)" cargo bench --locked --bench series
 	BENCH_JSON="$(abspath $(TARGET))/bench-ship.json" PILLION_BINARY="$(SHIPPED)" cargo bench --locked --bench ship
 
