@@ -61,7 +61,7 @@ e2e: setup prometheus rgw ## The end-to-end tests only
 budgets: build ## What the shipped binary costs, as numbers, against their bounds
 	PILLION_BINARY="$(SHIPPED)" cargo test $(CARGO_FLAGS) --test budgets --test attacks -- --nocapture
 
-bench: build rgw ## What a Series call and a shipped block cost, beside yardsticks; BENCH_SCALE=0.1 for a quick look
+bench: build prometheus rgw ## What StoreAPI calls and a shipped block cost, beside yardsticks; BENCH_SCALE=0.05 for a quick look
 	BENCH_JSON="$(abspath $(TARGET))/bench.json" PILLION_BINARY="$(SHIPPED)" cargo bench --locked --bench series
 	BENCH_JSON="$(abspath $(TARGET))/bench-ship.json" PILLION_BINARY="$(SHIPPED)" cargo bench --locked --bench ship
 
@@ -84,8 +84,8 @@ audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
 # libFuzzer on the stable compiler: the flags put in the coverage counters that cargo-fuzz would ask a nightly one for.
 # There is no address sanitizer, which needs nightly; the code under test has no unsafe blocks, and its overflow checks
 # and debug assertions are on. The target is named so that build scripts are built without the counters.
-FUZZ_TARGETS ?= frames transcode sampled xor guard http_head s3_xml s3_head ini yaml meta_json ledger_json progress_json \
-  selector certificate
+FUZZ_TARGETS ?= frames transcode sampled plain xor guard http_head s3_xml s3_head ini yaml meta_json ledger_json progress_json \
+  selector certificate re2
 FUZZ_SECONDS ?= 600
 FUZZ_DIR := $(abspath $(TARGET))/fuzz
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')

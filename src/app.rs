@@ -9,6 +9,8 @@ use crossbeam_channel::{Receiver, bounded, select};
 use crate::admin;
 use crate::cli::config::ShipperOptions;
 use crate::cli::{Config, HashFunc};
+use crate::grpc::backlog::{self, Backlog};
+use crate::grpc::buffers;
 use crate::grpc::connections::Connections;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
@@ -17,7 +19,7 @@ use crate::grpc::reflection::Reflection;
 use crate::grpc::request::Late;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Beats, Heartbeat};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
@@ -105,6 +107,7 @@ fn start(
         reloads.push(Box::new(move || tls.reload()));
     }
     let uploads = Uploads::new(config, metrics)?;
+    store::check_temporary_folder();
     let connections = Connections::new(config.request_bytes_max, metrics.grpc.front.clone())?;
     // Listening begins when Prometheus is known, but a port that is taken should be known now.
     let address = config.grpc_address.clone();
@@ -126,6 +129,11 @@ fn start(
         }
     };
     let (gate, opened) = bounded(1);
+    let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
+    let asking = beats.clone();
+    let shared = store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone())
+        .with_refresh(move || asking.ask());
+    let slots = shared.clone();
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
         interval: config.get_config_interval,
@@ -136,12 +144,17 @@ fn start(
         probes: probes.clone(),
         metrics: metrics.heartbeat.clone(),
         gate,
+        remote_reads_max: Box::new(move |n_max| slots.set_remote_reads_max(n_max)),
+        asked: (beats, asked),
     };
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
     let reflection = Reflection::default();
     let queued_bytes_max = config.request_bytes_max.saturating_mul(limits::QUEUED_REQUESTS_MAX);
-    let pool = Pool::new(config.concurrent_calls, limits::CALL_QUEUE, queued_bytes_max);
+    let pool =
+        Pool::new(config.concurrent_calls, limits::CALL_QUEUE, queued_bytes_max, metrics.grpc.calls.clone(), tidy_up);
+    let waiting = backlog::Bounds { calls_max: limits::WAITING_CALLS_MAX, bytes_max: limits::WAITING_BYTES_MAX };
+    let backlog = Backlog::new(waiting, config.stalled_call_timeout, metrics.grpc.given_up.clone());
     let services = Services {
         client: Arc::clone(&client),
         state,
@@ -149,10 +162,12 @@ fn start(
         health: health.clone(),
         reflection: reflection.clone(),
         pool,
+        backlog,
         connections: connections.clone(),
+        request_bytes_max: config.request_bytes_max,
         late: Late::default(),
         grpc_metrics: metrics.grpc.clone(),
-        shared: store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone()),
+        shared,
     };
     let serving = Serving {
         address,
@@ -172,6 +187,12 @@ fn start(
         reloads.push(Box::new(move || uploads.reload()));
     }
     Ok(client)
+}
+
+/// Gives back the memory of large answers that are over.
+fn tidy_up() {
+    buffers::release();
+    sys::trim_allocator();
 }
 
 /// The certificates of the gRPC server.

@@ -1,13 +1,15 @@
 //! Asks Prometheus who it is, publishes the answer, and opens the gate to gRPC once it is known.
 //!
+//! Between two beats it may be asked for another, by a call that has met other labels than the known ones.
+//!
 //! A failed beat keeps the old snapshot and clears readiness. Nothing here ends the process, except at start what no
 //! waiting can mend: an empty set of external labels, and with uploads flags of Prometheus under which blocks get lost.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 use crate::metrics::HeartbeatMetrics;
 use crate::probes::Probes;
@@ -16,10 +18,15 @@ use pillion_base::labels::Labels;
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_base::time::{TimeOrDuration, unix_ms};
-use pillion_read::prom::{self, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
+use pillion_read::prom::{self, ChunkEncodings, Configuration, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
+
+/// How far apart beats are that were asked for: a Prometheus that gives reasons all the time is not asked all the time.
+const ASKED_SPACING: Duration = Duration::from_secs(1);
+/// Calls that may wait for a beat; no more are served at once.
+const ASKING_MAX: usize = 256;
 
 const NO_LABELS: &str = "no external labels configured on Prometheus server, uniquely identifying external labels must \
                          be configured; see https://thanos.io/tip/thanos/storage.md#external-labels for details.";
@@ -44,6 +51,38 @@ pub(crate) struct Heartbeat {
     pub metrics: HeartbeatMetrics,
     /// Gets one message when Prometheus is known for the first time.
     pub gate: Sender<()>,
+    /// Told how many remote reads Prometheus answers at once.
+    pub remote_reads_max: Box<dyn Fn(usize) + Send>,
+    /// Whom to tell of a beat that they asked for. Both ends, so that there always is one who could ask.
+    pub asked: (Beats, Asked),
+}
+
+/// Has Prometheus asked before it is time.
+#[derive(Clone)]
+pub(crate) struct Beats {
+    asks: Sender<Sender<()>>,
+    state: Published<PromState>,
+    timeout: Duration,
+}
+
+/// The heartbeat's end of [`Beats`].
+pub(crate) struct Asked(Receiver<Sender<()>>);
+
+impl Beats {
+    /// For the heartbeat that publishes `state`; nobody waits longer than `timeout`.
+    pub(crate) fn new(state: Published<PromState>, timeout: Duration) -> (Self, Asked) {
+        let (asks, asked) = bounded(ASKING_MAX);
+        (Beats { asks, state, timeout }, Asked(asked))
+    }
+
+    /// Waits for a beat that begins after this call; the snapshot that it publishes, or nothing when it fails or takes long.
+    /// One beat serves all who ask meanwhile. `Blocks:` up to the time-out.
+    pub(crate) fn ask(&self) -> Option<Arc<PromState>> {
+        let (done, told) = bounded(1);
+        self.asks.try_send(done).ok()?;
+        told.recv_timeout(self.timeout).ok()?;
+        Some(self.state.read())
+    }
 }
 
 /// What Prometheus says of its settings.
@@ -53,6 +92,12 @@ struct Said {
     info: RuntimeInfo,
     /// Why there is no runtime information, where Prometheus could have given it.
     unheard: Option<Error>,
+}
+
+/// Since when Prometheus has data.
+struct Oldest {
+    mint_ms: i64,
+    is_agent: bool,
 }
 
 impl Said {
@@ -68,19 +113,28 @@ impl Heartbeat {
     /// request in flight is cut by [`PromClient::interrupt`].
     /// `Differs:` Thanos complains of such flags for ever (D-20).
     pub(crate) fn run(self, stop: &Stop) -> Result<()> {
-        match self.start_up(stop) {
+        let configuration = match self.start_up(stop) {
             Err(err) if err.kind() == Kind::Stopped => return Ok(()),
             other => other?,
-        }
+        };
         // Someone who no longer listens is stopping too.
         let _ = self.gate.send(());
+        let mut encodings = None;
+        self.look_at_flags(&configuration, &mut encodings);
         let mut down = false;
+        let mut asking = Vec::new();
+        let mut last_asked = None;
         loop {
             match self.beat(down) {
-                Ok(()) => {
+                Ok(configuration) => {
+                    // Whoever has waited too long is gone.
+                    asking.drain(..).for_each(|done: Sender<()>| {
+                        let _ = done.try_send(());
+                    });
                     down = false;
                     self.metrics.prometheus_up.set(1);
                     self.probes.ready();
+                    self.look_at_flags(&configuration, &mut encodings);
                 }
                 Err(_) if stop.is_stopped() => return Ok(()),
                 Err((what, err)) => {
@@ -90,14 +144,34 @@ impl Heartbeat {
                     self.probes.not_ready(&err.to_string());
                 }
             }
-            if stop.wait(self.interval) {
+            asking = self.rest(stop, &mut last_asked);
+            if stop.is_stopped() {
                 return Ok(());
             }
         }
     }
 
+    /// Waits until it is time for the next beat, or until somebody asks for one. Who is to be told.
+    fn rest(&self, stop: &Stop, last_asked: &mut Option<Instant>) -> Vec<Sender<()>> {
+        let Asked(asks) = &self.asked.1;
+        let mut asking = Vec::new();
+        select! {
+            recv(stop.channel()) -> _ => {}
+            recv(asks) -> ask => asking.extend(ask),
+            default(self.interval) => {}
+        }
+        if !asking.is_empty() {
+            if let Some(last) = *last_asked {
+                stop.wait(ASKED_SPACING.saturating_sub(last.elapsed()));
+            }
+            asking.extend(asks.try_iter());
+            *last_asked = Some(Instant::now());
+        }
+        asking
+    }
+
     /// The steps that must succeed once, in Thanos's order, each tried until it does.
-    fn start_up(&self, stop: &Stop) -> Result<()> {
+    fn start_up(&self, stop: &Stop) -> Result<Configuration> {
         let mut retention_ms = None;
         if let Some(expected) = &self.check {
             let failed = "failed to validate prometheus flags. Is Prometheus running? Retrying";
@@ -119,22 +193,24 @@ impl Heartbeat {
         let version = self.retry(stop, failed, || self.client.build_version())?;
         log::info!("successfully loaded prometheus version");
         let failed = "failed to fetch timestamps. Is Prometheus running? Retrying";
-        let mint_ms = self.retry(stop, failed, || self.mint_ms())?;
+        let oldest = self.retry(stop, failed, || self.oldest())?;
         let failed = "failed to fetch initial external labels. Is Prometheus running? Retrying";
-        let external_labels = self.retry(stop, failed, || self.client.external_labels())?;
+        let configuration = self.retry(stop, failed, || self.client.configuration())?;
+        let external_labels = configuration.external_labels.clone();
         log::info!(external_labels = external_labels.to_string(); "successfully loaded prometheus external labels");
         if external_labels.is_empty() {
             return Err(Error::new(Kind::Permanent, NO_LABELS));
         }
-        self.publish(external_labels, mint_ms, version, retention_ms);
+        self.publish(external_labels, oldest, version, retention_ms);
         self.metrics.prometheus_up.set(1);
-        Ok(())
+        Ok(configuration)
     }
 
     /// One beat. The version is asked again after Prometheus was down: it may have come back as another one.
-    fn beat(&self, was_down: bool) -> Result<(), (&'static str, Error)> {
-        let mint_ms = self.mint_ms().map_err(|err| ("updating timestamps failed", err))?;
-        let labels = self.client.external_labels().map_err(|err| ("updating labels failed", err))?;
+    fn beat(&self, was_down: bool) -> Result<Configuration, (&'static str, Error)> {
+        let oldest = self.oldest().map_err(|err| ("updating timestamps failed", err))?;
+        let configuration = self.client.configuration().map_err(|err| ("updating labels failed", err))?;
+        let labels = configuration.external_labels.clone();
         let before = self.state.read();
         let version = if was_down {
             let version = self.client.build_version().map_err(|err| ("updating version failed", err))?;
@@ -152,12 +228,16 @@ impl Heartbeat {
             );
         }
         let retention_ms = if was_down { self.look_again(before.retention_ms) } else { before.retention_ms };
-        self.publish(labels, mint_ms, version, retention_ms);
-        Ok(())
+        self.publish(labels, oldest, version, retention_ms);
+        Ok(configuration)
     }
 
-    fn publish(&self, external_labels: Labels, mint_ms: i64, version: String, retention_ms: Option<i64>) {
-        self.state.publish(PromState { external_labels, mint_ms, maxt_ms: i64::MAX, version, retention_ms });
+    fn publish(&self, external_labels: Labels, oldest: Oldest, version: String, retention_ms: Option<i64>) {
+        if oldest.is_agent && !self.state.read().is_agent {
+            log::info!("Prometheus runs as an agent: it has no series to query, only targets and metadata");
+        }
+        let Oldest { mint_ms, is_agent } = oldest;
+        self.state.publish(PromState { external_labels, mint_ms, maxt_ms: i64::MAX, version, retention_ms, is_agent });
     }
 
     /// The flags of a Prometheus that was down: it may have come back with others. The retention that it has now.
@@ -181,9 +261,42 @@ impl Heartbeat {
         }
     }
 
-    fn mint_ms(&self) -> Result<i64> {
-        let lowest = self.client.lowest_timestamp().context(|| "fetch lowest timestamp")?;
-        Ok(lowest.max(self.min_time.at(unix_ms(SystemTime::now()))))
+    /// Takes from Prometheus's flags how much may be asked at once, and shows in which encodings it writes chunks. While blocks are shipped, says so when it begins to write such as
+    /// Thanos cannot read. `known` are those that were shown before.
+    fn look_at_flags(&self, configuration: &Configuration, known: &mut Option<ChunkEncodings>) {
+        // A restart with other flags may go unnoticed between two beats, so they are asked for each time. Serving goes on
+        // without them.
+        let Ok(flags) = self.client.flags() else { return };
+        let flags = flags.unwrap_or_default();
+        if let Some(n_max) = prom::remote_reads_max(&flags) {
+            (self.remote_reads_max)(n_max);
+        }
+        let now = ChunkEncodings::new(configuration.float_encoding.as_deref(), &flags);
+        if *known == Some(now) {
+            return;
+        }
+        *known = Some(now);
+        self.metrics.show_chunk_encodings(now.floats(), now.histograms());
+        if let Some(switches) = now.switches()
+            && self.check.is_some()
+        {
+            log::warn!(
+                "Prometheus writes chunks that Thanos's compactor and store gateway cannot read into the blocks that are \
+                 uploaded: turn off {switches}"
+            );
+        }
+    }
+
+    /// The oldest time that can be asked for. An agent has no such time, and says that it is one.
+    fn oldest(&self) -> Result<Oldest> {
+        let (lowest, is_agent) = match self.client.lowest_timestamp() {
+            Err(err) if err.kind() == Kind::NotFound => match self.client.flags() {
+                Ok(Some(flags)) if prom::is_agent(&flags) => (i64::MIN, true),
+                _ => return Err(err.context("fetch lowest timestamp")),
+            },
+            other => (other.context(|| "fetch lowest timestamp")?, false),
+        };
+        Ok(Oldest { mint_ms: lowest.max(self.min_time.at(unix_ms(SystemTime::now()))), is_agent })
     }
 
     /// Asks for the flags, every two seconds for as long as one try may take. `Errors:` all may pass.

@@ -7,8 +7,22 @@ pub(crate) use pillion_base::limits::SMALL_STACK_BYTES;
 pub(crate) use pillion_http::h2::STREAMS_MAX as GRPC_STREAMS_MAX;
 pub(crate) use pillion_read::MESSAGE_BYTES_TARGET;
 
-/// Threads that serve Series and label calls. Each holds one frame and one batch, so this bounds the memory of reads.
+/// Calls at work at once. Each holds one frame and one batch, so this bounds the memory of reads.
 pub const CALL_THREADS: usize = 16;
+/// Calls that may wait for their clients, each on a thread of its own. An honest querier that merges several stores may
+/// pause for minutes on one of them.
+pub(crate) const WAITING_CALLS_MAX: usize = 512;
+/// What they may hold together, in bytes.
+pub(crate) const WAITING_BYTES_MAX: usize = 192 * 1024 * 1024;
+/// Bytes of messages that are not with their clients, over all calls: the next message may have one of so many shares of
+/// what is left.
+pub(crate) const BACKLOG_BYTES: usize = 32 * 1024 * 1024;
+pub(crate) const BACKLOG_SHARES: usize = 16;
+/// Threads without work that stay, and for how long the others do.
+pub(crate) const CALL_THREADS_KEPT: usize = 2;
+pub(crate) const CALL_THREAD_IDLE: Duration = Duration::from_secs(5);
+/// Time between two looks at memory that could be given back, while there is work.
+pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(15);
 /// Calls that may wait for a thread; a queued call is a request and a sink, a few KiB. A querier sends bursts.
 pub const CALL_QUEUE: usize = 256;
 /// Stack of a call thread, in bytes: patterns are compiled and JSON is decoded on it.
@@ -55,3 +69,4 @@ pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const _: () = assert!(pillion_bucket::CREDENTIALS_TIMEOUT.as_secs() < STOP_DEADLINE.as_secs());
 const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
 const _: () = assert!(CALL_QUEUE >= CALL_THREADS);
+const _: () = assert!(2 * WAITING_CALLS_MAX * SMALL_MESSAGE_BYTES <= BACKLOG_BYTES);

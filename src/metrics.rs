@@ -5,10 +5,12 @@
 
 #![allow(missing_docs)]
 
+mod exposition;
+
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
@@ -85,6 +87,16 @@ pub struct StatusMetrics {
 #[derive(Clone)]
 pub struct HeartbeatMetrics {
     pub prometheus_up: IntGauge,
+    /// Labels `floats` and `histograms`: one child, which is 1.
+    pub chunk_encoding_info: IntGaugeVec,
+}
+
+impl HeartbeatMetrics {
+    /// Shows other encodings instead of those that were shown before.
+    pub(crate) fn show_chunk_encodings(&self, floats: &str, histograms: &str) {
+        self.chunk_encoding_info.reset();
+        self.chunk_encoding_info.with_label_values(&[floats, histograms]).set(1);
+    }
 }
 
 /// What the gRPC server and its front door move.
@@ -96,7 +108,19 @@ pub struct GrpcMetrics {
     pub msg_sent: IntCounterVec,
     pub handling_seconds: HistogramVec,
     pub panics_recovered: IntCounter,
+    pub calls: CallGauges,
+    /// Label `reason`: `stalled` or `crowded`.
+    pub given_up: IntCounterVec,
     pub front: FrontMetrics,
+}
+
+/// How many calls are in which state.
+#[derive(Clone)]
+pub struct CallGauges {
+    pub queued: IntGauge,
+    pub working: IntGauge,
+    pub waiting_for_client: IntGauge,
+    pub waiting_for_prometheus: IntGauge,
 }
 
 /// What the gRPC front door moves. These are Pillion's own.
@@ -168,6 +192,15 @@ impl Metrics {
         for reason in ["series", "chunks"] {
             dropped.with_label_values(&[reason]);
         }
+        let grpc = GrpcMetrics::new(r);
+        let chunk_encoding_info = int_gauge_vec(
+            r,
+            "pillion_prometheus_chunk_encoding_info",
+            "A metric with a constant '1' value labeled by the encodings in which Prometheus writes chunks: floats xor or \
+             xor2, histograms plain or st (with start timestamps), both unknown until Prometheus is reached.",
+            &["floats", "histograms"],
+        );
+        chunk_encoding_info.with_label_values(&["unknown", "unknown"]).set(1);
         Metrics {
             status: StatusMetrics {
                 ready: status.with_label_values(&["sidecar", "ready"]),
@@ -179,6 +212,7 @@ impl Metrics {
                     "thanos_sidecar_prometheus_up",
                     "Boolean indicator whether the sidecar can reach its Prometheus peer.",
                 ),
+                chunk_encoding_info,
             },
             store: StoreMetrics {
                 received_frames: histogram(
@@ -205,8 +239,10 @@ impl Metrics {
                     "Number of pending series requests",
                 ),
                 selects_dropped: dropped,
+                working_calls: grpc.calls.working.clone(),
+                calls_waiting_for_prometheus: grpc.calls.waiting_for_prometheus.clone(),
             },
-            grpc: GrpcMetrics::new(r),
+            grpc,
             tls: TlsFamilies::new(r),
             process: ProcessMetrics::new(r),
             registry,
@@ -405,10 +441,9 @@ impl Metrics {
     /// The page of `/metrics`, in the text format 0.0.4.
     pub fn render(&self) -> Vec<u8> {
         self.process.refresh();
-        let mut page = Vec::with_capacity(32 * 1024);
-        // Writing to a Vec cannot fail, and a family without children is left out by the encoder.
-        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut page);
-        page
+        let mut page = String::with_capacity(32 * 1024);
+        exposition::write(&self.registry.gather(), &mut page);
+        page.into_bytes()
     }
 }
 
@@ -489,6 +524,29 @@ impl GrpcMetrics {
                 "grpc_req_panics_recovered_total",
                 "Total number of gRPC requests recovered from internal panic.",
             ),
+            calls: {
+                let calls = int_gauge_vec(
+                    r,
+                    "pillion_grpc_calls",
+                    "Number of Series, label and API calls at present: queued, at work, waiting for Prometheus, or waiting for \
+                     a client that does not read.",
+                    &["state"],
+                );
+                let state = |state: &str| calls.with_label_values(&[state]);
+                CallGauges {
+                    queued: state("queued"),
+                    working: state("working"),
+                    waiting_for_client: state("waiting_for_client"),
+                    waiting_for_prometheus: state("waiting_for_prometheus"),
+                }
+            },
+            given_up: int_counter_vec(
+                r,
+                "pillion_grpc_calls_given_up_total",
+                "Total number of calls that were ended because their clients did not read their answers: for too long \
+                 (stalled), or while too many calls waited (crowded).",
+                &["reason"],
+            ),
             front: FrontMetrics {
                 connections: int_gauge(r, "pillion_grpc_connections", "Number of open gRPC client connections."),
                 accepted: int_counter(
@@ -510,6 +568,9 @@ impl GrpcMetrics {
                 ),
             },
         };
+        for reason in ["stalled", "crowded"] {
+            metrics.given_up.with_label_values(&[reason]);
+        }
         for reason in FRONT_REASONS {
             metrics.front.refused.with_label_values(&[reason]);
         }
@@ -610,7 +671,7 @@ mod tests {
             "thanos_shipper_uploads_total 0",
             "pillion_shipper_failures_total{class=\"throttled\"} 0",
             "pillion_shipper_pending_blocks 0",
-            "pillion_shipper_oldest_pending_retention_seconds inf",
+            "pillion_shipper_oldest_pending_retention_seconds +Inf",
             "thanos_objstore_bucket_operations_total{bucket=\"fs: /x\",operation=\"upload\"} 0",
             "thanos_objstore_bucket_last_successful_upload_time{bucket=\"fs: /x\"} 0",
             "grpc_req_panics_recovered_total 0",

@@ -85,12 +85,28 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
+/// What takes more memory than this goes back to the kernel when it is freed; messages of 1 MiB do not. By default the
+/// allocator keeps what is as large as the largest that was freed, so that each large answer leaves some behind.
+const LARGE_BYTES: libc::c_int = 2 * 1024 * 1024;
+
 /// Caps the pools of the C library's allocator: by default each of the core's many small threads gets one of its own.
 pub(crate) fn cap_allocator() {
-    // SAFETY: mallopt only sets a number; it is called before any other thread exists.
+    // SAFETY: mallopt only sets numbers; it is called before any other thread exists.
     #[allow(unsafe_code)]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * LARGE_BYTES);
+    }
+}
+
+/// Gives memory that is free within the allocator back to the system. It takes milliseconds, in which others wait that want
+/// memory.
+pub(crate) fn trim_allocator() {
+    // SAFETY: it changes nothing that is in use, and may be called from any thread.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

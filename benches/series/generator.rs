@@ -1,7 +1,8 @@
-//! The role of Prometheus: replays a workload from memory as fast as it is taken.
+//! The role of Prometheus: replays a workload from memory as fast as it is taken; like Prometheus it writes each series, an
+//! HTTP chunk, by itself, unless it is to write everything at once.
 //!
-//! Told `load WORKLOAD…@SCALE`, `labels N` (external labels from now on) and `first` (when the first byte of data was sent since it was
-//! asked last).
+//! Told `load WORKLOAD…@SCALE`, `values N` (of each label from now on), `labels N` (external labels from now on) and `first`
+//! (when the first byte of data was sent since it was asked last).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,21 +10,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::role::{now_ns, obey, say, spawn};
-use crate::workload::{Workload, external_labels};
+use crate::workload::{self, Body, Workload, external_labels};
 
 #[derive(Default)]
 struct Shared {
-    read: Mutex<Arc<Vec<u8>>>,
+    is_flushed: bool,
+    read: Mutex<Arc<Body>>,
     json: Mutex<Arc<Vec<u8>>>,
+    values: Mutex<Arc<Vec<u8>>>,
     n_labels: Mutex<usize>,
     /// Nanoseconds; 0 before anything was sent.
     first: AtomicU64,
 }
 
-pub fn run() {
+/// `generator flushed|whole`
+pub fn run(args: &[&str]) {
+    let [replay] = args else { panic!("{args:?}") };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     say(&listener.local_addr().unwrap().to_string());
-    let shared = Arc::new(Shared::default());
+    let shared = Arc::new(Shared { is_flushed: *replay == "flushed", ..Shared::default() });
     let serving = Arc::clone(&shared);
     spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
@@ -42,10 +47,15 @@ pub fn run() {
             let labels_only = workload.n_chunks == 0;
             let read = workload.read_body();
             let json = if labels_only { workload.series_json() } else { Vec::new() };
-            let n_bytes = if labels_only { json.len() } else { read.len() };
+            let n_bytes = if labels_only { json.len() } else { read.bytes.len() };
             *shared.read.lock().unwrap() = Arc::new(read);
             *shared.json.lock().unwrap() = Arc::new(json);
             n_bytes.to_string()
+        }
+        ["values", n] => {
+            let json = workload::values_json(n.parse().unwrap());
+            *shared.values.lock().unwrap() = Arc::new(json);
+            String::new()
         }
         ["labels", n] => {
             *shared.n_labels.lock().unwrap() = n.parse().unwrap();
@@ -79,16 +89,24 @@ fn serve(mut stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
                     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-streamed-protobuf; \
                       proto=prometheus.ChunkedReadResponse\r\nTransfer-Encoding: chunked\r\n\r\n",
                 )?;
-                send(stream, &body, shared)?;
+                shared.note_first();
+                let ends = if shared.is_flushed { body.ends.as_slice() } else { &[body.bytes.len()] };
+                let mut start = 0;
+                for end in ends {
+                    stream.write_all(&body.bytes[start..*end])?;
+                    start = *end;
+                }
             }
-            "/api/v1/series" => {
-                let body = Arc::clone(&shared.json.lock().unwrap());
+            _ if path == "/api/v1/series" || path.starts_with("/api/v1/label/") => {
+                let body = if path == "/api/v1/series" { &shared.json } else { &shared.values };
+                let body = Arc::clone(&body.lock().unwrap());
                 write!(
                     stream,
                     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
                     body.len()
                 )?;
-                send(stream, &body, shared)?;
+                shared.note_first();
+                stream.write_all(&body)?;
             }
             _ => {
                 let body = page(path, *shared.n_labels.lock().unwrap());
@@ -102,9 +120,10 @@ fn serve(mut stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
     }
 }
 
-fn send(mut stream: &TcpStream, body: &[u8], shared: &Shared) -> std::io::Result<()> {
-    let _ = shared.first.compare_exchange(0, now_ns(), Ordering::SeqCst, Ordering::SeqCst);
-    stream.write_all(body)
+impl Shared {
+    fn note_first(&self) {
+        let _ = self.first.compare_exchange(0, now_ns(), Ordering::SeqCst, Ordering::SeqCst);
+    }
 }
 
 fn page(path: &str, n_labels: usize) -> String {
@@ -117,7 +136,6 @@ fn page(path: &str, n_labels: usize) -> String {
         "/api/v1/labels" => {
             json(r#"["__name__","code","container","handler","instance","job","method","namespace","pod"]"#)
         }
-        _ if path.starts_with("/api/v1/label/") => json("[]"),
         "/api/v1/status/config" => {
             let labels: String =
                 external_labels(n_labels).iter().map(|(name, value)| format!("    {name}: {value}\n")).collect();

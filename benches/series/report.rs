@@ -1,36 +1,35 @@
-//! Rows, what they should be, and how they are printed.
+//! Rows, and how they are printed. Pure.
 
 use serde::Serialize;
 
+use crate::subject::Subject;
+
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Who was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Subject {
-    Pillion,
-    Relay,
-    Buffered,
-}
-
-/// One measurement.
+/// One measurement of calls with large answers.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     pub subject: Subject,
+    /// Which file measured it, and behind what: `streams`, `real 3.5`, `names`.
+    pub group: String,
     pub workload: String,
     pub n_series: usize,
     /// Series per message that the client asks for.
     pub batch: usize,
     pub n_external_labels: usize,
     pub is_slow: bool,
+    /// Calls at once.
     pub n_calls: usize,
+    /// How many calls the process has answered before, if that matters.
+    pub n_before: usize,
     /// Whether the process may hold no more than 64 MiB of memory.
     pub is_limited: bool,
     pub wall_seconds: f64,
     pub cpu_seconds: f64,
     pub idle_rss_bytes: u64,
     pub peak_rss_bytes: u64,
-    /// From the first byte of data that Prometheus sent to the first message at the client.
+    /// From the first byte of data that Prometheus sent, or behind a real one from the request, to the first message at the
+    /// client.
     pub first_message_ms: f64,
     pub n_bytes: u64,
     pub n_messages: u64,
@@ -38,19 +37,59 @@ pub struct Row {
     pub error: String,
 }
 
-/// An aim, and what was reached.
-#[derive(Debug, Serialize)]
-pub struct Aim {
-    pub what: String,
-    pub figure: f64,
-    pub at_most: f64,
-    pub reached: bool,
+impl Default for Row {
+    fn default() -> Self {
+        Row {
+            subject: Subject::Pillion,
+            group: String::new(),
+            workload: String::new(),
+            n_series: 0,
+            batch: 0,
+            n_external_labels: 0,
+            is_slow: false,
+            n_calls: 1,
+            n_before: 0,
+            is_limited: false,
+            wall_seconds: 0.0,
+            cpu_seconds: 0.0,
+            idle_rss_bytes: 0,
+            peak_rss_bytes: 0,
+            first_message_ms: 0.0,
+            n_bytes: 0,
+            n_messages: 0,
+            error: String::new(),
+        }
+    }
+}
+
+/// One measurement of many small calls.
+#[derive(Debug, Clone, Serialize)]
+pub struct Calls {
+    pub subject: Subject,
+    pub setting: String,
+    pub n_calls: usize,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    /// Of the sidecar; nothing for direct reading.
+    pub cpu_ms_per_call: f64,
+    pub error: String,
+}
+
+pub fn header() -> String {
+    format!(
+        "{:<9} {:<50} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "subject", "setting", "wall s", "cpu s", "us/series", "peak MiB", "+idle MiB", "first ms", "MiB out"
+    )
+}
+
+pub fn calls_header() -> String {
+    format!("{:<9} {:<50} {:>8} {:>8} {:>8} {:>12}", "subject", "setting", "calls", "p50 ms", "p99 ms", "cpu ms/call")
 }
 
 impl Row {
     /// The row's setting in words.
     pub fn setting(&self) -> String {
-        let mut words = vec![self.workload.clone(), format!("{} ext", self.n_external_labels)];
+        let mut words = vec![format!("{} {}", self.group, self.workload), format!("{} ext", self.n_external_labels)];
         words.push(if self.batch > 1 { format!("batch {}", self.batch) } else { "unbatched".into() });
         if self.is_slow {
             words.push("slow".into());
@@ -58,23 +97,19 @@ impl Row {
         if self.n_calls > 1 {
             words.push(format!("{} calls", self.n_calls));
         }
+        if self.n_before > 0 {
+            words.push(format!("after {}", self.n_before));
+        }
         if self.is_limited {
             words.push("64 MiB limit".into());
         }
         words.join(", ")
     }
 
-    pub fn header() -> String {
-        format!(
-            "{:<9} {:<44} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
-            "subject", "setting", "wall s", "cpu s", "us/series", "peak MiB", "+idle MiB", "first ms", "MiB out"
-        )
-    }
-
     pub fn line(&self) -> String {
-        let subject = format!("{:?}", self.subject).to_lowercase();
         let line = format!(
-            "{subject:<9} {:<44} {:>8.2} {:>8.2} {:>9.2} {:>9.1} {:>9.1} {:>9.1} {:>9.1}",
+            "{:<9} {:<50} {:>8.2} {:>8.2} {:>9.2} {:>9.1} {:>9.1} {:>9.1} {:>9.1}",
+            self.subject.name(),
             self.setting(),
             self.wall_seconds,
             self.cpu_seconds,
@@ -87,57 +122,78 @@ impl Row {
         if self.error.is_empty() { line } else { format!("{line}\n          FAILED: {}", self.error) }
     }
 
-    fn micros_per_series(&self) -> f64 {
+    pub fn micros_per_series(&self) -> f64 {
         self.cpu_seconds * 1e6 / (self.n_series * self.n_calls) as f64
     }
 
-    fn growth_mib(&self) -> f64 {
+    pub fn growth_mib(&self) -> f64 {
         self.peak_rss_bytes.saturating_sub(self.idle_rss_bytes) as f64 / MIB
+    }
+
+    /// The same measurement of another subject. The relay knows nothing of labels, and one row of it stands for all.
+    pub fn beside<'a>(&self, subject: Subject, rows: &'a [Row]) -> Option<&'a Row> {
+        let key = |row: &Row| {
+            let n_external_labels = if subject == Subject::Relay { 0 } else { row.n_external_labels };
+            (row.batch, n_external_labels, row.is_slow, row.n_calls, row.n_before, row.is_limited)
+        };
+        rows.iter().find(|row| {
+            row.subject == subject
+                && row.error.is_empty()
+                && (&row.group, &row.workload) == (&self.group, &self.workload)
+                && key(row) == key(self)
+        })
+    }
+
+    /// CPU over that of another; what is below the clock's tick counts as one.
+    pub fn cpu_over(&self, other: &Row) -> f64 {
+        self.cpu_seconds / other.cpu_seconds.max(0.01)
     }
 }
 
-/// What the issue asks for, where the rows can tell.
-pub fn aims(rows: &[Row]) -> Vec<Aim> {
-    let mut aims = Vec::new();
-    let mut aim = |row: &Row, what: &str, figure: f64, at_most: f64| {
-        let reached = figure <= at_most && row.error.is_empty();
-        aims.push(Aim { what: format!("{what}: {}", row.setting()), figure, at_most, reached });
+impl Calls {
+    pub fn line(&self) -> String {
+        let Calls { subject, setting, n_calls, p50_ms, p99_ms, cpu_ms_per_call, error } = self;
+        let name = subject.name();
+        let line = format!("{name:<9} {setting:<50} {n_calls:>8} {p50_ms:>8.3} {p99_ms:>8.3} {cpu_ms_per_call:>12.3}");
+        if error.is_empty() { line } else { format!("{line}\n          FAILED: {error}") }
+    }
+
+    pub fn beside<'a>(&self, subject: Subject, calls: &'a [Calls]) -> Option<&'a Calls> {
+        calls.iter().find(|other| other.subject == subject && other.setting == self.setting && other.error.is_empty())
+    }
+}
+
+/// Pillion's figures as shares of the others'.
+pub fn ratios(rows: &[Row], calls: &[Calls]) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = |setting: &str, subject: Subject, shares: &[(&str, f64)]| {
+        let shares: Vec<_> = shares.iter().map(|(what, share)| format!("{what} {share:.3}")).collect();
+        lines.push(format!("of {:<9} {setting:<50} {}", subject.name(), shares.join(", ")));
     };
-    for row in rows.iter().filter(|row| row.subject == Subject::Pillion) {
-        let one_million_chunks = row.workload == "1000000x1";
-        if row.is_limited {
-            aim(row, "completes under a limit (0 is yes)", if row.error.is_empty() { 0.0 } else { 1.0 }, 0.0);
-            continue;
-        }
-        if one_million_chunks {
-            aim(row, "growth in MiB", row.growth_mib(), if row.n_calls > 1 { 96.0 } else { 16.0 });
-        }
-        if row.is_slow || row.n_calls > 1 {
-            continue;
-        }
-        if !row.workload.ends_with("labels") {
-            aim(row, "first message in ms after first frame", row.first_message_ms, 10.0);
-        }
-        if row.batch <= 1 {
-            if one_million_chunks {
-                aim(row, "us of CPU per series", row.micros_per_series(), 8.0);
+    let counts = |row: &&Row| row.subject == Subject::Pillion && row.error.is_empty() && row.n_before == 0;
+    for row in rows.iter().filter(counts) {
+        for subject in [Subject::Thanos, Subject::Relay, Subject::Direct, Subject::Buffered] {
+            let Some(other) = row.beside(subject, rows) else { continue };
+            let mut shares = vec![("wall", row.wall_seconds / other.wall_seconds)];
+            if subject != Subject::Direct {
+                shares.push(("CPU", row.cpu_over(other)));
             }
-            continue;
-        }
-        let yardstick = |subject: Subject| {
-            rows.iter().find(|other| {
-                other.subject == subject
-                    && other.workload == row.workload
-                    && (subject == Subject::Relay
-                        || (other.batch, other.n_external_labels) == (row.batch, row.n_external_labels))
-            })
-        };
-        if let Some(relay) = yardstick(Subject::Relay) {
-            aim(row, "CPU over the relay's", row.cpu_seconds / relay.cpu_seconds.max(0.01), 4.0);
-        }
-        if let Some(buffered) = yardstick(Subject::Buffered) {
-            aim(row, "CPU over the buffered yardstick's", row.cpu_seconds / buffered.cpu_seconds.max(0.01), 0.25);
+            if !matches!(subject, Subject::Direct | Subject::Relay) {
+                shares.push(("growth", row.growth_mib() / other.growth_mib().max(0.1)));
+                shares.push(("first message", row.first_message_ms / other.first_message_ms.max(0.001)));
+            }
+            line(&row.setting(), subject, &shares);
         }
     }
-    aims
+    for row in calls.iter().filter(|row| row.subject == Subject::Pillion && row.error.is_empty()) {
+        for subject in [Subject::Thanos, Subject::Direct] {
+            let Some(other) = row.beside(subject, calls) else { continue };
+            let mut shares = vec![("p50", row.p50_ms / other.p50_ms), ("p99", row.p99_ms / other.p99_ms)];
+            if subject == Subject::Thanos {
+                shares.push(("CPU", row.cpu_ms_per_call / other.cpu_ms_per_call.max(0.001)));
+            }
+            line(&row.setting, subject, &shares);
+        }
+    }
+    lines
 }

@@ -17,6 +17,13 @@ pub struct Workload {
     pub n_chunks: usize,
 }
 
+/// Bytes of an answer, and where each piece ends that Prometheus would write by itself.
+#[derive(Default)]
+pub struct Body {
+    pub bytes: Vec<u8>,
+    pub ends: Vec<usize>,
+}
+
 /// The workloads at full size.
 pub const WORKLOADS: [Workload; 4] = [
     Workload { name: "1000000x1", n_series: 1_000_000, n_chunks: 1 },
@@ -24,6 +31,9 @@ pub const WORKLOADS: [Workload; 4] = [
     Workload { name: "200x6000", n_series: 200, n_chunks: 6000 },
     Workload { name: "1000000 labels", n_series: 1_000_000, n_chunks: 0 },
 ];
+
+/// Many label-only calls after each other.
+pub const REPEATED_LABELS: Workload = Workload { name: "150000 labels", n_series: 150_000, n_chunks: 0 };
 
 /// Prometheus closes a frame at about this size.
 const FRAME_BYTES: usize = 1024 * 1024;
@@ -35,7 +45,11 @@ const EXTERNAL: [(&str, &str); 3] = [("replica", "a"), ("cluster", "eu-west-1"),
 impl Workload {
     /// The workload of this name at a share of its full size.
     pub fn named(name: &str, scale: f64) -> Option<Self> {
-        WORKLOADS.into_iter().find(|workload| workload.name == name).map(|workload| workload.scaled(scale))
+        WORKLOADS
+            .into_iter()
+            .chain([REPEATED_LABELS])
+            .find(|workload| workload.name == name)
+            .map(|workload| workload.scaled(scale))
     }
 
     /// The same with a share of its series.
@@ -45,8 +59,8 @@ impl Workload {
     }
 
     /// The body of a remote read's answer, in the chunked transfer coding.
-    pub fn read_body(&self) -> Vec<u8> {
-        let mut body = Vec::new();
+    pub fn read_body(&self) -> Body {
+        let (mut body, mut ends) = (Vec::new(), Vec::new());
         let mut noise = 1_u64;
         for idx in 0..self.n_series {
             let mut left = self.n_chunks;
@@ -57,6 +71,7 @@ impl Workload {
                 let labels = labels(idx).map(|(name, value)| Label { name: name.into(), value, ..Default::default() });
                 let series = ChunkedSeries { labels: labels.into(), chunks, ..Default::default() };
                 put_frame(&ChunkedReadResponse { chunked_series: vec![series], ..Default::default() }, &mut body);
+                ends.push(body.len());
                 left -= n;
                 if left == 0 {
                     break;
@@ -64,7 +79,8 @@ impl Workload {
             }
         }
         body.extend(b"0\r\n\r\n");
-        body
+        ends.push(body.len());
+        Body { bytes: body, ends }
     }
 
     /// The answer of `/api/v1/series`.
@@ -81,6 +97,29 @@ impl Workload {
         json.push_str("]}");
         json.into_bytes()
     }
+}
+
+/// The answer of `/api/v1/label/…/values`.
+pub fn values_json(n: usize) -> Vec<u8> {
+    let mut json = String::from(r#"{"status":"success","data":["#);
+    for idx in 0..n {
+        let _ = write!(json, "{}\"shop-7f8b-{idx:07}\"", if idx == 0 { "" } else { "," });
+    }
+    json.push_str("]}");
+    json.into_bytes()
+}
+
+/// Series in OpenMetrics text, one sample each second from the first on, as `promtool` makes blocks of it.
+pub fn history(n_series: usize, n_samples: i64, first_seconds: i64) -> String {
+    let mut text = String::from("# TYPE http_request_duration_seconds_count gauge\n");
+    for idx in 0..n_series {
+        let [(_, name), labels @ ..] = labels(idx);
+        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        for at in 0..n_samples {
+            let _ = writeln!(text, "{name}{{{}}} {} {}", labels.join(","), idx % 97, first_seconds + at);
+        }
+    }
+    text
 }
 
 /// The first `n` external labels.

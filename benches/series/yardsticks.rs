@@ -32,7 +32,11 @@ pub fn relay(args: &[&str]) {
         let mut reader = BufReader::new(client.try_clone().unwrap());
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
-        server.write_all(head.as_bytes()).unwrap();
+        let length =
+            head.split_once("Content-Length: ").map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        server.write_all(&[head.as_bytes(), &body].concat()).unwrap();
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let n = server.read(&mut buffer).unwrap();
@@ -90,7 +94,8 @@ fn answer(request: &SeriesRequest, client: &PromClient, external: &Labels, bridg
             answer.data.into_iter().map(|labels| Series { labels: merged(labels, external), ..Default::default() }),
         );
     } else {
-        let ReadAnswer::Streamed(mut frames) = call.read(&prom::read_request_body(0, i64::MAX, &[]))? else {
+        let ReadAnswer::Streamed(mut frames) = call.read(&prom::read_request_body(0, i64::MAX, &[]), |body| body)?
+        else {
             panic!("the generator streams");
         };
         let mut frame = Vec::new();

@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) per_call: PerCall,
     /// Series and label calls at once, at least 1.
     pub(crate) concurrent_calls: usize,
+    /// Longest time that a client may take nothing of an answer.
+    pub(crate) stalled_call_timeout: Duration,
     /// Bytes that all Series calls together may hold; 0 leaves it to the memory limit of the process.
     pub(crate) bytes_in_flight: usize,
     /// Start of the time range that is served.
@@ -139,6 +141,10 @@ impl Config {
                 samples_max: flags.store_limits_request_samples,
             },
             concurrent_calls: concurrent_calls(flags.store_limits_concurrent_calls)?,
+            stalled_call_timeout: never_if_zero(not_negative(
+                "store.limits.stalled-call-timeout",
+                flags.store_limits_stalled_call_timeout,
+            )?),
             bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             min_time: flags.min_time,
             bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
@@ -206,6 +212,11 @@ fn request_bytes_max(size: ByteSize) -> Result<usize> {
         return Ok(bytes);
     }
     Err(wrong(format!("--grpc-server-max-request-size must be between 64KiB and 64MiB, got {} bytes", size.0)))
+}
+
+/// 0 is no limit.
+fn never_if_zero(time: Duration) -> Duration {
+    if time.is_zero() { Duration::MAX } else { time }
 }
 
 /// The number, which is bounded because each call takes a thread.

@@ -148,8 +148,11 @@ flags! {
             "Most samples one Series call may return, counted as 120 for each chunk; 0 is no limit.";
         store_limits_concurrent_calls: u64, from_str_fn(uint) =
             "store.limits.concurrent-calls", Number, Default("16"), Own,
-            "Series and label calls that are answered at once; up to 256 more wait, and further ones get \
-             RESOURCE_EXHAUSTED.";
+            "Series and label calls at work at once, those aside that wait for their clients; up to 256 more wait in a \
+             queue, and further ones get RESOURCE_EXHAUSTED.";
+        store_limits_stalled_call_timeout: GoDuration =
+            "store.limits.stalled-call-timeout", Duration, Default("5m"), Own,
+            "Time after which a call ends whose client takes nothing of its answer; 0 is never.";
         store_limits_bytes_in_flight: u64, from_str_fn(uint) =
             "store.limits.bytes-in-flight", Number, Default("0"), Own,
             "Bytes that all Series calls together may hold while they sort; 0 is half of the memory limit of the \
@@ -320,8 +323,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 48));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 8);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 49));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 9);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(

@@ -41,7 +41,10 @@ pub(crate) fn series_text(view: &View, style: Style) -> String {
         text.push_str(&format!("  {}", sparkline(&view.samples)));
     }
     for (name, count) in &view.counted {
-        let samples = counted(count.n_samples, &format!("{name} sample"));
+        let samples = match count.n_samples {
+            Some(n_samples) => counted(n_samples, &format!("{name} sample")),
+            None => format!("? {name} samples"),
+        };
         text.push_str(&format!("  {samples} in {}, not decoded", counted(count.n_chunks, "chunk")));
     }
     text.push('\n');
@@ -57,7 +60,7 @@ pub(crate) fn series_text(view: &View, style: Style) -> String {
 ///
 /// `Shape:` `{"labels":{…},"chunks":2,"samples":240,"stale":0,"first":[1700000000,"1"],"last":[1700003600.5,"NaN"],
 /// "values":[[…],…],"not_decoded":{"histogram":{"chunks":1,"samples":120}}}`. Times are seconds and values strings, as
-/// in Prometheus's HTTP API; a staleness marker is `"stale"`. `first` and `last` are absent without float samples,
+/// in Prometheus's HTTP API; a staleness marker is `"stale"`. `samples` is null where they cannot be counted. `first` and `last` are absent without float samples,
 /// `values` without [`Style::samples`], and everything but `labels` when chunks were not asked for.
 pub(crate) fn series_json(view: &View, style: Style) -> String {
     let mut object = Map::new();
@@ -252,15 +255,19 @@ mod tests {
         let mut view = view(&[]);
         view.labels.truncate(1);
         assert_eq!(series_text(&view, FULL), "up  0 samples\n");
-        view.counted.insert("histogram".into(), Counted { n_chunks: 1, n_samples: 120 });
+        view.counted.insert("histogram".into(), Counted { n_chunks: 1, n_samples: Some(120) });
         assert_eq!(series_text(&view, FULL), "up  120 histogram samples in 1 chunk, not decoded\n");
+        view.counted = [("encoding 9".into(), Counted { n_chunks: 2, n_samples: None })].into();
+        assert_eq!(series_text(&view, FULL), "up  ? encoding 9 samples in 2 chunks, not decoded\n");
+        let json = series_json(&view, SHORT);
+        assert!(json.contains(r#""not_decoded":{"encoding 9":{"chunks":2,"samples":null}},"samples":null"#), "{json}");
     }
 
     #[test]
     fn json_of_a_series() {
         let mut view = view(&[f64::NAN, -0.0, f64::INFINITY, 1e21, f64::from_bits(STALE_NAN_BITS)]);
         view.labels.truncate(1);
-        view.counted.insert("float histogram".into(), Counted { n_chunks: 2, n_samples: 7 });
+        view.counted.insert("float histogram".into(), Counted { n_chunks: 2, n_samples: Some(7) });
         let expected = concat!(
             r#"{"chunks":1,"first":[1700000000,"NaN"],"labels":{"__name__":"up"},"last":[1700000062,"stale"],"#,
             r#""not_decoded":{"float histogram":{"chunks":2,"samples":7}},"samples":12,"stale":1,"#,

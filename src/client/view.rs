@@ -8,13 +8,16 @@ use pillion_proto::thanos_types::{self, AggrChunk, Label};
 use pillion_read::selector::selector_text;
 use pillion_read::xor::{self, Sample};
 
+/// Where the count is in a header whose upper two bits say something else.
+const COUNT_MASK: u16 = 0x3fff;
+
 /// Chunks that are counted only.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counted {
     /// How many chunks.
     pub n_chunks: u64,
-    /// How many samples they say they hold.
-    pub n_samples: u64,
+    /// How many samples they say they hold; `None` when one of them is of a kind whose header is not known.
+    pub n_samples: Option<u64>,
 }
 
 /// One series, from as many messages as it came in.
@@ -54,7 +57,8 @@ impl View {
                     let span = format!("chunk {} to {}", chunk.min_time, chunk.max_time);
                     format!("decode {span} of series {}", selector_text(&self.labels))
                 })?,
-                None => self.count("downsampled", 0),
+                // Each of its parts has one sample for each time.
+                None => self.count("downsampled", chunk.count.as_ref().and_then(|c| xor::n_samples(&c.data).ok())),
             }
         }
         Ok(())
@@ -67,17 +71,24 @@ impl View {
                 xor::decode(&raw.data, &mut samples)?;
                 self.samples.extend(samples.into_iter().filter(|s| start_ms <= s.time_ms && s.time_ms <= end_ms));
             }
-            Ok(Encoding::HISTOGRAM) => self.count("histogram", xor::n_samples(&raw.data)?),
-            Ok(Encoding::FLOAT_HISTOGRAM) => self.count("float histogram", xor::n_samples(&raw.data)?),
-            Err(number) => self.count(&format!("encoding {number}"), xor::n_samples(&raw.data)?),
+            Ok(Encoding::HISTOGRAM) => self.count("histogram", Some(xor::n_samples(&raw.data)?)),
+            Ok(Encoding::FLOAT_HISTOGRAM) => self.count("float histogram", Some(xor::n_samples(&raw.data)?)),
+            // The StoreAPI has no such numbers. Thanos makes them of Prometheus's newer encodings, by subtracting one.
+            Err(3) => self.count("XOR2", Some(xor::n_samples(&raw.data)?)),
+            Err(4) => self.count("histogram with start timestamps", Some(xor::n_samples(&raw.data)? & COUNT_MASK)),
+            Err(5) => {
+                self.count("float histogram with start timestamps", Some(xor::n_samples(&raw.data)? & COUNT_MASK))
+            }
+            Err(number) => self.count(&format!("encoding {number}"), None),
         }
         Ok(())
     }
 
-    fn count(&mut self, name: &str, n_samples: u16) {
-        let counted = self.counted.entry(name.to_owned()).or_default();
+    fn count(&mut self, name: &str, n_samples: Option<u16>) {
+        let none = Counted { n_chunks: 0, n_samples: Some(0) };
+        let counted = self.counted.entry(name.to_owned()).or_insert(none);
         counted.n_chunks += 1;
-        counted.n_samples += u64::from(n_samples);
+        counted.n_samples = counted.n_samples.zip(n_samples).map(|(sum, n)| sum + u64::from(n));
     }
 
     /// Puts the samples in order; call it after the last `add`. Stores may send overlapping chunks (a block and the
@@ -90,9 +101,9 @@ impl View {
         self.samples.dedup_by_key(|sample| sample.time_ms);
     }
 
-    /// Samples of every kind.
-    pub(crate) fn n_samples(&self) -> u64 {
-        self.samples.len() as u64 + self.counted.values().map(|c| c.n_samples).sum::<u64>()
+    /// Samples of every kind; `None` where some cannot be counted.
+    pub(crate) fn n_samples(&self) -> Option<u64> {
+        self.counted.values().try_fold(self.samples.len() as u64, |sum, counted| Some(sum + counted.n_samples?))
     }
 }
 
@@ -136,19 +147,36 @@ mod tests {
             view.samples.iter().map(|s| (s.time_ms, s.value)).collect::<Vec<_>>(),
             [(1, 1.0), (2, 2.0), (4, 4.0)]
         );
-        assert_eq!((view.n_chunks, view.n_samples()), (2, 3));
+        assert_eq!((view.n_chunks, view.n_samples()), (2, Some(3)));
     }
 
     #[test]
     fn what_is_not_decoded_is_counted() {
         let mut view = View::new(&[]);
-        let chunks = [chunk(1, vec![0, 7, 9]), chunk(1, vec![1, 0]), chunk(2, vec![0, 1]), chunk(4, vec![0, 2])];
+        let chunks = [chunk(1, vec![0, 7, 9]), chunk(1, vec![1, 0]), chunk(2, vec![0, 1]), chunk(3, vec![0xc0, 2])];
         view.add(&chunks, (0, 9)).unwrap();
-        view.add(&[AggrChunk::default()], (0, 9)).unwrap();
-        let counted: Vec<_> = view.counted.iter().map(|(k, c)| (k.as_str(), c.n_chunks, c.n_samples)).collect();
-        let expected = [("downsampled", 1, 0), ("encoding 4", 1, 2), ("float histogram", 1, 1), ("histogram", 2, 263)];
-        assert_eq!(counted, expected);
-        assert_eq!(view.n_samples(), 266);
+        view.add(&[chunk(4, vec![0xc0, 2]), chunk(5, vec![0x41, 0])], (0, 9)).unwrap();
+        let downsampled = AggrChunk { count: chunk(0, vec![0, 5]).raw, ..Default::default() };
+        view.add(&[downsampled], (0, 9)).unwrap();
+        let counted = |view: &View| -> Vec<(String, u64, Option<u64>)> {
+            view.counted.iter().map(|(k, c)| (k.clone(), c.n_chunks, c.n_samples)).collect()
+        };
+        let expected = [
+            ("XOR2", 1, Some(0xc002)),
+            ("downsampled", 1, Some(5)),
+            ("float histogram", 1, Some(1)),
+            ("float histogram with start timestamps", 1, Some(256)),
+            ("histogram", 2, Some(263)),
+            ("histogram with start timestamps", 1, Some(2)),
+        ];
+        assert_eq!(counted(&view), expected.map(|(name, chunks, samples)| (name.to_owned(), chunks, samples)));
+        assert_eq!(view.n_samples(), Some(0xc002 + 5 + 1 + 256 + 263 + 2));
+        // Not even a count is known: no header is looked at.
+        view.add(&[chunk(6, vec![]), chunk(6, vec![0, 9]), AggrChunk::default()], (0, 9)).unwrap();
+        let counted = counted(&view);
+        assert!(counted.contains(&("encoding 6".to_owned(), 2, None)), "{counted:?}");
+        assert!(counted.contains(&("downsampled".to_owned(), 2, None)), "{counted:?}");
+        assert_eq!(view.n_samples(), None);
     }
 
     #[test]

@@ -1,21 +1,27 @@
 //! From a call's thread to gRPC's completion queue: a queue bounded in bytes, and a future that drains it.
 //!
-//! The thread blocks when the client is slower than it is; the future notices a client that went away even while nothing
-//! is being sent, wakes the thread and runs its hook. Small messages cost no hand-over of threads each.
+//! The thread blocks when the client is slower than it is, and steps out of the pool meanwhile, so that others work. The
+//! future notices a client that went away even while nothing is being sent, wakes the thread and runs its hook. Small
+//! messages cost no hand-over of threads each.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::Sink;
 use grpcio::{DuplexSink, GrpcSlice, RequestStream, RpcStatus, RpcStatusCode, WriteFlags};
 
+use crate::grpc::backlog::{Backlog, Stalled};
 use crate::grpc::buffers;
+use crate::grpc::connections::Caller;
+use crate::grpc::pool::Pool;
 use crate::grpc::request::{Bytes, Incoming, Late};
 use crate::limits;
-use pillion_base::error::Result;
-use pillion_read::store::{EncodedMessage, MessageSink, Outlet, client_gone};
+use pillion_base::error::{Error, Kind, Result};
+use pillion_read::store::{Client, EncodedMessage, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -43,64 +49,98 @@ pub async fn serve(
 #[derive(Clone)]
 pub struct Bridge(Arc<Shared>);
 
-struct Shared {
-    state: Mutex<State>,
-    /// Signalled when bytes left the queue and when the client is gone.
-    room: Condvar,
+/// Where a call runs, and what is known of it.
+pub(crate) struct Seat {
+    pub(crate) pool: Pool,
+    pub(crate) backlog: Backlog,
+    pub(crate) caller: Caller,
+    /// Peer and query, for the log.
+    pub(crate) about: Box<dyn Fn() -> (String, String) + Send + Sync>,
 }
 
-#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when there is room for a thread that waits, and when the client is gone.
+    room: Condvar,
+    /// Only calls that run on a thread have one; only they send more than one small message.
+    seat: OnceLock<Seat>,
+}
+
 struct State {
     queue: VecDeque<GrpcSlice>,
     queued_bytes: usize,
+    /// The message that the core has not passed on yet.
+    core_bytes: usize,
+    /// Bytes of frames and the like that the call's thread holds.
+    held_bytes: usize,
     end: Option<RpcStatus>,
     gone: bool,
+    /// Why the call was ended from this side.
+    given_up: Option<String>,
+    /// The thread waits until no more than so many bytes are queued, or for the client to take all.
+    wanted: Option<Wanted>,
+    /// When the client last took a message while the thread was waiting, or when that began.
+    taken: Instant,
     waker: Option<Waker>,
     hook: Option<Hook>,
     n_sent: u64,
     sent_bytes: usize,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Room(usize),
+    Gone,
+}
+
 impl Bridge {
     fn new() -> Self {
-        Bridge(Arc::new(Shared { state: Mutex::new(State::default()), room: Condvar::new() }))
+        let state = State {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            core_bytes: 0,
+            held_bytes: 0,
+            end: None,
+            gone: false,
+            given_up: None,
+            wanted: None,
+            taken: Instant::now(),
+            waker: None,
+            hook: None,
+            n_sent: 0,
+            sent_bytes: 0,
+        };
+        Bridge(Arc::new(Shared { state: Mutex::new(state), room: Condvar::new(), seat: OnceLock::new() }))
+    }
+
+    /// Says where the call runs. Before its first message.
+    pub(crate) fn sit(&self, seat: Seat) {
+        // There is one.
+        let _ = self.0.seat.set(seat);
     }
 
     /// Ends the call with `status` once everything queued is sent. Harmless when the call has ended.
     pub fn finish(&self, status: RpcStatus) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.end.is_none() {
             state.end = Some(status);
         }
         wake(state);
     }
 
-    /// Ends the call with `status` at once, without what is still queued.
-    fn give_up(&self, status: RpcStatus) {
-        let mut state = self.lock();
-        state.queue.clear();
-        state.queued_bytes = 0;
-        state.end = Some(status);
-        drop(state);
-        self.0.room.notify_all();
-    }
-
-    /// Waits until the client has the whole answer or is gone, unless it is small: what a client leaves lying takes memory, so
-    /// it also holds a thread, of which it has only so many. `Blocks:` as long as the client does.
+    /// Waits until the client has the whole answer or is gone, unless it is small: what a client leaves lying takes memory.
+    /// `Blocks:` as long as the client does, outside the pool.
     pub(crate) fn wait_until_taken(&self) {
-        let mut state = self.lock();
-        if state.sent_bytes <= limits::SMALL_MESSAGE_BYTES {
-            return;
-        }
-        while !state.gone {
-            state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock();
+        if state.sent_bytes > limits::SMALL_MESSAGE_BYTES && !state.gone {
+            drop(self.wait(state, Wanted::Gone, 0));
         }
     }
 
     /// Puts `message` in place of whatever is still queued, without ever blocking: for states, of which only the newest
     /// matters.
     pub fn replace(&self, message: Vec<u8>) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.gone {
             return;
         }
@@ -112,19 +152,19 @@ impl Bridge {
 
     /// Whether the client went away.
     pub fn is_gone(&self) -> bool {
-        self.lock().gone
+        self.0.lock().gone
     }
 
     /// How many messages were queued so far.
     pub fn n_sent(&self) -> u64 {
-        self.lock().n_sent
+        self.0.lock().n_sent
     }
 
     /// Moves messages into `sink`. `incoming` has given its request.
     async fn drain(self, mut incoming: Incoming, mut sink: DuplexSink<GrpcSlice>) {
         let drained = std::future::poll_fn(|cx| {
             if let Err(status) = incoming.poll_end(cx) {
-                self.give_up(status);
+                self.0.give_up(status, "the call has more than one request");
             }
             self.poll_drain(cx, &mut sink)
         });
@@ -151,7 +191,10 @@ impl Bridge {
                 Poll::Pending => return Poll::Pending,
             }
             let (message, more) = {
-                let mut state = self.lock();
+                let mut state = self.0.lock();
+                // What the core had has left.
+                let left = std::mem::take(&mut state.core_bytes);
+                self.0.account(|backlog| backlog.sub(left));
                 let Some(message) = state.queue.pop_front() else {
                     if let Some(status) = state.end.take() {
                         return Poll::Ready(Some(status));
@@ -159,8 +202,14 @@ impl Bridge {
                     state.waker = Some(cx.waker().clone());
                     return Poll::Pending;
                 };
-                state.queued_bytes -= message.len();
-                self.0.room.notify_one();
+                state.queued_bytes = state.queued_bytes.saturating_sub(message.len());
+                state.core_bytes = message.len();
+                if let Some(wanted) = state.wanted {
+                    state.taken = Instant::now();
+                    if matches!(wanted, Wanted::Room(bytes) if state.queued_bytes <= bytes) {
+                        self.0.room.notify_one();
+                    }
+                }
                 (message, !state.queue.is_empty())
             };
             // With more to come the core may gather messages before it writes.
@@ -171,13 +220,50 @@ impl Bridge {
         }
     }
 
+    /// Waits for the client, outside the pool and among the calls that may have to give way. `in_hand`: bytes of the message
+    /// that wants to leave. Whoever comes back looks whether the client is gone or the call was given up.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, wanted: Wanted, in_hand: usize) -> MutexGuard<'a, State> {
+        let shared = &*self.0;
+        state.wanted = Some(wanted);
+        state.taken = Instant::now();
+        let held_bytes = state.queued_bytes + state.core_bytes + state.held_bytes + in_hand;
+        drop(state);
+        let outside = shared.seat.get().map(|seat| {
+            // What clients leave lying takes memory: past a bound it also holds shares of the work, of which each has only so
+            // many.
+            let is_light = !seat.backlog.is_full();
+            let outside = is_light.then(|| seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_client));
+            let call: Arc<dyn Stalled> = Arc::<Shared>::clone(&self.0);
+            (seat.backlog.enter(seat.caller, held_bytes, call), outside)
+        });
+        let patience = shared.seat.get().map_or(Duration::MAX, |seat| seat.backlog.patience());
+        let mut state = shared.lock();
+        while !state.is_met(wanted) {
+            let left = patience.saturating_sub(state.taken.elapsed());
+            if left.is_zero() {
+                drop(state);
+                if let Some(seat) = shared.seat.get() {
+                    seat.backlog.has_lost_patience(shared);
+                }
+                state = shared.lock();
+                continue;
+            }
+            state = shared.room.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.wanted = None;
+        drop(state);
+        drop(outside);
+        shared.lock()
+    }
+
     /// The call is over for the client: wakes a blocked sender and runs the hook.
     fn client_gone(&self) {
         let hook = {
-            let mut state = self.lock();
+            let mut state = self.0.lock();
             state.gone = true;
-            state.queue.clear();
-            state.queued_bytes = 0;
+            self.0.clear(&mut state);
+            let left = std::mem::take(&mut state.core_bytes);
+            self.0.account(|backlog| backlog.sub(left));
             state.hook.take()
         };
         self.0.room.notify_all();
@@ -185,9 +271,54 @@ impl Bridge {
             hook();
         }
     }
+}
+
+impl Shared {
+    /// Ends the call with `status` at once, without what is still queued.
+    fn give_up(&self, status: RpcStatus, text: &str) {
+        let mut state = self.lock();
+        if state.given_up.is_none() && !state.gone {
+            self.clear(&mut state);
+            state.end = Some(status);
+            state.given_up = Some(text.to_owned());
+        }
+        self.room.notify_all();
+        wake(state);
+    }
+
+    fn clear(&self, state: &mut State) {
+        state.queue.clear();
+        let left = std::mem::take(&mut state.queued_bytes);
+        self.account(|backlog| backlog.sub(left));
+    }
+
+    fn account(&self, change: impl FnOnce(&Backlog)) {
+        if let Some(seat) = self.seat.get() {
+            change(&seat.backlog);
+        }
+    }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether a thread that waits need not wait any more.
+    fn is_met(&self, wanted: Wanted) -> bool {
+        self.gone || self.given_up.is_some() || matches!(wanted, Wanted::Room(bytes) if self.queued_bytes <= bytes)
+    }
+}
+
+impl Stalled for Shared {
+    fn since(&self) -> Instant {
+        self.lock().taken
+    }
+
+    fn give_way(&self, text: &str) {
+        let (peer, query) = self.seat.get().map(|seat| (seat.about)()).unwrap_or_default();
+        log::warn!(peer = peer, query = query, reason = text; "gave up a call whose client does not read its answer");
+        self.give_up(RpcStatus::with_message(RpcStatusCode::UNAVAILABLE, format!("the sidecar gave up: {text}")), text);
     }
 }
 
@@ -196,17 +327,30 @@ impl MessageSink for Bridge {
         buffers::take(bytes)
     }
 
+    fn message_bytes_max(&self) -> usize {
+        self.0.seat.get().map_or(limits::MESSAGE_BYTES_TARGET, |seat| seat.backlog.message_bytes_max())
+    }
+
     fn send(&self, message: EncodedMessage) -> Result<()> {
         let slice = buffers::into_slice(message);
-        let mut state = self.lock();
-        while state.queued_bytes >= limits::BRIDGE_BYTES && !state.gone {
-            state = self.0.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let n_bytes = slice.len();
+        let queue_max = self.0.seat.get().map_or(limits::BRIDGE_BYTES, |seat| seat.backlog.queue_bytes_max());
+        self.0.account(|backlog| backlog.add(n_bytes));
+        let mut state = self.0.lock();
+        if state.queued_bytes > 0 && state.queued_bytes + n_bytes > queue_max && state.given_up.is_none() && !state.gone
+        {
+            // Not for the first byte of room: a thread that is woken for each small message does little else.
+            state = self.wait(state, Wanted::Room(queue_max.saturating_sub(n_bytes) / 2), n_bytes);
         }
-        if state.gone {
-            return Err(client_gone());
+        if state.gone || state.given_up.is_some() {
+            self.0.account(|backlog| backlog.sub(n_bytes));
+            return Err(match &state.given_up {
+                Some(text) => Error::new(Kind::Retry, format!("the sidecar gave up: {text}")),
+                None => client_gone(),
+            });
         }
-        state.queued_bytes += slice.len();
-        state.sent_bytes = state.sent_bytes.saturating_add(slice.len());
+        state.queued_bytes += n_bytes;
+        state.sent_bytes = state.sent_bytes.saturating_add(n_bytes);
         state.n_sent += 1;
         state.queue.push_back(slice);
         wake(state);
@@ -216,13 +360,45 @@ impl MessageSink for Bridge {
 
 impl Outlet for Bridge {
     fn on_gone(&self, hook: Hook) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.gone {
             drop(state);
             hook();
         } else {
             state.hook = Some(hook);
         }
+    }
+
+    fn outside(&self, wait: &mut dyn FnMut()) {
+        let seat = self.0.seat.get();
+        let _outside = seat.map(|seat| seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_prometheus));
+        wait();
+    }
+
+    fn client(&self) -> Arc<dyn Client> {
+        Arc::<Shared>::clone(&self.0)
+    }
+}
+
+impl Client for Shared {
+    fn holder(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.seat.get().map(|seat| seat.caller.network).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn is_gone(&self) -> bool {
+        let state = self.lock();
+        state.gone || state.given_up.is_some()
+    }
+
+    fn stalled_for(&self) -> Option<Duration> {
+        let state = self.lock();
+        state.wanted.map(|_| state.taken.elapsed())
+    }
+
+    fn give_way(&self, text: &str) {
+        Stalled::give_way(self, text);
     }
 }
 

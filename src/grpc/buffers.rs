@@ -22,6 +22,12 @@ pub(crate) fn take(bytes: usize) -> Vec<u8> {
     buffer
 }
 
+/// Gives the memory of buffers that wait back to the allocator.
+pub(crate) fn release() {
+    let buffers = std::mem::take(&mut *POOL.lock().unwrap_or_else(PoisonError::into_inner));
+    drop(buffers);
+}
+
 /// Hands a message over to gRPC without copying it.
 pub(crate) fn into_slice(message: EncodedMessage) -> GrpcSlice {
     let EncodedMessage { buffer, start } = message;

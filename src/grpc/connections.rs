@@ -144,6 +144,11 @@ impl Connections {
         }
     }
 
+    /// The address of a caller that is still there.
+    pub(crate) fn address(&self, caller: &Caller) -> Option<SocketAddr> {
+        lock(&self.0.table).entries.get(&caller.connection).map(|entry| entry.peer)
+    }
+
     fn entry(&self, fd: RawFd) -> Option<Arc<Entry>> {
         let table = lock(&self.0.table);
         table.by_fd.get(&fd).and_then(|id| table.entries.get(id)).cloned()

@@ -1,6 +1,7 @@
 //! The gRPC side: a front door in Rust that accepts and watches connections, and behind it the C core, which never
 //! listens. The only folder that names the gRPC library (the client commands excepted).
 
+pub(crate) mod backlog;
 pub(crate) mod bridge;
 pub(crate) mod calls;
 pub(crate) mod health;

@@ -1,11 +1,16 @@
 //! A bounded pool of threads for calls, shared fairly among those who call: what one caller waits for, or floods with,
-//! keeps no other out. Threads start when they are first needed.
+//! keeps no other out. What is bounded is work: a job that waits steps out, and another may run meanwhile.
+//! Threads start when they are first needed, and end when they are not needed any more.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use prometheus::IntGauge;
 
 use crate::grpc::connections::Caller;
 use crate::limits;
+use crate::metrics::CallGauges;
 use pillion_base::threads::spawn_thread;
 
 /// One call's work. It must not panic: that would cost a thread.
@@ -20,11 +25,14 @@ struct Shared {
     /// Signalled when a job was queued or has ended, and there is an idle thread for it.
     work: Condvar,
     bounds: Bounds,
+    gauges: CallGauges,
+    /// Called now and then after jobs, by a thread that has nothing else to do.
+    tidy_up: fn(),
 }
 
 #[derive(Clone, Copy)]
 struct Bounds {
-    /// Jobs of one caller, or of callers from one address, at once.
+    /// Jobs of one caller, or of callers from one address, at work at once.
     running_max: usize,
     queue_max: usize,
     queued_bytes_max: usize,
@@ -37,18 +45,22 @@ impl Bounds {
     }
 
     fn threads_max(self) -> usize {
-        self.running_max + self.extra().0
+        self.running_max + self.extra().0 + limits::WAITING_CALLS_MAX
     }
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Queued>,
+    /// Who has jobs at work.
     running: Vec<Caller>,
     n_threads: usize,
     n_idle: usize,
     /// Threads that have not run yet.
     n_starting: usize,
+    /// When `tidy_up` last ran, and whether a job has begun since then.
+    tidied: Option<Instant>,
+    is_untidy: bool,
 }
 
 struct Queued {
@@ -58,10 +70,17 @@ struct Queued {
 }
 
 impl Pool {
-    /// A pool without threads yet. `running_max`: jobs at once; half as many more may run of those whose own are few.
-    pub(crate) fn new(running_max: usize, queue_max: usize, queued_bytes_max: usize) -> Self {
+    /// A pool without threads yet. `running_max`: jobs at work at once; half as many more may run of those whose own are
+    /// few.
+    pub(crate) fn new(
+        running_max: usize,
+        queue_max: usize,
+        queued_bytes_max: usize,
+        gauges: CallGauges,
+        tidy_up: fn(),
+    ) -> Self {
         let bounds = Bounds { running_max: running_max.max(1), queue_max, queued_bytes_max };
-        Pool(Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), bounds }))
+        Pool(Arc::new(Shared { state: Mutex::default(), work: Condvar::new(), bounds, gauges, tidy_up }))
     }
 
     /// Queues a job for the next thread that is free, and starts one while there may be one more. `bytes`: what it holds
@@ -70,22 +89,47 @@ impl Pool {
     pub(crate) fn submit(&self, caller: Caller, bytes: usize, job: Job) {
         let mut state = self.0.lock();
         state.queue.push_back(Queued { caller, bytes, job });
-        if state.n_idle > 0 {
-            self.0.work.notify_one();
-        }
-        if state.needs_thread(self.0.bounds) {
-            self.start_thread(&mut state);
-        }
+        self.call_a_thread(&mut state);
         let dropped = self.0.make_room(&mut state);
+        self.0.gauges.queued.set(to_i64(state.queue.len()));
         drop(state);
         // What a job does when it is dropped must not happen under the lock.
         drop(dropped);
     }
 
+    /// The job of this thread waits until what is returned is dropped, and is counted in `gauge`: others may begin meanwhile.
+    pub(crate) fn step_out(&self, caller: Caller, gauge: impl Fn(&CallGauges) -> &IntGauge) -> Outside<'_> {
+        let gauge = gauge(&self.0.gauges).clone();
+        let mut state = self.0.lock();
+        self.0.ends(&mut state, caller);
+        gauge.inc();
+        self.call_a_thread(&mut state);
+        Outside { pool: self, caller, gauge }
+    }
+
+    /// Whoever has waited goes on at once, beyond what may be at work if need be: it holds what others wait for.
+    fn step_in(&self, caller: Caller) {
+        let mut state = self.0.lock();
+        self.0.begins(&mut state, caller);
+    }
+
+    /// Wakes a thread for a job in the queue, or starts one.
+    fn call_a_thread(&self, state: &mut State) {
+        if state.queue.is_empty() {
+            return;
+        }
+        if state.n_idle > 0 {
+            self.0.work.notify_one();
+        }
+        if state.needs_thread(self.0.bounds) {
+            self.start_thread(state);
+        }
+    }
+
     fn start_thread(&self, state: &mut State) {
-        let shared = Arc::clone(&self.0);
+        let pool = self.clone();
         let name = format!("call-{}", state.n_threads);
-        match spawn_thread(&name, Some(limits::CALL_STACK_BYTES), move || shared.run()) {
+        match spawn_thread(&name, Some(limits::CALL_STACK_BYTES), move || pool.run()) {
             Ok(_) => {
                 state.n_threads += 1;
                 state.n_starting += 1;
@@ -95,6 +139,71 @@ impl Pool {
             }
         }
     }
+
+    /// The life of a thread: one job after the other, until it has had nothing to do for a while.
+    fn run(&self) {
+        let shared = &*self.0;
+        let mut state = shared.lock();
+        state.n_starting -= 1;
+        loop {
+            let next = state.next(&state.running, &[], shared.bounds);
+            let Some(queued) = next.and_then(|idx| state.queue.remove(idx)) else {
+                state.n_idle += 1;
+                let (again, timeout) =
+                    shared.work.wait_timeout(state, limits::CALL_THREAD_IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = again;
+                state.n_idle -= 1;
+                if timeout.timed_out() && state.queue.is_empty() {
+                    if state.is_untidy && state.running.is_empty() {
+                        state = self.tidy_up(state);
+                        continue;
+                    }
+                    // A thread that is there already answers sooner.
+                    if state.n_threads > limits::CALL_THREADS_KEPT {
+                        state.n_threads -= 1;
+                        return;
+                    }
+                }
+                continue;
+            };
+            shared.begins(&mut state, queued.caller);
+            shared.gauges.queued.set(to_i64(state.queue.len()));
+            state.is_untidy = true;
+            drop(state);
+            (queued.job)();
+            state = shared.lock();
+            shared.ends(&mut state, queued.caller);
+            // The end of this job may let more than one run: this thread takes one, and an idle one the other.
+            if state.n_idle > 0 && state.queue.len() > 1 {
+                shared.work.notify_one();
+            }
+            if state.queue.is_empty() && state.tidied.is_none_or(|at| at.elapsed() > limits::TIDY_EVERY) {
+                state = self.tidy_up(state);
+            }
+        }
+    }
+
+    fn tidy_up<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.is_untidy = false;
+        state.tidied = Some(Instant::now());
+        drop(state);
+        (self.0.tidy_up)();
+        self.0.lock()
+    }
+}
+
+/// A job that waits; it goes on when this is dropped.
+pub(crate) struct Outside<'a> {
+    pool: &'a Pool,
+    caller: Caller,
+    gauge: IntGauge,
+}
+
+impl Drop for Outside<'_> {
+    fn drop(&mut self) {
+        self.pool.step_in(self.caller);
+        self.gauge.dec();
+    }
 }
 
 impl Shared {
@@ -102,29 +211,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life of a thread: one job after the other, until the process ends.
-    fn run(&self) {
-        let mut state = self.lock();
-        state.n_starting -= 1;
-        loop {
-            let next = state.next(&state.running, &[], self.bounds);
-            let Some(queued) = next.and_then(|idx| state.queue.remove(idx)) else {
-                state.n_idle += 1;
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                state.n_idle -= 1;
-                continue;
-            };
-            state.running.push(queued.caller);
-            drop(state);
-            (queued.job)();
-            state = self.lock();
-            if let Some(idx) = state.running.iter().position(|caller| *caller == queued.caller) {
-                state.running.swap_remove(idx);
-            }
-            // The end of this job may let more than one run: this thread takes one, and an idle one the other.
-            if state.n_idle > 0 && state.queue.len() > 1 {
-                self.work.notify_one();
-            }
+    fn begins(&self, state: &mut State, caller: Caller) {
+        state.running.push(caller);
+        self.gauges.working.inc();
+    }
+
+    /// A job of `caller` has ended, or waits.
+    fn ends(&self, state: &mut State, caller: Caller) {
+        if let Some(idx) = state.running.iter().position(|running| *running == caller) {
+            state.running.swap_remove(idx);
+            self.gauges.working.dec();
         }
     }
 
@@ -175,21 +271,10 @@ impl State {
     /// Whoever has few running may go beyond what all share, a neighbour at the same address a little, another address
     /// more: so nobody is kept out by one who has taken all.
     fn next(&self, running: &[Caller], taken: &[usize], bounds: Bounds) -> Option<usize> {
-        let (mut of_network, mut of_connection) = (HashMap::new(), HashMap::new());
-        for caller in running {
-            *of_network.entry(caller.network).or_insert(0) += 1;
-            *of_connection.entry(*caller).or_insert(0) += 1;
-        }
-        let (share, n) = (bounds.running_max, running.len());
-        let (half, quarter) = bounds.extra();
-        let counted = self.queue.iter().enumerate().filter(|(idx, _)| !taken.contains(idx)).map(|(idx, queued)| {
-            let of_network = of_network.get(&queued.caller.network).copied().unwrap_or(0);
-            (of_network, of_connection.get(&queued.caller).copied().unwrap_or(0), idx)
-        });
-        let may_run = |(of_network, of_connection, _): &(usize, usize, usize)| {
-            n < share || (*of_connection < quarter && n < share + quarter) || (*of_network < half && n < share + half)
-        };
-        counted.filter(may_run).min().map(|(_, _, idx)| idx)
+        let shares = Shares::of(running);
+        let waiting = self.queue.iter().enumerate().filter(|(idx, _)| !taken.contains(idx));
+        let may_run = waiting.filter(|(_, queued)| shares.may_run(&queued.caller, bounds));
+        may_run.map(|(idx, queued)| (shares.held(&queued.caller), idx)).min().map(|(_, idx)| idx)
     }
 
     /// The newest job of the connection that holds most, of the address that holds most.
@@ -205,6 +290,37 @@ impl State {
         };
         self.queue.iter().enumerate().max_by_key(held).map(|(idx, _)| idx)
     }
+}
+
+/// What callers have running.
+struct Shares<'a> {
+    running: &'a [Caller],
+}
+
+impl<'a> Shares<'a> {
+    fn of(running: &'a [Caller]) -> Self {
+        Shares { running }
+    }
+
+    /// Jobs of the caller's address, and of the caller. There are few, so they are counted.
+    fn held(&self, caller: &Caller) -> (usize, usize) {
+        let of_network = self.running.iter().filter(|running| running.network == caller.network).count();
+        (of_network, self.running.iter().filter(|running| *running == caller).count())
+    }
+
+    fn may_run(&self, caller: &Caller, bounds: Bounds) -> bool {
+        let (share, n) = (bounds.running_max, self.running.len());
+        if n < share {
+            return true;
+        }
+        let (half, quarter) = bounds.extra();
+        let (of_network, of_connection) = self.held(caller);
+        (of_connection < quarter && n < share + quarter) || (of_network < half && n < share + half)
+    }
+}
+
+fn to_i64(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -243,7 +359,8 @@ mod tests {
     impl Rig {
         fn new(running_max: usize, queue_max: usize, queued_bytes_max: usize) -> Self {
             let (sender, gate) = bounded(0);
-            let pool = Pool::new(running_max, queue_max, queued_bytes_max);
+            let gauges = crate::metrics::Metrics::new().grpc.calls;
+            let pool = Pool::new(running_max, queue_max, queued_bytes_max, gauges, || ());
             Rig { pool, began: unbounded(), dropped: unbounded(), gate: (Some(sender), gate) }
         }
 
@@ -334,5 +451,41 @@ mod tests {
         rig.submit(2, 1, 1, 30);
         rig.submit(3, 1, 1, 20);
         assert_eq!(rig.dropped.1.try_iter().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn a_job_that_waits_for_its_client_lets_another_work() {
+        let rig = Rig::new(1, 100, 100);
+        let caller = Caller { connection: 1, network: IpAddr::from([10, 0, 0, 1]) };
+        // Each steps out as soon as it runs, so all of them get that far on one share.
+        let (go_on, wait) = unbounded::<()>();
+        for number in 0..20 {
+            let (pool, began, wait) = (rig.pool.clone(), rig.began.0.clone(), wait.clone());
+            let job = move || {
+                let outside = pool.step_out(caller, |gauges| &gauges.waiting_for_client);
+                let _ = began.send(number);
+                let _ = wait.recv();
+                drop(outside);
+                let _ = began.send(100 + number);
+            };
+            rig.pool.submit(caller, 1, Box::new(job));
+        }
+        assert_eq!(rig.begins(20), (0..20).collect::<Vec<_>>());
+        assert_eq!(rig.pool.0.gauges.waiting_for_client.get(), 20);
+        drop(go_on);
+        assert_eq!(rig.begins(20), (100..120).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn threads_end_when_there_is_nothing_to_do() {
+        let mut rig = Rig::new(8, 100, 100);
+        (0..8).for_each(|number| rig.submit(number, 1, 1, 1));
+        rig.begins(8);
+        rig.release_all();
+        let deadline = Instant::now() + PATIENCE;
+        while rig.pool.0.lock().n_threads > limits::CALL_THREADS_KEPT {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
     }
 }

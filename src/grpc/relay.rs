@@ -17,7 +17,7 @@ use crate::limits;
 use pillion_base::error::{Context, Result};
 use pillion_base::stop::Stop;
 use pillion_base::threads::spawn_thread;
-use pillion_http::h2::{Guard, Verdict, cancel, exhausted, goaway, ping};
+use pillion_http::h2::{Compression, Guard, Verdict, cancel, exhausted, goaway, ping};
 use pillion_http::tls::Wire;
 
 /// Buffer towards the core: requests are small.
@@ -72,6 +72,7 @@ pub(super) fn start(
         seat: Seat { entry: Arc::clone(&entry), connections: connections.clone() },
         wire,
         guard,
+        compression: Compression::default(),
         up: Pending { bytes: preface, start: 0 },
         down: Pending::default(),
         phase: Phase::Open,
@@ -157,6 +158,7 @@ struct Relay {
     seat: Seat,
     wire: Wire,
     guard: Guard,
+    compression: Compression,
     up: Pending,
     down: Pending,
     phase: Phase,
@@ -255,6 +257,7 @@ impl Relay {
                 self.up.clear();
                 continue;
             }
+            self.compression.pass(&mut self.up.bytes);
             let verdict = self.guard.client(now, self.up.rest());
             self.judged(now, verdict);
             if verdict != Verdict::Pass {

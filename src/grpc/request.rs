@@ -1,5 +1,6 @@
 //! A request as bytes: taken from the core as it is, weighed before it is decoded, and decoded where it may take its time.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::pin::Pin;
@@ -27,6 +28,31 @@ pub(crate) fn take(mut reader: MessageReader) -> grpcio::Result<Bytes> {
     Ok(bytes)
 }
 
+/// What begins a message in the framing format of snappy, which is nothing that a message of protobuf begins with.
+const SNAPPY: &[u8] = b"\xff\x06\x00\x00sNaPpY";
+
+/// The request as it was before a querier with `--grpc-compression=snappy` compressed it. The core does not know this
+/// compression and hands the bytes on as they are.
+///
+/// `Errors:` `Limit` for one that becomes larger than `bytes_max`, `BadRequest` for one that is torn.
+pub(crate) fn plain(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
+    if !bytes.starts_with(SNAPPY) {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let mut plain = Vec::new();
+    let most = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    snap::read::FrameDecoder::new(bytes)
+        .take(most)
+        .read_to_end(&mut plain)
+        .map_err(|err| Error::new(Kind::BadRequest, format!("cannot decompress the request with snappy: {err}")))?;
+    if plain.len() > bytes_max {
+        let text =
+            format!("the decompressed request is larger than {bytes_max} bytes (--grpc-server-max-request-size)");
+        return Err(Error::new(Kind::Limit, text));
+    }
+    Ok(Cow::Owned(plain))
+}
+
 /// Decodes a request, unless it has more fields than any that is meant: a field of two bytes becomes a matcher of a
 /// hundred.
 ///
@@ -40,6 +66,18 @@ pub(crate) fn decode<Q: Nested>(bytes: &[u8]) -> Result<Q> {
         ));
     }
     Q::parse_from_bytes(bytes).map_err(|err| Error::new(Kind::Permanent, format!("cannot decode the request: {err}")))
+}
+
+/// The method and the matchers of a request, for the log.
+pub(crate) fn describe(method: &str, bytes: &[u8]) -> String {
+    use pillion_proto::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+    let matchers = match method {
+        "Series" => decode(bytes).map(|request: SeriesRequest| request.matchers),
+        "LabelNames" => decode(bytes).map(|request: LabelNamesRequest| request.matchers),
+        "LabelValues" => decode(bytes).map(|request: LabelValuesRequest| request.matchers),
+        _ => return method.to_owned(),
+    };
+    format!("{method} {}", pillion_read::store::selector(&matchers.unwrap_or_default()))
 }
 
 /// The fields of a message that are messages, with theirs.
@@ -266,6 +304,25 @@ mod tests {
         let grouping = Grouping { labels, ..Default::default() };
         let hints = QueryHints { grouping: MessageField::some(grouping), ..Default::default() };
         assert_eq!(count(&SeriesRequest { query_hints: MessageField::some(hints), ..Default::default() }), 1 + 1 + 5);
+    }
+
+    #[test]
+    fn requests_that_snappy_has_compressed_are_read_and_bounded() {
+        use std::io::Write;
+        let compress = |plain: &[u8]| {
+            let mut writer = snap::write::FrameEncoder::new(Vec::new());
+            writer.write_all(plain).unwrap();
+            writer.into_inner().unwrap()
+        };
+        let large = vec![7; 300_000];
+        assert_eq!(*plain(&compress(&large), 300_000).unwrap(), large);
+        assert_eq!(*plain(&large, 10).unwrap(), large);
+        assert!(plain(SNAPPY, 10).unwrap().is_empty());
+        assert_eq!(plain(&compress(&large), 299_999).unwrap_err().kind(), Kind::Limit);
+        let whole = compress(&large);
+        for torn in [&whole[..whole.len() - 1], &[SNAPPY, b"\x00\x05"].concat(), &[SNAPPY, &[9; 40]].concat()] {
+            assert_eq!(plain(torn, 1 << 20).unwrap_err().kind(), Kind::BadRequest);
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@ use grpcio::{
 };
 use protobuf::MessageField;
 
-use crate::grpc::bridge::{Bridge, serve};
+use crate::grpc::backlog::Backlog;
+use crate::grpc::bridge::{Bridge, Seat, serve};
 use crate::grpc::calls::{self, Call, Name};
 use crate::grpc::connections::Connections;
 use crate::grpc::health::Health;
@@ -55,8 +56,12 @@ pub(crate) struct Services {
     pub reflection: Reflection,
     /// Where store calls run.
     pub pool: Pool,
+    /// What clients have not taken yet.
+    pub backlog: Backlog,
     /// Who makes a call.
     pub connections: Connections,
+    /// Largest request, in bytes, also after decompression.
+    pub request_bytes_max: usize,
     /// Ends the wait for requests that do not come.
     pub late: Late,
     /// Request metrics.
@@ -102,7 +107,7 @@ impl Services {
                     move |request: &[u8], bridge: &Bridge| {
                         let request = request::decode(request)?;
                         let answer = store::label_names(&request, &services.state.read(), &services.client, bridge)?;
-                        bridge.send(EncodedMessage::whole(encode(&answer)))
+                        bridge.send(EncodedMessage::whole(answer))
                     }
                 });
             })
@@ -111,7 +116,7 @@ impl Services {
                     move |request: &[u8], bridge: &Bridge| {
                         let request = request::decode(request)?;
                         let answer = store::label_values(&request, &services.state.read(), &services.client, bridge)?;
-                        bridge.send(EncodedMessage::whole(encode(&answer)))
+                        bridge.send(EncodedMessage::whole(answer))
                     }
                 });
             })
@@ -206,17 +211,25 @@ impl Services {
     ) where
         W: FnOnce(&[u8], &Bridge) -> Result<()> + Send + 'static,
     {
-        let (services, deadline) = (self.clone(), ctx.deadline());
+        let (services, deadline, request_bytes_max) = (self.clone(), ctx.deadline(), self.request_bytes_max);
         let caller = self.connections.caller(&ctx.peer());
         ctx.spawn(serve(requests, sink, self.late.clone(), move |request, bridge| {
             let call = Call::begin(&services.grpc_metrics, name);
             let pool = services.pool.clone();
+            let request = Arc::new(request);
+            let about = {
+                let (connections, request) = (services.connections.clone(), Arc::clone(&request));
+                let peer = move || connections.address(&caller).map_or_else(String::new, |peer| peer.to_string());
+                Box::new(move || (peer(), request::describe(name.2, &request)))
+            };
+            bridge.sit(Seat { pool: pool.clone(), backlog: services.backlog.clone(), caller, about });
             let work = prepare(services);
             let mut turned = Turned(Some((call, bridge)));
             let n_bytes = request.len();
             let job = move || {
                 if let Some((call, bridge)) = turned.0.take() {
-                    calls::run(call, &bridge, || deadline.exceeded(), |bridge| work(&request, bridge));
+                    let serve = |bridge: &Bridge| work(&request::plain(&request, request_bytes_max)?, bridge);
+                    calls::run(call, &bridge, || deadline.exceeded(), serve);
                 }
             };
             pool.submit(caller, n_bytes, Box::new(job));
@@ -247,7 +260,8 @@ fn service_name(request: &[u8]) -> Result<String, RpcStatus> {
     if request.len() > limits::SMALL_REQUEST_BYTES_MAX {
         return Err(RpcStatus::with_message(RpcStatusCode::NOT_FOUND, "unknown service".into()));
     }
-    let request: HealthCheckRequest = request::decode(request).map_err(|err| calls::status(&err))?;
+    let plain = request::plain(request, limits::SMALL_REQUEST_BYTES_MAX).map_err(|err| calls::status(&err))?;
+    let request: HealthCheckRequest = request::decode(&plain).map_err(|err| calls::status(&err))?;
     Ok(request.service)
 }
 
@@ -282,24 +296,37 @@ fn not_ready(text: &str) -> RpcStatus {
 
 /// What Info says of a Prometheus in this state.
 fn info(state: &PromState) -> InfoResponse {
-    let labels = label_set(&state.external_labels);
+    // Labels are unknown only before the first beat; a set without labels would match everything at a querier.
+    let label_sets: Vec<_> =
+        if state.external_labels.is_empty() { vec![] } else { vec![label_set(&state.external_labels)] };
+    let tsdb = |labels: &ZLabelSet| TSDBInfo {
+        labels: MessageField::some(labels.clone()),
+        min_time: state.mint_ms,
+        max_time: state.maxt_ms,
+        ..Default::default()
+    };
     let store = StoreInfo {
         min_time: state.mint_ms,
         max_time: state.maxt_ms,
         supports_sharding: true,
         supports_without_replica_labels: true,
-        tsdb_infos: vec![TSDBInfo {
-            labels: MessageField::some(labels.clone()),
-            min_time: state.mint_ms,
-            max_time: state.maxt_ms,
-            ..Default::default()
-        }],
+        tsdb_infos: label_sets.iter().map(tsdb).collect(),
         ..Default::default()
     };
+    // An agent answers nothing else, and a querier calls every API that is announced.
+    if state.is_agent {
+        return InfoResponse {
+            label_sets,
+            ComponentType: "sidecar".into(),
+            metric_metadata: MessageField::some(MetricMetadataInfo::default()),
+            targets: MessageField::some(TargetsInfo::default()),
+            ..Default::default()
+        };
+    }
     // A querier calls every API that is announced; the query API belongs to queriers. No limits of time on exemplars are
     // known, which 0 and 0 say.
     InfoResponse {
-        label_sets: if state.external_labels.is_empty() { vec![] } else { vec![labels] },
+        label_sets,
         ComponentType: "sidecar".into(),
         store: MessageField::some(store),
         rules: MessageField::some(RulesInfo::default()),

@@ -7,6 +7,7 @@
 //	              standard input; then counts the answers that are complete.
 //	-mode steady  makes calls over one connection that stays, and others over a new connection each; says so when each
 //	              kind has succeeded; and counts how all ended when a line comes on standard input.
+//	-mode snappy  makes calls whose requests are compressed as Thanos's querier does with --grpc-compression=snappy.
 //
 // The last line of its output is JSON.
 package main
@@ -21,6 +22,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand"
 	"net"
@@ -32,11 +34,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
 )
 
 var (
-	mode     = flag.String("mode", "cancel", "cancel, hold or steady")
+	mode     = flag.String("mode", "cancel", "cancel, hold, steady or snappy")
 	server   = flag.String("server", "", "the sidecar's gRPC address")
 	ca       = flag.String("ca", "", "file of the CA that the server's certificate must come from; empty for no TLS")
 	cert     = flag.String("cert", "", "file of the client's certificate")
@@ -122,8 +125,9 @@ func dial(made *atomic.Int64) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallRecvMsgSize(1<<30)))
 }
 
-func begin(ctx context.Context, conn *grpc.ClientConn, label string) (grpc.ClientStream, error) {
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/thanos.Store/Series", grpc.WaitForReady(true))
+func begin(ctx context.Context, conn *grpc.ClientConn, label string, options ...grpc.CallOption) (grpc.ClientStream, error) {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/thanos.Store/Series",
+		append(options, grpc.WaitForReady(true))...)
 	if err != nil {
 		return nil, err
 	}
@@ -305,10 +309,67 @@ func steady(out *report) error {
 	return err
 }
 
+// snappy writes the framing format of snappy, with chunks that are not compressed.
+type snappy struct{}
+
+func (snappy) Name() string { return "snappy" }
+
+func (snappy) Compress(w io.Writer) (io.WriteCloser, error) {
+	_, err := w.Write([]byte("\xff\x06\x00\x00sNaPpY"))
+	return chunks{w}, err
+}
+
+func (snappy) Decompress(r io.Reader) (io.Reader, error) {
+	return nil, errors.New("the sidecar does not compress")
+}
+
+type chunks struct{ w io.Writer }
+
+func (c chunks) Write(data []byte) (int, error) {
+	sum := crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
+	sum = (sum>>15 | sum<<17) + 0xa282ead8
+	head := []byte{1}
+	n := len(data) + 4
+	head = append(head, byte(n), byte(n>>8), byte(n>>16))
+	head = binary.LittleEndian.AppendUint32(head, sum)
+	if _, err := c.w.Write(head); err != nil {
+		return 0, err
+	}
+	return c.w.Write(data)
+}
+
+func (chunks) Close() error { return nil }
+
+// compressing makes calls one after the other and counts the messages of each.
+func compressing(out *report) error {
+	encoding.RegisterCompressor(snappy{})
+	var made atomic.Int64
+	conn, err := dial(&made)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for range *calls {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		stream, err := begin(ctx, conn, "x", grpc.UseCompressor("snappy"))
+		n := 0
+		if err == nil {
+			n, err = read(stream)
+		}
+		cancel()
+		out.Messages = append(out.Messages, n)
+		out.Codes[status.Code(err).String()]++
+		if err != nil {
+			out.LaterErrors = append(out.LaterErrors, err.Error())
+		}
+	}
+	return nil
+}
+
 func main() {
 	flag.Parse()
 	out := report{Codes: map[string]int{}}
-	work := map[string]func(*report) error{"cancel": cancelling, "hold": holding, "steady": steady}[*mode]
+	work := map[string]func(*report) error{"cancel": cancelling, "hold": holding, "steady": steady, "snappy": compressing}[*mode]
 	if work == nil {
 		fmt.Fprintln(os.Stderr, "no such mode:", *mode)
 		os.Exit(2)

@@ -53,6 +53,57 @@ fn an_empty_label_set_at_start_ends_the_process() {
     assert!(sidecar.log().contains("no external labels configured on Prometheus server"), "{}", sidecar.log());
 }
 
+fn agent() -> FakePrometheus {
+    let prometheus = FakePrometheus::start();
+    prometheus.set(|state| {
+        state.lowest_timestamp = None;
+        state.flags = vec![
+            ("agent".into(), "true".into()),
+            ("storage.tsdb.min-block-duration".into(), "2h".into()),
+            ("storage.tsdb.max-block-duration".into(), "0s".into()),
+        ];
+    });
+    prometheus
+}
+
+#[test]
+fn an_agent_is_served_with_what_it_has() {
+    let prometheus = agent();
+    let sidecar = Sidecar::ready(&prometheus.url(), &[]);
+    assert!(sidecar.log().contains("Prometheus runs as an agent"), "{}", sidecar.log());
+    let info = Store::connect(sidecar.grpc).info().unwrap();
+    assert_eq!(info.label_sets.len(), 1);
+    assert!(info.targets.is_some() && info.metric_metadata.is_some());
+    assert!(
+        info.store.is_none() && info.rules.is_none() && info.exemplars.is_none() && info.status.is_none(),
+        "{info}"
+    );
+    // It comes back as a server.
+    prometheus.set(|state| {
+        state.lowest_timestamp = Some("1000".into());
+        state.flags.clear();
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let store = Store::connect(sidecar.grpc);
+    // A beat may have asked before and after, and be at a loss.
+    while !store.info().is_ok_and(|info| info.store.is_some()) {
+        assert!(Instant::now() < deadline, "{}", sidecar.log());
+        sidecar::pause();
+    }
+}
+
+#[test]
+fn an_agent_beside_a_bucket_ends_the_process_with_a_reason() {
+    let prometheus = agent();
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("--prometheus.url={}", prometheus.url());
+    let args = [bucket_args(dir.path()), vec![url]].concat();
+    let mut sidecar = Sidecar::start(&strs(&args));
+    assert_eq!(sidecar.wait_exit().code(), Some(1));
+    assert!(sidecar.log().contains("Prometheus runs as an agent, which keeps no blocks"), "{}", sidecar.log());
+    assert!(!sidecar.log().contains("delay-compact"), "{}", sidecar.log());
+}
+
 #[test]
 fn a_missing_lowest_timestamp_is_an_error_and_not_zero() {
     let prometheus = FakePrometheus::start();

@@ -5,7 +5,8 @@ use crate::support::sidecar;
 use std::time::{Duration, Instant};
 
 use crate::support::fake_prometheus::{FakePrometheus, Read_, STREAMED, frame, series};
-use crate::support::store_client::{Answer, Store, matchers, options, request};
+use crate::support::figures::status;
+use crate::support::store_client::{Answer, Store, matchers, options, request, text};
 use futures_executor::block_on;
 use futures_util::{FutureExt, StreamExt};
 use pillion_proto::thanos_store::*;
@@ -198,6 +199,59 @@ fn the_first_series_leaves_while_prometheus_is_still_sending() {
 }
 
 #[test]
+fn a_series_of_any_length_is_answered_in_little_memory() {
+    let rig = rig();
+    // `job` sorts before `region`, so all 90 MiB wait for an extension, which comes and leaves first.
+    let frame = series(&[("job", "x"), ("region", "eu-west"), ("replica", "a")], &[(1, 2, 1, &[7; 1_000_000])]);
+    let behind = series(&[("job", "x"), ("n", "1"), ("region", "eu-west"), ("replica", "a")], &[(1, 2, 1, b"c")]);
+    let idle = status(rig.sidecar.pid(), "VmHWM");
+    for then in [vec![], vec![behind]] {
+        let n_behind = then.len();
+        rig.prometheus.set(|state| state.read = Read_::Repeat(90, frame.clone(), then));
+        let mut stream = rig.store.stream(&request(&[("job", "=", "x")]), options());
+        let (mut first, mut n_bytes, mut n) = (String::new(), 0, 0);
+        while let Some(message) = block_on(stream.next()) {
+            let Some(series_response::Result::Series(series)) = message.unwrap().result else { panic!("no series") };
+            if n == 0 {
+                first = text(&series);
+            }
+            (n, n_bytes) = (n + 1, n_bytes + series.chunks[0].raw.data.len());
+        }
+        assert_eq!((n, n_bytes), (90 + n_behind, 90_000_000 + n_behind));
+        let expected =
+            if n_behind == 0 { "job=x region=eu-west replica=a" } else { "job=x n=1 region=eu-west replica=a" };
+        assert_eq!(first, expected);
+    }
+    let grown = (status(rig.sidecar.pid(), "VmHWM") - idle) >> 20;
+    assert!(grown < 32, "memory grew by {grown} MiB");
+}
+
+#[test]
+fn without_temporary_files_memory_serves_up_to_a_limit_and_the_start_says_so() {
+    let prometheus = FakePrometheus::start();
+    let url = format!("--prometheus.url={}", prometheus.url());
+    // Nobody can make a file there, not even root.
+    let sidecar = Sidecar::start_with(&[&url], |command| {
+        command.env("TMPDIR", "/proc");
+    });
+    sidecar.wait_ready(true);
+    let store = Store::connect(sidecar.grpc);
+    let ask = |n: usize| {
+        let frame = series(&[("job", "x"), ("region", "eu-west"), ("replica", "a")], &[(1, 2, 1, &[7; 1_000_000])]);
+        prometheus.set(|state| state.read = Read_::Repeat(n, frame, vec![]));
+        store.series(&request(&[("job", "=", "x")]))
+    };
+    assert_eq!(ask(30).ok().series.len(), 30);
+    let answer = ask(90);
+    assert_eq!(answer.code(), CODE_RESOURCE_EXHAUSTED, "{:?}", answer.status);
+    assert!(answer.status.message().contains("a temporary file in /proc (TMPDIR chooses"), "{:?}", answer.status);
+    let log = sidecar.log();
+    assert_eq!(log.matches("no temporary file can be made").count(), 1, "{log}");
+    assert_eq!(log.matches("TMPDIR").count(), 2, "{log}");
+    assert!(!rig().sidecar.log().contains("temporary"));
+}
+
+#[test]
 fn limits_act_while_frames_arrive_and_end_the_read() {
     let prometheus = FakePrometheus::start();
     let args = ["--store.limits.request-series=1000", "--store.limits.request-samples=600000"];
@@ -246,7 +300,8 @@ fn a_lying_or_broken_prometheus_is_an_error_with_its_reason() {
         "exceeded the limit",
     );
     check(Read_::Raw(STREAMED, frame(b"\x0a\x7f")), CODE_INTERNAL, "field is longer than its message");
-    check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 4, b"x")])]), CODE_INTERNAL, "XOR2 (4)");
+    check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 4, b"x")])]), CODE_INTERNAL, "chunk of encoding 4");
+    check(Read_::Frames(vec![series(&[("a", "b")], &[(1, 2, 7, b"x")])]), CODE_INTERNAL, "chunk in encoding 7,");
     check(Read_::Status(503, "busy"), CODE_UNAVAILABLE, "request failed with code 503 Service Unavailable; msg busy");
     check(Read_::Status(400, "too wide"), CODE_INVALID_ARGUMENT, "msg too wide");
     check(Read_::Reset(good.clone()), CODE_UNAVAILABLE, "read from Prometheus");
@@ -343,6 +398,132 @@ fn info_tells_labels_and_times() {
     assert_eq!(info.store.tsdb_infos[0].labels, protobuf::MessageField::some(info.label_sets[0].clone()));
     assert_eq!((info.store.tsdb_infos[0].min_time, info.store.tsdb_infos[0].max_time), (1_000_000, i64::MAX));
     assert!(info.query.is_none());
+}
+
+/// Frames of these series.
+fn frames(local: &[&[(&str, &str)]]) -> Read_ {
+    Read_::Frames(local.iter().map(|labels| series(labels, &[(1, 2, 1, b"c")])).collect())
+}
+
+/// A Prometheus whose external labels have changed, beside a sidecar that would look again in an hour.
+fn rig_with_labels(external: &[(&str, &str)], read: Read_) -> Rig {
+    let prometheus = FakePrometheus::start();
+    let sidecar = Sidecar::ready(&prometheus.url(), &["--prometheus.get_config_interval=1h"]);
+    let store = Store::connect(sidecar.grpc);
+    // Once at the start, and once with the first beat.
+    for _ in 0..2 {
+        while !prometheus.answered.recv_timeout(PATIENCE).unwrap().contains("/status/config") {}
+    }
+    prometheus.set(|state| {
+        state.external_labels = external.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+        state.read = read;
+    });
+    Rig { prometheus, sidecar, store }
+}
+
+#[test]
+fn changed_external_labels_are_noticed_by_the_first_call_that_meets_them() {
+    let local: &[&[(&str, &str)]] = &[&[("job", "x")], &[("job", "x"), ("n", "1")]];
+    let check = |external: &[(&str, &str)], expected: [&str; 2]| {
+        let rig = rig_with_labels(external, frames(local));
+        let batched = SeriesRequest { response_batch_size: 64, ..request(&[("job", "=", "x")]) };
+        let answer = rig.store.series(&batched);
+        assert_eq!(answer.ok().labels(), expected, "{external:?}:\n{}", rig.sidecar.log());
+    };
+    // Added: seen by the order, once a series and its extension come.
+    check(
+        &[("region", "eu-west"), ("replica", "a"), ("zone", "z")],
+        ["job=x n=1 region=eu-west replica=a zone=z", "job=x region=eu-west replica=a zone=z"],
+    );
+    // Renamed, changed, removed: seen by what the first series lacks.
+    check(&[("area", "eu"), ("replica", "a")], ["area=eu job=x n=1 replica=a", "area=eu job=x replica=a"]);
+    check(&[("region", "us"), ("replica", "a")], ["job=x n=1 region=us replica=a", "job=x region=us replica=a"]);
+    check(&[("replica", "a")], ["job=x n=1 replica=a", "job=x replica=a"]);
+}
+
+#[test]
+fn a_call_that_has_begun_to_answer_when_labels_change_fails_and_the_next_one_does_not() {
+    let external = &[("region", "eu-west"), ("replica", "a"), ("zone", "z")];
+    let local: &[&[(&str, &str)]] = &[&[("job", "a")], &[("job", "b")], &[("job", "x")], &[("job", "x"), ("n", "1")]];
+    let rig = rig_with_labels(external, frames(local));
+    let answer = rig.store.series(&request(&[("job", "=~", ".+")]));
+    assert_eq!((answer.code(), answer.series.len()), (CODE_UNAVAILABLE, 3), "{:?}", answer.status);
+    assert!(answer.status.message().contains("ask again"), "{:?}", answer.status);
+    let again = rig.store.series(&request(&[("job", "=~", ".+")])).ok();
+    assert_eq!(
+        again.labels()[2..],
+        ["job=x n=1 region=eu-west replica=a zone=z", "job=x region=eu-west replica=a zone=z"]
+    );
+    rig.sidecar.wait_line("external labels of Prometheus changed");
+}
+
+#[test]
+fn a_server_that_sets_no_external_labels_is_asked_for_them_once() {
+    let local: &[&[(&str, &str)]] = &[&[("job", "x")], &[("job", "x"), ("n", "1")]];
+    let rig = rig_with_labels(&[("region", "eu-west"), ("replica", "a")], frames(local));
+    rig.prometheus.set(|state| state.merges = false);
+    rig.prometheus.requests.try_iter().for_each(drop);
+    for _ in 0..3 {
+        let answer = rig.store.series(&request(&[("job", "=", "x")])).ok();
+        assert_eq!(answer.labels(), ["job=x n=1 region=eu-west replica=a", "job=x region=eu-west replica=a"]);
+    }
+    let asked = rig.prometheus.requests.try_iter().filter(|path| path.contains("/status/config")).count();
+    assert_eq!(asked, 1);
+}
+
+#[test]
+fn info_lists_nothing_without_external_labels() {
+    let rig = rig();
+    rig.prometheus.set(|state| state.external_labels.clear());
+    rig.sidecar.wait_line("external labels of Prometheus changed");
+    let deadline = Instant::now() + PATIENCE;
+    while !rig.store.info().unwrap().label_sets.is_empty() {
+        assert!(Instant::now() < deadline, "{}", rig.sidecar.log());
+        sidecar::pause();
+    }
+    assert_eq!(rig.store.info().unwrap().store.tsdb_infos, []);
+}
+
+#[test]
+fn a_limit_is_filled_without_a_warning_and_only_what_is_sent_counts() {
+    let prometheus = FakePrometheus::start();
+    // One series is two series here, as for Thanos, because it comes in two frames.
+    let sidecar = Sidecar::ready(&prometheus.url(), &["--store.limits.request-series=4"]);
+    let store = Store::connect(sidecar.grpc);
+    let local: Vec<[(&str, &str); 2]> =
+        ["1", "2", "2", "3", "4", "5", "6"].iter().map(|n| [("job", "x"), ("n", *n)]).collect();
+    let local: Vec<&[(&str, &str)]> = local.iter().map(|labels| &labels[..]).collect();
+    let read = frames(&local);
+    let ask = |limit: i64, without: &[&str]| {
+        let without = without.iter().map(ToString::to_string).collect();
+        store.series(&SeriesRequest { limit, without_replica_labels: without, ..request(&[("job", "=", "x")]) })
+    };
+    let check = |limit: i64, without: &[&str], expected: &[&str]| {
+        let answer = ask(limit, without).ok();
+        assert_eq!(answer.labels(), expected);
+        assert_eq!(answer.warnings, [""; 0]);
+    };
+    let check_all = || {
+        check(1, &[], &["job=x n=1 region=eu-west replica=a"]);
+        check(2, &["replica"], &["job=x n=1 region=eu-west", "job=x n=2 region=eu-west", "job=x n=2 region=eu-west"]);
+        // Without the label that tells them apart all of them are one series.
+        let violated = "failed to send series: limit 4 violated (got 5)";
+        assert_eq!(ask(2, &["n"]).status.message(), violated);
+        assert_eq!(ask(4, &[]).status.message(), violated);
+        assert_eq!(ask(0, &[]).status.message(), violated);
+    };
+    prometheus.set(|state| state.read = read.clone());
+    check_all();
+    // The same where all of it has to be sorted.
+    prometheus.set(|state| {
+        state.twins = vec!["region".into(), "replica".into(), "n".into()];
+        state.read = Read_::Frames(vec![]);
+        state.reads_by_matcher = vec![("region".into(), 1, read)];
+    });
+    let sidecar = Sidecar::ready(&prometheus.url(), &["--store.limits.request-series=4"]);
+    let store = Store::connect(sidecar.grpc);
+    let answer = store.series(&SeriesRequest { limit: 3, ..request(&[("job", "=", "x")]) }).ok();
+    assert_eq!((answer.series.len(), answer.warnings.len()), (4, 0));
 }
 
 #[test]

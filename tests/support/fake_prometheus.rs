@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -26,6 +26,8 @@ pub enum Read_ {
     Endless(Vec<u8>),
     /// This many series of one chunk of this data, made while they are sent.
     Many(usize, Vec<u8>),
+    /// This frame so many times, then these.
+    Repeat(usize, Vec<u8>, Vec<Vec<u8>>),
     /// These frames, then silence until the client hangs up.
     Stall(Vec<Vec<u8>>),
     /// Less than the announced content length.
@@ -35,6 +37,8 @@ pub enum Read_ {
 /// The state of the fake, to be changed while it runs.
 pub struct State {
     pub external_labels: Vec<(String, String)>,
+    /// Whether they are set on what is read, as Prometheus does.
+    pub merges: bool,
     pub lowest_timestamp: Option<String>,
     pub version: String,
     pub flags: Vec<(String, String)>,
@@ -44,6 +48,8 @@ pub struct State {
     pub series: String,
     /// Names for which `/api/v1/label/<name>/values` has a value.
     pub twins: Vec<String>,
+    /// Remote reads that are answered at once; the others wait, as in the real one.
+    pub read_slots: usize,
     /// What a read is answered with when its request has a matcher of this name and type.
     pub reads_by_matcher: Vec<(String, i32, Read_)>,
 }
@@ -53,6 +59,8 @@ pub struct FakePrometheus {
     pub state: Arc<Mutex<State>>,
     /// Path with query of every request.
     pub requests: Receiver<String>,
+    /// The same once a page was answered.
+    pub answered: Receiver<String>,
     /// Decoded remote-read requests.
     pub reads: Receiver<remote::ReadRequest>,
     /// One message when a read's connection was found closed by the client.
@@ -70,6 +78,7 @@ impl FakePrometheus {
         let addr = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
             external_labels: vec![("region".into(), "eu-west".into()), ("replica".into(), "a".into())],
+            merges: true,
             lowest_timestamp: Some("1000".into()),
             version: "2.53.0".into(),
             flags: vec![
@@ -80,14 +89,16 @@ impl FakePrometheus {
             overrides: vec![],
             series: "[]".into(),
             twins: vec![],
+            read_slots: usize::MAX,
             reads_by_matcher: vec![],
         }));
         let (request, requests) = unbounded();
+        let (answer, answered) = unbounded();
         let (read, reads) = unbounded();
         let (hang_up, hang_ups) = unbounded();
         let down = Arc::new(AtomicBool::new(false));
         let connections: Arc<Mutex<Vec<Weak<TcpStream>>>> = Arc::default();
-        let told = Told { request, read, hang_up };
+        let told = Told { request, answer, read, hang_up, gate: Arc::default() };
         {
             let (state, down, connections) = (state.clone(), down.clone(), connections.clone());
             spawn(move || {
@@ -105,7 +116,7 @@ impl FakePrometheus {
                 }
             });
         }
-        FakePrometheus { addr, state, requests, reads, hang_ups, down, connections }
+        FakePrometheus { addr, state, requests, answered, reads, hang_ups, down, connections }
     }
 
     pub fn url(&self) -> String {
@@ -131,9 +142,28 @@ impl FakePrometheus {
 
 #[derive(Clone)]
 struct Told {
+    /// How many reads are being answered.
+    gate: Arc<(Mutex<usize>, Condvar)>,
     request: Sender<String>,
+    answer: Sender<String>,
     read: Sender<remote::ReadRequest>,
     hang_up: Sender<()>,
+}
+
+impl Told {
+    /// Waits for a slot; it is free again when what is returned is dropped.
+    fn enter(&self, slots: usize) -> impl Drop + use<> {
+        struct Slot(Arc<(Mutex<usize>, Condvar)>);
+        impl Drop for Slot {
+            fn drop(&mut self) {
+                *self.0.0.lock().unwrap() -= 1;
+                self.0.1.notify_one();
+            }
+        }
+        let (n_open, freed) = &*self.gate;
+        *freed.wait_while(n_open.lock().unwrap(), |n_open| *n_open >= slots).unwrap() += 1;
+        Slot(Arc::clone(&self.gate))
+    }
 }
 
 #[allow(clippy::disallowed_methods)]
@@ -180,22 +210,60 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
         }
         match path.as_str() {
             "/api/v1/read" => {
-                let read = {
+                let (read, external) = {
                     let state = state.lock().unwrap();
                     let chosen = state.reads_by_matcher.iter().find(|(name, kind, _)| {
                         request.queries[0].matchers.iter().any(|m| m.name == *name && m.type_.value() == *kind)
                     });
-                    chosen.map_or_else(|| state.read.clone(), |(.., read)| read.clone())
+                    let read = chosen.map_or_else(|| state.read.clone(), |(.., read)| read.clone());
+                    let external = if state.merges { state.external_labels.clone() } else { vec![] };
+                    (read.merged(&external), external)
                 };
-                answer_read(&mut stream, &read, told)?;
-                if !matches!(read, Read_::Frames(_) | Read_::Raw(..) | Read_::Status(..) | Read_::Many(..)) {
+                let _slot = told.enter(state.lock().unwrap().read_slots);
+                answer_read(&mut stream, &read, &external, told)?;
+                if !matches!(
+                    read,
+                    Read_::Frames(_) | Read_::Repeat(..) | Read_::Raw(..) | Read_::Status(..) | Read_::Many(..)
+                ) {
                     return Ok(());
                 }
             }
             _ => {
                 let (status, kind, body) = page(&path, &state.lock().unwrap());
                 answer(&mut stream, status, kind, body.as_bytes())?;
+                let _ = told.answer.send(path);
             }
+        }
+    }
+}
+
+/// A frame's payload with the external labels of Prometheus set, where the series has none of that name. What is no frame
+/// stays as it is.
+fn merged(payload: &[u8], external: &[(String, String)]) -> Vec<u8> {
+    let Ok(mut frame) = remote::ChunkedReadResponse::parse_from_bytes(payload) else { return payload.to_vec() };
+    for series in &mut frame.chunked_series {
+        for (name, value) in external {
+            if series.labels.iter().all(|label| label.name != *name) {
+                // The others stay in their order, whatever it is.
+                let at = series.labels.iter().position(|label| label.name > *name).unwrap_or(series.labels.len());
+                let label = remote::Label { name: name.clone(), value: value.clone(), ..Default::default() };
+                series.labels.insert(at, label);
+            }
+        }
+    }
+    frame.write_to_bytes().unwrap()
+}
+
+impl Read_ {
+    fn merged(self, external: &[(String, String)]) -> Self {
+        let one = |payload: Vec<u8>| merged(&payload, external);
+        let all = |payloads: Vec<Vec<u8>>| payloads.into_iter().map(one).collect();
+        match self {
+            Read_::Frames(frames) => Read_::Frames(all(frames)),
+            Read_::Repeat(n, frame, then) => Read_::Repeat(n, one(frame), all(then)),
+            Read_::Endless(frame) => Read_::Endless(one(frame)),
+            Read_::Stall(frames) => Read_::Stall(all(frames)),
+            other => other,
         }
     }
 }
@@ -239,7 +307,12 @@ fn answer(stream: &mut &TcpStream, status: u16, kind: &str, body: &[u8]) -> std:
     stream.write_all(body)
 }
 
-fn answer_read(stream: &mut &TcpStream, read: &Read_, told: &Told) -> std::io::Result<()> {
+fn answer_read(
+    stream: &mut &TcpStream,
+    read: &Read_,
+    external: &[(String, String)],
+    told: &Told,
+) -> std::io::Result<()> {
     let chunked_head = format!("HTTP/1.1 200 OK\r\nContent-Type: {STREAMED}\r\nTransfer-Encoding: chunked\r\n\r\n");
     let chunk = |stream: &mut &TcpStream, bytes: &[u8]| {
         stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes())?;
@@ -254,14 +327,30 @@ fn answer_read(stream: &mut &TcpStream, read: &Read_, told: &Told) -> std::io::R
             }
             stream.write_all(b"0\r\n\r\n")
         }
+        Read_::Repeat(n, payload, then) => {
+            stream.write_all(chunked_head.as_bytes())?;
+            let framed = frame(payload);
+            for _ in 0..*n {
+                chunk(stream, &framed)?;
+            }
+            for payload in then {
+                chunk(stream, &frame(payload))?;
+            }
+            stream.write_all(b"0\r\n\r\n")
+        }
         Read_::Many(n_series, data) => {
             let send_all = || {
                 // Without the buffer, the writes of this fake would cost more than what is tested.
                 let mut buffered = BufWriter::with_capacity(64 * 1024, *stream);
                 buffered.write_all(chunked_head.as_bytes())?;
+                // None of the external labels sorts before these.
+                let own = [("__name__", "many"), ("instance", "host-1"), ("number", "")];
+                let external = external.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                let labels: Vec<_> = own.into_iter().chain(external).collect();
                 for number in 0..*n_series {
+                    let mut labels = labels.clone();
                     let name = format!("{number:09}");
-                    let labels = [("__name__", "many"), ("instance", "host-1"), ("number", name.as_str())];
+                    labels[2].1 = &name;
                     let framed = frame(&series(&labels, &[(1, 2, 1, data)]));
                     write!(buffered, "{:x}\r\n", framed.len())?;
                     buffered.write_all(&framed)?;

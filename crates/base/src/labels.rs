@@ -42,11 +42,6 @@ impl Labels {
     pub fn overlaid(&self, over: &Labels) -> Labels {
         Labels::new(self.iter().chain(over.iter()))
     }
-
-    /// These labels without the named ones.
-    pub fn without<S: AsRef<str>>(&self, names: &[S]) -> Labels {
-        Labels(self.0.iter().filter(|(n, _)| !names.iter().any(|name| name.as_ref() == n)).cloned().collect())
-    }
 }
 
 impl PartialOrd for Labels {
@@ -93,7 +88,6 @@ mod tests {
     fn external_labels_win() {
         let merged = Labels::new([("job", "x"), ("region", "local")]).overlaid(&Labels::new([("region", "eu")]));
         assert_eq!(merged.to_string(), r#"{job="x", region="eu"}"#);
-        assert_eq!(merged.without(&["job"]).to_string(), r#"{region="eu"}"#);
     }
 
     #[test]

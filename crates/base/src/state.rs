@@ -18,6 +18,8 @@ pub struct PromState {
     pub version: String,
     /// Prometheus's retention time; `None` where it is unknown, or where blocks are kept by size only. `Units:` ms.
     pub retention_ms: Option<i64>,
+    /// Whether it runs as an agent, which sends samples on and has none to query.
+    pub is_agent: bool,
 }
 
 impl PromState {
@@ -29,6 +31,7 @@ impl PromState {
             maxt_ms: i64::MAX,
             version: "0".into(),
             retention_ms: None,
+            is_agent: false,
         }
     }
 }

@@ -8,6 +8,13 @@ pub const HTTP_CLIENT_BUFFER_BYTES: usize = 32 * 1024;
 pub const ERROR_BODY_BYTES_MAX: u64 = 16 * 1024;
 /// Time to establish a connection to Prometheus. `Source:` Thanos's `dialer_timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are kept although nobody uses them, as many as calls at once by default. One is a socket; with TLS it
+/// has buffers too.
+pub(crate) const LINES_IDLE_MAX: usize = 16;
+/// Time for which such a connection is kept. Prometheus closes after 5 minutes, proxies after one.
+pub(crate) const LINE_IDLE_MAX: Duration = Duration::from_secs(30);
+/// Time in which a peer must acknowledge what it is sent. What is sent is small, so its kernel does that at once.
+pub(crate) const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
 /// HTTP connections held at once by the admin server; the oldest idle or half-open one makes room.
 pub(crate) const CONNECTIONS_MAX: usize = 128;

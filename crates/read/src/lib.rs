@@ -6,11 +6,14 @@
 #![warn(unreachable_pub)]
 
 pub mod apis;
+pub mod plain;
 pub mod prom;
+pub mod re2;
 pub mod selector;
 pub mod store;
 pub mod xor;
 
+mod bits;
 mod limits;
 
 pub use limits::MESSAGE_BYTES_TARGET;

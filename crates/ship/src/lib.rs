@@ -7,6 +7,7 @@ mod background;
 mod backlog;
 mod claim;
 mod claims;
+mod encodings;
 mod json;
 mod lag;
 mod ledger;

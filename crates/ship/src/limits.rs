@@ -14,6 +14,9 @@ pub(crate) const CLAIM_BUDGET_SHARE: u64 = 10;
 /// How often one attempt sends an object that the bucket does not show afterwards. A store that lost an object once
 /// does not lose it again; one that loses it always must not be sent the same gigabytes for ever.
 pub(crate) const COMMIT_ROUNDS: usize = 3;
+/// How much of a block's chunks is looked at for encodings that Thanos cannot read: some 300,000 chunks, read from where the
+/// upload reads them again. Where floats are in such an encoding, the first chunk tells.
+pub(crate) const LOOKED_AT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Blocks of the bucket that the overlap check remembers; with more of them, all are fetched again each time.
 pub(crate) const REMOTE_BLOCKS_MAX: usize = 20_000;
 /// Largest file of upload limits; a real one is three lines.

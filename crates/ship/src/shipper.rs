@@ -151,6 +151,8 @@ pub struct Shipper {
     /// Overlaps that were logged: the new block and the one in the bucket.
     overlaps: BTreeMap<Ulid, Ulid>,
     backlog: Backlog,
+    /// Whether it was said that a block has chunks that Thanos cannot read. Once is enough.
+    encoding_is_said: bool,
     /// The last logged failure to write the ledger, if nothing has been written since.
     ledger_error_logged: Option<String>,
 }
@@ -175,6 +177,7 @@ impl Shipper {
             misnamed: BTreeSet::new(),
             overlaps: BTreeMap::new(),
             backlog,
+            encoding_is_said: false,
             ledger_error_logged: None,
         };
         shipper.publish_metrics();

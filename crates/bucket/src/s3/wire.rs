@@ -28,7 +28,7 @@ pub(super) fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> (T,
 
 /// The connector of all requests: through a proxy if there is one, with TLS if the URL says so.
 pub(super) fn connector() -> impl Connector {
-    let tcp = Tcp { connect_timeout: limits::S3_CONNECT_TIMEOUT, unsent_bytes_max: Some(limits::S3_UNSENT_BYTES_MAX) };
+    let tcp = Tcp::new(limits::S3_CONNECT_TIMEOUT).unsent_bytes_max(limits::S3_UNSENT_BYTES_MAX);
     ConnectProxyConnector::default().chain(tcp).chain(RustlsConnector::default()).chain(Listen)
 }
 

@@ -1,19 +1,23 @@
 //! The HTTP client's settings, the same for everything that is asked over HTTP: blocking, with time-outs, the system's
 //! certificate authorities, no surprise proxies.
 
+mod gather;
+mod late;
+mod lines;
 mod socket;
 mod tcp;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ureq::config::ConfigBuilder;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector, RustlsConnector};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Proxy};
 
 use crate::limits;
 use crate::tls::system_certificates;
+pub use lines::{Line, Lines, OwnLine};
 use pillion_base::error::{Context, Error, Kind, Result};
 pub use tcp::{Connection, Tcp, until_stopped};
 
@@ -28,22 +32,24 @@ pub fn system_tls() -> Result<TlsConfig> {
     Ok(TlsConfig::builder().root_certs(RootCerts::Specific(Arc::new(certs))).build())
 }
 
-/// An agent for one peer. Status codes are answers, not errors; `timeout` bounds a whole exchange, none means that
+/// What an agent is made of. Status codes are answers, not errors; `timeout` bounds a whole exchange, none means that
 /// something else ends it.
-pub fn agent(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>) -> Agent {
-    let tcp = Tcp { connect_timeout: limits::CONNECT_TIMEOUT, unsent_bytes_max: None };
-    let connector = tcp.chain(RustlsConnector::default());
-    Agent::with_parts(settings(user_agent, tls, timeout, None), connector, DefaultResolver::default())
-}
-
-/// What [`agent`] is made of, for those who connect in another way.
 pub fn settings(
     user_agent: &str,
     tls: Option<&TlsConfig>,
     timeout: Option<Duration>,
     proxy: Option<Proxy>,
 ) -> ureq::config::Config {
-    let mut config = Agent::config_builder()
+    config(user_agent, tls, timeout, proxy).build()
+}
+
+fn config(
+    user_agent: &str,
+    tls: Option<&TlsConfig>,
+    timeout: Option<Duration>,
+    proxy: Option<Proxy>,
+) -> ConfigBuilder<AgentScope> {
+    let config = Agent::config_builder()
         .http_status_as_error(false)
         .user_agent(user_agent)
         .proxy(proxy)
@@ -52,10 +58,10 @@ pub fn settings(
         .timeout_global(timeout)
         .input_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES)
         .output_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES);
-    if let Some(tls) = tls {
-        config = config.tls_config(tls.clone());
+    match tls {
+        Some(tls) => config.tls_config(tls.clone()),
+        None => config,
     }
-    config.build()
 }
 
 /// A transport error as this daemon sees it: nearly always worth another try.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,9 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-use crate::client::socket::set_unsent_bytes_max;
+use crate::client::gather::{Gather, WANTED_BYTES};
+use crate::client::late::addresses;
+use crate::client::socket::{set_readable_bytes_min, set_unsent_bytes_max};
 
 thread_local! {
     /// What ends the exchange of this thread.
@@ -45,12 +48,46 @@ pub fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> T {
 /// Opens TCP connections.
 #[derive(Debug)]
 pub struct Tcp {
-    /// Time to connect, for each address of a host that has several.
-    pub connect_timeout: Duration,
-    /// Bytes that may wait in the kernel for their first time on the wire; `None` leaves that to the kernel. With a bound,
-    /// what is acknowledged counts as progress: else a slow link looks stalled, and the answer overdue, while megabytes
-    /// are still on their way.
-    pub unsent_bytes_max: Option<u32>,
+    connect_timeout: Duration,
+    unsent_bytes_max: Option<u32>,
+    unacknowledged_max: Option<Duration>,
+    gathers: bool,
+    n_opened: Arc<AtomicU64>,
+}
+
+impl Tcp {
+    /// With this time to connect, for each address of a host that has several.
+    pub fn new(connect_timeout: Duration) -> Self {
+        Tcp {
+            connect_timeout,
+            unsent_bytes_max: None,
+            unacknowledged_max: None,
+            gathers: false,
+            n_opened: Arc::default(),
+        }
+    }
+
+    /// Bounds the bytes that may wait in the kernel for their first time on the wire. With a bound, what is acknowledged
+    /// counts as progress: else a slow link looks stalled, and the answer overdue, while megabytes are still on their way.
+    pub fn unsent_bytes_max(self, bytes: u32) -> Self {
+        Tcp { unsent_bytes_max: Some(bytes), ..self }
+    }
+
+    /// Breaks a connection whose peer does not acknowledge what it is sent for so long: a connection that was kept may
+    /// lead to a machine that is gone.
+    pub(super) fn unacknowledged(self, time: Duration) -> Self {
+        Tcp { unacknowledged_max: Some(time), ..self }
+    }
+
+    /// Gathers small reads of large answers (`gather.rs`).
+    pub(super) fn gathering(self) -> Self {
+        Tcp { gathers: true, ..self }
+    }
+
+    /// Counts connections here.
+    pub(super) fn counted(self, n_opened: Arc<AtomicU64>) -> Self {
+        Tcp { n_opened, ..self }
+    }
 }
 
 impl<In: Transport> Connector<In> for Tcp {
@@ -63,15 +100,17 @@ impl<In: Transport> Connector<In> for Tcp {
         let most = self.connect_timeout;
         let time = details.timeout.not_zero().map_or(most, |left| (*left).min(most));
         let mut failed = None;
-        for address in &details.addrs {
+        for address in addresses(details)?.iter() {
             match self.open(*address, time) {
                 Ok(stream) => {
                     let socket = Arc::new(Socket(stream));
                     let handle: Weak<dyn ShutdownHandle> = Arc::downgrade(&socket) as Weak<dyn ShutdownHandle>;
                     (details.register_shutdown)(handle)?;
-                    let config = &details.config;
-                    let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                    return Ok(Some(Either::B(Connection { socket, buffers, is_broken: false })));
+                    self.n_opened.fetch_add(1, Ordering::Relaxed);
+                    let buffer_bytes = (details.config.input_buffer_size(), details.config.output_buffer_size());
+                    let buffers = LazyBuffers::new(buffer_bytes.0, buffer_bytes.1);
+                    let gather = self.gathers.then(|| Gather::new(Instant::now()));
+                    return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, is_broken: false })));
                 }
                 Err(err) => failed = Some(err),
             }
@@ -99,6 +138,9 @@ impl Tcp {
         sockopt::set_socket_keepalive(&stream, true)?;
         if let Some(bytes) = self.unsent_bytes_max {
             set_unsent_bytes_max(stream.as_fd(), bytes)?;
+        }
+        if let Some(time) = self.unacknowledged_max {
+            sockopt::set_tcp_user_timeout(&stream, u32::try_from(time.as_millis()).unwrap_or(u32::MAX))?;
         }
         Ok(stream)
     }
@@ -163,6 +205,10 @@ impl ShutdownHandle for Socket {
 pub struct Connection {
     socket: Arc<Socket>,
     buffers: LazyBuffers,
+    /// Of input and output.
+    buffer_bytes: (usize, usize),
+    /// None where reads are never gathered.
+    gather: Option<Gather>,
     is_broken: bool,
 }
 
@@ -176,6 +222,25 @@ impl Connection {
                 Err(err) if err.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT, whole, timeout, true)?,
                 Err(err) => return Err(Error::Io(err)),
             }
+        }
+        Ok(())
+    }
+
+    /// Waits a short time for more than a little, where reads are gathered; false where they are not.
+    fn gather_input(&self) -> Result<bool, Error> {
+        let Some(time) = self.gather.as_ref().and_then(|gather| gather.wait(Instant::now())) else { return Ok(false) };
+        match wait(self.socket.0.as_fd(), PollFlags::IN, Instant::now().checked_add(time)) {
+            // What is there is enough now.
+            Err(err) if err.kind() == ErrorKind::TimedOut => Ok(true),
+            other => self.waited(other, Timeout::PerRead).map(|()| true),
+        }
+    }
+
+    /// From here on a single byte is waited for.
+    fn end_gathering(&mut self) -> Result<(), Error> {
+        if let Some(gather) = self.gather.as_mut().filter(|gather| gather.is_on()) {
+            gather.nothing_came();
+            set_readable_bytes_min(self.socket.0.as_fd(), 1)?;
         }
         Ok(())
     }
@@ -198,7 +263,12 @@ impl Connection {
             (None, Some(step)) => (Some(step), reason),
             (whole, _) => (whole, timeout.reason),
         };
-        wait(self.socket.0.as_fd(), flags, deadline).map_err(|err| match err.kind() {
+        self.waited(wait(self.socket.0.as_fd(), flags, deadline), reason)
+    }
+
+    /// What a wait that failed means.
+    fn waited(&self, outcome: io::Result<()>, reason: Timeout) -> Result<(), Error> {
+        outcome.map_err(|err| match err.kind() {
             ErrorKind::TimedOut => Error::Timeout(reason),
             ErrorKind::ConnectionAborted => {
                 self.socket.reset_at_close();
@@ -226,6 +296,11 @@ impl Transport for Connection {
         if self.is_broken {
             return Ok(());
         }
+        // The time of the next answer begins.
+        self.end_gathering()?;
+        if let Some(gather) = &mut self.gather {
+            *gather = Gather::new(Instant::now());
+        }
         // Without the exchange of two fields the buffer could not be borrowed while the socket is written to.
         let mut buffers = std::mem::replace(&mut self.buffers, LazyBuffers::new(1, 1));
         let written = self.write(buffers.output().get(..amount).unwrap_or_default(), timeout);
@@ -236,21 +311,34 @@ impl Transport for Connection {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let whole = deadline(timeout.after);
+        let mut waited = self.gather_input()?;
         loop {
-            match (&self.socket.0).read(self.buffers.input_append_buf()) {
+            let room = self.buffers.input_append_buf();
+            let room_bytes = room.len();
+            match (&self.socket.0).read(room) {
                 Ok(n_read) => {
                     self.buffers.input_appended(n_read);
+                    if self.gather.as_mut().is_some_and(|gather| gather.read(n_read, room_bytes, waited)) {
+                        set_readable_bytes_min(self.socket.0.as_fd(), WANTED_BYTES)?;
+                    }
                     return Ok(n_read > 0);
                 }
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
-                Err(err) if err.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::IN, whole, timeout, false)?,
+                Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                    self.end_gathering()?;
+                    self.wait(PollFlags::IN, whole, timeout, false)?;
+                    waited = true;
+                }
                 Err(err) => return Err(Error::Io(err)),
             }
         }
     }
 
-    /// An idle connection is open while it has nothing to say.
+    /// An idle connection is open while it has nothing to say. It is asked when it is put aside, and holds no memory then.
     fn is_open(&mut self) -> bool {
+        if self.buffers.input().is_empty() {
+            self.buffers = LazyBuffers::new(self.buffer_bytes.0, self.buffer_bytes.1);
+        }
         !self.is_broken && matches!(self.socket.0.peek(&mut [0]), Err(err) if err.kind() == ErrorKind::WouldBlock)
     }
 }

@@ -108,6 +108,11 @@ impl Walker {
         Some(Step::Frame(frame))
     }
 
+    /// Whether more of a frame's payload is to come.
+    pub(super) fn is_in_payload(&self) -> bool {
+        self.left > 0
+    }
+
     /// Bytes that are missing of what is known to come: of the payload, or of the header; `None` where a frame ends.
     pub(super) fn missing(&self) -> Option<usize> {
         match (self.left, self.n_head) {

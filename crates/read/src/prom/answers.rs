@@ -1,7 +1,6 @@
 //! How Prometheus's answers are read: the JSON envelope, flags, build info, configuration, label names and values, and
 //! the one gauge of `/metrics` that matters. Pure: readers are handed in.
 
-use std::collections::BTreeMap;
 use std::io::BufRead;
 
 use serde::Deserialize;
@@ -49,8 +48,8 @@ pub(crate) fn json<T: DeserializeOwned + Default>(body: &[u8]) -> Result<Answer<
     Ok(Answer { data: envelope.data.unwrap_or_default(), warnings: envelope.warnings.unwrap_or_default() })
 }
 
-/// One label set of `/api/v1/series`.
-pub(crate) type SeriesLabels = BTreeMap<String, String>;
+/// The warning that there is more than the limit.
+pub(crate) const TRUNCATED: &str = "results truncated due to limit";
 
 /// `/api/v1/status/buildinfo`.
 #[derive(Debug, Default, Deserialize)]
@@ -79,19 +78,41 @@ pub(crate) struct StatusConfig {
     pub yaml: String,
 }
 
-/// The external labels of a running configuration. Nothing else in it is read.
-pub(crate) fn external_labels(config: &str) -> Result<Labels> {
-    // Prometheus prints block style, so the global section is what lies between `global:` and the next unindented line.
-    // A large configuration then costs no more than a small one.
-    let section = match config.split_inclusive('\n').position(|line| line.trim_end() == "global:") {
-        None => config.to_owned(),
-        Some(first) => {
-            let mut lines = config.split_inclusive('\n').skip(first);
-            let head = lines.next().unwrap_or_default();
-            let body = lines.take_while(|line| line.starts_with([' ', '\t', '\n', '#']));
-            std::iter::once(head).chain(body).collect()
-        }
-    };
+/// What is read of a running configuration.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// `global.external_labels`.
+    pub external_labels: Labels,
+    /// `storage.tsdb.chunk_encoding.floats`, where it is set.
+    pub float_encoding: Option<String>,
+}
+
+/// Reads a running configuration. A key that nobody needs is not looked at.
+pub(crate) fn configuration(config: &str) -> Result<Configuration> {
+    Ok(Configuration { external_labels: external_labels(config)?, float_encoding: float_encoding(config) })
+}
+
+/// What lies between `name:` and the next unindented line. Prometheus prints block style, so that is a whole section, and a
+/// large configuration costs no more than a small one.
+fn section(config: &str, name: &str) -> Option<String> {
+    let is_head = |line: &str| line.trim_end().strip_suffix(':') == Some(name);
+    let mut lines = config.split_inclusive('\n').skip_while(|line| !is_head(line));
+    let head = lines.next()?;
+    let body = lines.take_while(|line| line.starts_with([' ', '\t', '\n', '#']));
+    Some(std::iter::once(head).chain(body).collect())
+}
+
+/// `storage.tsdb.chunk_encoding.floats`.
+fn float_encoding(config: &str) -> Option<String> {
+    let root = yaml::parse(&section(config, "storage")?).ok()?;
+    let keys = ["storage", "tsdb", "chunk_encoding", "floats"];
+    let found = keys.into_iter().try_fold(&root, |value, key| value.get(key))?;
+    found.as_str().map(str::to_owned)
+}
+
+/// The external labels of a running configuration.
+fn external_labels(config: &str) -> Result<Labels> {
+    let section = section(config, "global").unwrap_or_else(|| config.to_owned());
     let root = yaml::parse(&section).context(|| "parse Prometheus's configuration")?;
     let Some(labels) = root.get("global").and_then(|global| global.get("external_labels")) else {
         return Ok(Labels::default());
@@ -200,6 +221,23 @@ mod tests {
         check("", "{}");
         check("global: {external_labels: {z: y}}\n", r#"{z="y"}"#);
         external_labels("global:\n  external_labels: [1]\n").unwrap_err();
+    }
+
+    #[test]
+    fn the_encoding_of_floats_is_found() {
+        let check = |config: &str, expected: Option<&str>| {
+            assert_eq!(configuration(config).unwrap().float_encoding.as_deref(), expected, "{config}");
+        };
+        let storage = "storage:\n  tsdb:\n    out_of_order_time_window: 0s\n    chunk_encoding:\n      floats: xor2\n";
+        check(&format!("global:\n  external_labels: {{a: b}}\n{storage}scrape_configs: []\n"), Some("xor2"));
+        check(&format!("{storage}    retention:\n      time: 15d\n"), Some("xor2"));
+        check("storage:\n  tsdb:\n    retention:\n      time: 15d\n", None);
+        check("storage:\n  exemplars:\n    max_exemplars: 1\n", None);
+        check("storage:\n", None);
+        check("global:\n  storage:\n", None);
+        // Nobody is refused for what is only warned about.
+        check("global:\n  a: b\nstorage:\n  tsdb: [\n", None);
+        check("", None);
     }
 
     #[test]

@@ -59,7 +59,22 @@ const RETENTION_TIME: &str = "storage.tsdb.retention.time";
 /// The older name of the same flag.
 const RETENTION: &str = "storage.tsdb.retention";
 const RETENTION_SIZE: &str = "storage.tsdb.retention.size";
+const AGENT: &str = "agent";
+const ENABLE_FEATURE: &str = "enable-feature";
 const DEFAULT_RETENTION_MS: i64 = 15 * 24 * 3600 * 1000;
+
+/// Whether Prometheus runs as an agent.
+///
+/// `Source:` Prometheus `cmd/prometheus/main.go`: a feature among others until 2.x, a flag of its own since 3.0.
+pub fn is_agent(flags: &Flags) -> bool {
+    let flag = |name: &str| flags.get(name).map_or("", String::as_str);
+    flag(AGENT) == "true" || flag(ENABLE_FEATURE).split([',', ' ', '[', ']']).any(|feature| feature == AGENT)
+}
+
+/// How many remote reads Prometheus answers at once; 0 is no limit. `None` where it does not say.
+pub fn remote_reads_max(flags: &Flags) -> Option<usize> {
+    flags.get("storage.remote.read-concurrent-limit")?.parse().ok()
+}
 
 /// What [`prom::check_flags`](crate::prom::check_flags) does, on any disk.
 pub(super) fn check_flags(
@@ -68,6 +83,14 @@ pub(super) fn check_flags(
     cwd: Option<&Path>,
     files: &dyn Files,
 ) -> Result<Vec<FlagWarning>> {
+    if is_agent(flags) {
+        return Err(Error::new(
+            Kind::Permanent,
+            "Prometheus runs as an agent, which keeps no blocks: there is nothing to upload. Start the sidecar without \
+             --objstore.config and --objstore.config-file, or Prometheus as a server (without --agent or \
+             --enable-feature=agent)",
+        ));
+    }
     let mut warnings = Vec::new();
     let min_block = duration(flags, MIN_BLOCK)?;
     let max_block = duration(flags, MAX_BLOCK)?;
@@ -237,6 +260,22 @@ mod tests {
         check(&[(min, "1m"), (max, "1m")], false, Ok(vec![FlagWarning::BlockTime("1m".into())]));
         check(&[(min, "2 hours"), (max, "2h")], false, Err("min-block-duration"));
         check(&[], false, Ok(vec![FlagWarning::BlockTime("0s".into())]));
+    }
+
+    #[test]
+    fn agents() {
+        let check = |given: &[(&str, &str)], expected: bool| assert_eq!(is_agent(&flags(given)), expected, "{given:?}");
+        check(&[], false);
+        check(&[("agent", "true"), ("storage.agent.path", "data-agent/")], true);
+        check(&[("agent", "false")], false);
+        check(&[("enable-feature", "agent")], true);
+        check(&[("enable-feature", "exemplar-storage,agent")], true);
+        check(&[("enable-feature", "agents,no-agent"), ("storage.agent.path", "data-agent/")], false);
+        let wanted = FlagCheck { ledger: "x".into(), ignore_unequal_block_size: true };
+        let given = flags(&[("agent", "true"), (MIN_BLOCK, "2h"), (MAX_BLOCK, "0s")]);
+        let err = check_flags(&given, &wanted, None, &ALL).unwrap_err();
+        assert_eq!(err.kind(), Kind::Permanent);
+        assert!(err.to_string().starts_with("Prometheus runs as an agent"), "{err}");
     }
 
     #[test]

@@ -1,25 +1,25 @@
 //! All network to Prometheus.
 //!
 //! There are two kinds of exchange: the heartbeat's requests (one connection is kept, each request is bounded in time), and
-//! [`Call`] for one StoreAPI call (a connection of its own, so that another thread can cut it when the client goes away).
+//! [`Call`] for one StoreAPI call (a connection of its own for as long as it lasts, so that another thread can cut it when
+//! the client goes away; then it is kept for the next call).
 
 use std::io::{BufReader, Read};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::tls::TlsConfig;
+use ureq::http::response::Parts;
 use ureq::{Agent, Body};
 
 use crate::limits;
 use crate::prom::FrameReader;
 use crate::prom::answers::{self, Answer};
 use crate::prom::checks::Flags;
-use crate::prom::listing;
-use crate::prom::request;
+use crate::prom::listing::{self, SeriesLabels};
+use crate::prom::{redirect, request};
 use pillion_base::error::{Context, Error, Kind, Result};
-use pillion_base::labels::Labels;
-use pillion_http::client as http;
+use pillion_http::client::{self as http, Line, Lines, OwnLine};
 
 /// The content type of a streamed remote-read answer; parameters may follow.
 const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
@@ -57,8 +57,8 @@ impl PromUrl {
 /// The client: its settings, and the heartbeat's connection.
 pub struct PromClient {
     base: PromUrl,
-    tls: Option<TlsConfig>,
-    control: Mutex<Option<Agent>>,
+    lines: Lines,
+    control: Mutex<Option<Line>>,
     control_timeout: Duration,
 }
 
@@ -68,28 +68,32 @@ impl PromClient {
     /// `Errors:` for https, when the system has no certificate authorities.
     pub fn new(base: PromUrl, control_timeout: Duration) -> Result<Self> {
         let tls = if base.origin.starts_with("https:") { Some(http::system_tls()?) } else { None };
-        let control = http::agent(http::USER_AGENT, tls.as_ref(), Some(control_timeout));
-        Ok(PromClient { base, tls, control: Mutex::new(Some(control)), control_timeout })
+        let control = Mutex::new(Some(Line::new(http::USER_AGENT, tls.as_ref(), Some(control_timeout))));
+        Ok(PromClient { base, lines: Lines::new(http::USER_AGENT, tls), control, control_timeout })
     }
 
     /// Cuts the heartbeat's request in flight and fails all later ones; called at the stop.
     pub fn interrupt(&self) {
-        if let Some(agent) = self.control.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            agent.shutdown();
+        let line = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(line) = line {
+            line.cut();
         }
     }
 
     /// One exchange for one StoreAPI call.
     pub fn call(&self) -> Call<'_> {
-        Call { base: &self.base, agent: http::agent(http::USER_AGENT, self.tls.as_ref(), None) }
+        Call { base: &self.base, line: self.lines.take() }
     }
 
     fn control(&self, path: &str) -> Result<(u16, Body)> {
-        let agent = self.control.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(agent) = agent else { return Err(Error::new(Kind::Stopped, "stopping")) };
+        // Nobody else looks after what calls have left.
+        self.lines.sweep();
+        let line = self.control.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(line) = line else { return Err(Error::new(Kind::Stopped, "stopping")) };
         let url = self.base.url(path, "");
-        get(&agent, &self.base, &url)
-            .context(|| format!("perform GET request against {url} (time-out {:?})", self.control_timeout))
+        let (head, body) = send(&line, &self.base, &url, Sent::Get)
+            .context(|| format!("perform GET request against {url} (time-out {:?})", self.control_timeout))?;
+        Ok((head.status.as_u16(), body))
     }
 
     fn control_json<T: DeserializeOwned + Default>(&self, path: &str) -> Result<T> {
@@ -99,7 +103,7 @@ impl PromClient {
             let kind = if matches!(status, 404 | 405) { Kind::NotFound } else { Kind::Retry };
             return Err(Error::new(kind, format!("got non-200 response code: {status}, response: {body}")));
         }
-        let body = http::read_body(body, limits::JSON_BYTES_MAX, path)?;
+        let body = http::read_body(body, limits::JSON_BYTES_MAX as u64, path)?;
         Ok(answers::json::<T>(&body)?.data)
     }
 
@@ -127,10 +131,10 @@ impl PromClient {
         }
     }
 
-    /// The external labels Prometheus runs with.
-    pub fn external_labels(&self) -> Result<Labels> {
+    /// What is read of the configuration that Prometheus runs with.
+    pub fn configuration(&self) -> Result<answers::Configuration> {
         let config = self.control_json::<answers::StatusConfig>("/api/v1/status/config")?;
-        answers::external_labels(&config.yaml)
+        answers::configuration(&config.yaml)
     }
 
     /// The oldest time Prometheus can answer for. `Units:` ms. The page is not read past the gauge.
@@ -160,17 +164,17 @@ enum BodyKind {
     Sampled,
 }
 
-/// One exchange with Prometheus that can be cut from another thread.
+/// One exchange after the other with Prometheus, which can be cut from another thread. Answers are read before it is
+/// dropped.
 pub struct Call<'a> {
     base: &'a PromUrl,
-    agent: Agent,
+    line: OwnLine,
 }
 
 impl Call<'_> {
     /// Returns a function that cuts this exchange, from any thread and at any time.
     pub(crate) fn cutter(&self) -> impl Fn() + Send + Sync + 'static {
-        let agent = self.agent.clone();
-        move || agent.clone().shutdown()
+        self.line.cutter()
     }
 
     /// Asks a JSON endpoint.
@@ -178,34 +182,44 @@ impl Call<'_> {
     /// `Errors:` by HTTP status: 400 `BadRequest`, 404 `NotFound`, 503 and a broken connection `Retry`, else `Permanent`.
     pub fn json<T: DeserializeOwned + Default>(&self, path: &str, params: &[(&str, String)]) -> Result<Answer<T>> {
         let (_, body) = self.ask(path, params)?;
-        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX, path)?)
+        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX as u64, path)?)
     }
 
-    /// Asks a JSON endpoint for a list and calls `each` with its items while they arrive; returns the warnings.
+    /// Asks a JSON endpoint for a list of strings and calls `each` with them while they arrive; returns the warnings.
     ///
     /// `Errors:` as [`Call::json`], and those of `each`.
-    pub(crate) fn list<T: DeserializeOwned>(
+    pub(crate) fn each_string(
         &self,
         path: &str,
         params: &[(&str, String)],
-        each: &mut dyn FnMut(T) -> Result<()>,
+        each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Vec<String>> {
-        let (status, body) = self.ask(path, params)?;
-        if status == 204 {
-            return Ok(Vec::new());
-        }
-        listing::for_each_item(BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader()), each)
+        let (_, body) = self.ask(path, params)?;
+        listing::each_string(body.into_reader(), each)
+    }
+
+    /// As [`Call::each_string`], for a list of series.
+    pub(crate) fn each_series(
+        &self,
+        path: &str,
+        params: &[(&str, String)],
+        each: &mut dyn FnMut(&SeriesLabels) -> Result<()>,
+    ) -> Result<Vec<String>> {
+        let (_, body) = self.ask(path, params)?;
+        listing::each_series(body.into_reader(), each)
     }
 
     /// Asks, and turns an answer that is not 2xx into an error.
     fn ask(&self, path: &str, params: &[(&str, String)]) -> Result<(u16, Body)> {
         let query = request::query_string(params);
-        let (status, body) = if query.len() > limits::QUERY_BYTES_MAX && takes_form(path) {
-            post_form(&self.agent, self.base, &self.base.url(path, ""), &query)
+        let is_form = query.len() > limits::QUERY_BYTES_MAX && takes_form(path);
+        let (head, body) = if is_form {
+            send(self.line.line(), self.base, &self.base.url(path, ""), Sent::Form(&query))
         } else {
-            get(&self.agent, self.base, &self.base.url(path, &query))
+            send(self.line.line(), self.base, &self.base.url(path, &query), Sent::Get)
         }
-        .context(|| format!("perform GET request against {path}"))?;
+        .context(|| format!("perform {} request against {path}", if is_form { "POST" } else { "GET" }))?;
+        let status = head.status.as_u16();
         if (200..300).contains(&status) {
             return Ok((status, body));
         }
@@ -218,26 +232,19 @@ impl Call<'_> {
         Err(Error::new(kind, format!("expected 2xx response, got {status}. Body: {}", error_text(body))))
     }
 
-    /// Starts a remote read. A sampled answer is read to its end here, a streamed one by the caller.
+    /// Starts a remote read. A sampled answer is read to its end here, a streamed one by the caller, through what `hold`
+    /// makes of its body.
     ///
     /// `Errors:` `Permanent` for an answer of another kind than asked for, `Limit` for a sampled one that is too large to
     /// be held, else as [`Call::json`].
-    pub fn read(&self, body: &[u8]) -> Result<ReadAnswer<impl Read + use<>>> {
+    pub fn read<R: Read>(
+        &self,
+        body: &[u8],
+        hold: impl FnOnce(Box<dyn Read + Send>) -> R,
+    ) -> Result<ReadAnswer<BufReader<R>>> {
         let url = self.base.url("/api/v1/read", "");
-        let mut request = self
-            .agent
-            .post(&url)
-            .header("Content-Encoding", "snappy")
-            .header("Content-Type", "application/x-stream-protobuf")
-            .header("X-Prometheus-Remote-Read-Version", "0.1.0");
-        if let Some(authorization) = &self.base.authorization {
-            request = request.header("Authorization", authorization);
-        }
-        let response = request
-            .send(body)
-            .map_err(http::transport)
+        let (head, body) = send(self.line.line(), self.base, &url, Sent::Read(body))
             .context(|| format!("send request: Post {:?}", redacted(&url)))?;
-        let (head, body) = response.into_parts();
         if !head.status.is_success() {
             let text = error_text(body);
             let kind = match head.status.as_u16() {
@@ -253,7 +260,7 @@ impl Call<'_> {
         match body_kind(content_type)? {
             BodyKind::Streamed => {
                 // Lengths and checksums are read in small pieces.
-                let body = BufReader::with_capacity(limits::READ_BUFFER_BYTES, body.into_reader());
+                let body = BufReader::with_capacity(limits::READ_BUFFER_BYTES, hold(Box::new(body.into_reader())));
                 Ok(ReadAnswer::Streamed(FrameReader::new(body, limits::FRAME_BYTES_MAX)))
             }
             BodyKind::Sampled => http::read_body(body, SAMPLED_BYTES_MAX, "Prometheus's sampled answer")
@@ -274,30 +281,62 @@ fn body_kind(content_type: &str) -> Result<BodyKind> {
     Err(Error::new(Kind::Permanent, format!("not supported remote read content type: {content_type}")))
 }
 
-fn get(agent: &Agent, base: &PromUrl, url: &str) -> Result<(u16, Body)> {
-    let mut request = agent.get(url);
-    if let Some(authorization) = &base.authorization {
-        request = request.header("Authorization", authorization);
-    }
-    answer(request.call())
-}
-
 /// Whether an endpoint also takes its parameters as a form, which may have any length.
 fn takes_form(path: &str) -> bool {
     matches!(path, "/api/v1/series" | "/api/v1/labels" | "/api/v1/query_exemplars")
 }
 
-fn post_form(agent: &Agent, base: &PromUrl, url: &str, form: &str) -> Result<(u16, Body)> {
-    let mut request = agent.post(url).header("Content-Type", "application/x-www-form-urlencoded");
-    if let Some(authorization) = &base.authorization {
-        request = request.header("Authorization", authorization);
-    }
-    answer(request.send(form))
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Sent<'a> {
+    Get,
+    Form(&'a str),
+    /// A remote read.
+    Read(&'a [u8]),
 }
 
-fn answer(response: std::result::Result<ureq::http::Response<Body>, ureq::Error>) -> Result<(u16, Body)> {
-    let (head, body) = response.map_err(http::transport)?.into_parts();
-    Ok((head.status.as_u16(), body))
+impl Sent<'_> {
+    fn to(
+        self,
+        agent: &Agent,
+        base: &PromUrl,
+        url: &str,
+    ) -> std::result::Result<ureq::http::Response<Body>, ureq::Error> {
+        let authorization = base.authorization.iter().map(|value| ("Authorization", value.as_str()));
+        let post = |headers: &[(&'static str, &'static str)]| {
+            let headers = headers.iter().copied().chain(authorization.clone());
+            headers.fold(agent.post(url), |request, (name, value)| request.header(name, value))
+        };
+        match self {
+            Sent::Get => {
+                authorization.clone().fold(agent.get(url), |request, (name, value)| request.header(name, value)).call()
+            }
+            Sent::Form(form) => post(&[("Content-Type", "application/x-www-form-urlencoded")]).send(form),
+            Sent::Read(body) => post(&[
+                ("Content-Encoding", "snappy"),
+                ("Content-Type", "application/x-stream-protobuf"),
+                ("X-Prometheus-Remote-Read-Version", "0.1.0"),
+            ])
+            .send(body),
+        }
+    }
+}
+
+/// Sends a request, wherever on the same server redirects lead.
+fn send(line: &Line, base: &PromUrl, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
+    let mut to = url.to_owned();
+    for _ in 0..=limits::REDIRECTS_MAX {
+        let response = line.exchange(|agent| sent.to(agent, base, &to)).map_err(http::transport)?;
+        let (head, body) = response.into_parts();
+        let location = head.headers.get("location").and_then(|value| value.to_str().ok());
+        match redirect::target(head.status.as_u16(), location, &to, !matches!(sent, Sent::Get))? {
+            None => return Ok((head, body)),
+            Some(next) => to = next,
+        }
+        // Read to its end, so that the connection is used again.
+        error_text(body);
+    }
+    Err(redirect::too_many(url, &to))
 }
 
 /// The text of an error body, cut to fit a log line or a status message.

@@ -37,6 +37,10 @@ impl EncodedMessage {
 pub trait MessageSink {
     /// An empty buffer with room for `bytes`.
     fn buffer(&self, bytes: usize) -> Vec<u8>;
+    /// How large the next message may be at present; a single series may take more.
+    fn message_bytes_max(&self) -> usize {
+        usize::MAX
+    }
     /// Sends one message.
     fn send(&self, message: EncodedMessage) -> Result<()>;
 }
@@ -45,6 +49,8 @@ pub trait MessageSink {
 pub(super) struct Batcher<'a, M: ?Sized> {
     batch_size: usize,
     message_bytes_target: usize,
+    /// The most that the open batch may have.
+    batch_bytes_max: usize,
     /// The open batch: room for its header, then each series with its header.
     batch: Vec<u8>,
     n_batched: usize,
@@ -54,7 +60,7 @@ pub(super) struct Batcher<'a, M: ?Sized> {
 impl<'a, M: MessageSink + ?Sized> Batcher<'a, M> {
     /// With `batch_size` 0 or 1 every series is a message of its own.
     pub(super) fn new(batch_size: usize, message_bytes_target: usize, messages: &'a M) -> Self {
-        Batcher { batch_size, message_bytes_target, batch: Vec::new(), n_batched: 0, messages }
+        Batcher { batch_size, message_bytes_target, batch_bytes_max: 0, batch: Vec::new(), n_batched: 0, messages }
     }
 
     /// Adds one series of `len` encoded bytes, which `encode` appends.
@@ -67,11 +73,12 @@ impl<'a, M: MessageSink + ?Sized> Batcher<'a, M> {
             return self.messages.send(EncodedMessage::whole(buffer));
         }
         // A series that would take the batch far past its target begins another.
-        if self.n_batched > 0 && self.batch.len() + with_header > self.message_bytes_target {
+        if self.n_batched > 0 && self.batch.len() + with_header > self.batch_bytes_max {
             self.flush()?;
         }
         if self.n_batched == 0 {
-            self.batch = self.messages.buffer(self.message_bytes_target.max(with_header + ROOM));
+            self.batch_bytes_max = self.message_bytes_target.min(self.messages.message_bytes_max());
+            self.batch = self.messages.buffer(self.batch_bytes_max.max(with_header + ROOM));
             self.batch.resize(ROOM, 0);
         }
         wire::put_header(1, len, &mut self.batch);

@@ -1,11 +1,12 @@
 //! Label matchers of the StoreAPI, and what they say about the external labels. Pure.
 
-use regex_lite::Regex;
-
+use crate::prom::request;
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::labels::Labels;
 use pillion_base::matcher::{MatchType, Matcher};
 use pillion_proto::thanos_types::{LabelMatcher, label_matcher};
+
+use crate::re2::{self, Effort};
 
 /// What is left for Prometheus when the matchers on external labels are decided.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,15 +23,22 @@ pub(crate) enum Selection {
 pub(crate) fn select(matchers: &[LabelMatcher], external: &Labels) -> Result<Selection> {
     let mut kept = Vec::with_capacity(matchers.len());
     let mut contradicted = false;
+    let mut effort = Effort::default();
     for proto in matchers {
         let matcher = matcher(proto)?;
         match external.value(&matcher.name) {
             // Patterns on other labels are judged by Prometheus itself.
             None => kept.push(matcher),
-            Some(value) => contradicted |= !matches(&matcher, value)?,
+            Some(value) => contradicted |= !matches(&matcher, value, &mut effort)?,
         }
     }
     Ok(if contradicted { Selection::Nothing } else { Selection::Matchers(kept) })
+}
+
+/// The matchers of a request as one selector of PromQL, for people. Those of an unknown type are left out.
+pub fn selector(matchers: &[LabelMatcher]) -> String {
+    let matchers: Vec<_> = matchers.iter().filter_map(|proto| matcher(proto).ok()).collect();
+    request::selector(&matchers)
 }
 
 /// Whether a label set satisfies the matchers; a label that is not there has the empty value.
@@ -38,9 +46,10 @@ pub(crate) fn select(matchers: &[LabelMatcher], external: &Labels) -> Result<Sel
 /// `Errors:` `BadRequest` for an unknown type or a pattern that does not compile.
 pub(crate) fn select_labels(matchers: &[LabelMatcher], labels: &Labels) -> Result<bool> {
     let mut are_satisfied = true;
+    let mut effort = Effort::default();
     for proto in matchers {
         let matcher = matcher(proto)?;
-        are_satisfied &= matches(&matcher, labels.value(&matcher.name).unwrap_or_default())?;
+        are_satisfied &= matches(&matcher, labels.value(&matcher.name).unwrap_or_default(), &mut effort)?;
     }
     Ok(are_satisfied)
 }
@@ -58,33 +67,18 @@ fn matcher(proto: &LabelMatcher) -> Result<Matcher> {
     Ok(Matcher { kind, name: proto.name.clone(), value: proto.value.clone() })
 }
 
-/// Whether an external label's value satisfies a matcher. Patterns are anchored, and `.` matches a newline too, as in
-/// Prometheus.
-///
-/// `Differs:` case is ignored among ASCII letters only, so a pattern with the flag `i` is refused where other letters
-/// occur.
-fn matches(matcher: &Matcher, value: &str) -> Result<bool> {
-    let bad = |why: &str| Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {why}", matcher.name));
-    let pattern = || {
-        if ignores_case(&matcher.value) && !(matcher.value.is_ascii() && value.is_ascii()) {
-            return Err(bad("the flag i is supported among ASCII letters only"));
-        }
-        Regex::new(&format!("^(?s:{})$", matcher.value)).map_err(|err| bad(&err.to_string()))
+/// Whether an external label's value satisfies a matcher.
+fn matches(matcher: &Matcher, value: &str, effort: &mut Effort) -> Result<bool> {
+    let mut pattern = || {
+        re2::is_match(&matcher.value, value, effort)
+            .map_err(|why| Error::new(Kind::BadRequest, format!("bad pattern for label {:?}: {why}", matcher.name)))
     };
     Ok(match matcher.kind {
         MatchType::Equal => matcher.value == value,
         MatchType::NotEqual => matcher.value != value,
-        MatchType::Regex => pattern()?.is_match(value),
-        MatchType::NotRegex => !pattern()?.is_match(value),
+        MatchType::Regex => pattern()?,
+        MatchType::NotRegex => !pattern()?,
     })
-}
-
-/// Whether a pattern sets the flag `i` somewhere, such as `(?i)` or `(?s-i:x)`; also true for text that only looks like it.
-fn ignores_case(pattern: &str) -> bool {
-    let flags = |group: &str| {
-        group.bytes().take_while(|byte| byte.is_ascii_alphabetic() || *byte == b'-').any(|flag| flag == b'i')
-    };
-    pattern.split("(?").skip(1).any(flags)
 }
 
 #[cfg(test)]
@@ -138,50 +132,35 @@ mod tests {
         select(&[proto(0, "region", "us"), proto(2, "region", "[")], &external).unwrap_err();
     }
 
-    /// What RE2 answers, and Prometheus with it.
     #[test]
-    fn patterns_mean_what_they_mean_to_prometheus() {
-        for (pattern, matching, other) in [
-            ("eu-.+", "eu-west", "eu-"),
-            ("", "", "x"),
-            ("a|b", "b", "ab"),
-            ("(?:a|b)c?", "bc", "abc"),
-            ("(?P<x>a)+", "aaa", ""),
-            ("(?i)EU", "eu", "us"),
-            ("(?i:e)U", "EU", "Eu"),
-            ("[a-c[:digit:]]{2,3}", "a1c", "abcd"),
-            ("[^a-c]", "ü", "a"),
-            (r"\d\w\s\D\W\S", "1_ a-b", "1_xa-b"),
-            (r"\d", "7", "\u{0667}"),
-            (r"\w", "a", "ü"),
-            (r"\x{fc}\x41", "üA", "uA"),
-            (r"a\.b", "a.b", "axb"),
-            (r".*\bb\b", "a b", "ab"),
-            (r"\Aa\z", "a", "b"),
-            ("(?m)^a$", "a", "a\nb"),
-            ("a*?b+?", "aabb", "aa"),
-            ("(?U)a+", "aa", "b"),
-        ] {
-            let matcher = |value: &str| Matcher { kind: MatchType::Regex, name: "x".into(), value: value.into() };
-            assert!(matches(&matcher(pattern), matching).unwrap(), "{pattern} {matching}");
-            assert!(!matches(&matcher(pattern), other).unwrap(), "{pattern} {other}");
-        }
+    fn patterns_on_external_labels_are_read_as_prometheus_reads_them() {
+        check(2, "region", r"\Qeu-\E\pL+", "{}");
+        check(2, "region", r"(?i)\105U-WEST", "{}");
+        check(2, "region", "[a-z&&[^e]]+-west", "nothing");
+        check(3, "region", "[eu&&]+-west", "nothing");
+        check(2, "region", r"eu\>.*", "nothing");
+        check(2, "region", "z{1|eu-west", "{}");
     }
 
     #[test]
-    fn patterns_that_would_mean_something_else_are_refused() {
-        let external = Labels::new([("region", "eu"), ("city", "Köln")]);
-        for (name, pattern) in [
-            ("region", r"\pL+"),
-            ("region", r"\Qa\E"),
-            ("region", r"\C"),
-            ("city", "(?i)k.*"),
-            ("region", "a|(?s-i:ü)"),
-        ] {
-            let err = select(&[proto(2, name, pattern)], &external).unwrap_err();
-            assert!(err.to_string().starts_with("bad pattern for label "), "{pattern}: {err}");
-        }
-        select(&[proto(2, "city", "K.*"), proto(2, "region", "(?i)EU|(?is:x)")], &external).unwrap();
+    fn the_error_says_which_label_and_why() {
+        let error = |pattern: &str| {
+            let external = Labels::new([("region", "eu")]);
+            select(&[proto(3, "region", pattern)], &external).unwrap_err().to_string()
+        };
+        let reason = r"error parsing regexp: invalid escape sequence: `\C`";
+        assert_eq!(error(r"\C"), format!("bad pattern for label \"region\": {reason}"));
+    }
+
+    /// What the patterns of one request cost is counted together.
+    #[test]
+    fn many_patterns_are_bounded() {
+        let value = "a".repeat(500);
+        let external = Labels::new([("region", value.as_str())]);
+        let costly = proto(2, "region", "(?:a?){500}a{0,500}");
+        select(std::slice::from_ref(&costly), &external).unwrap();
+        let err = select(&vec![costly; 1000], &external).unwrap_err();
+        assert_eq!((err.kind(), err.to_string().contains("too much work")), (Kind::BadRequest, true), "{err}");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct StoreMetrics {
     pub pending_series_requests: IntGauge,
     /// Label `reason`: `series` or `chunks`.
     pub selects_dropped: IntCounterVec,
+    pub working_calls: IntGauge,
+    pub calls_waiting_for_prometheus: IntGauge,
 }
 
 impl Default for StoreMetrics {
@@ -29,6 +31,8 @@ impl Default for StoreMetrics {
             chunks_requested: histogram("chunks_requested"),
             pending_series_requests: IntGauge::new("pending", "pending").expect(WHY),
             selects_dropped: IntCounterVec::new(Opts::new("dropped", "dropped"), &["reason"]).expect(WHY),
+            working_calls: IntGauge::new("working", "working").expect(WHY),
+            calls_waiting_for_prometheus: IntGauge::new("waiting", "waiting").expect(WHY),
         }
     }
 }

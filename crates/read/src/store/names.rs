@@ -1,102 +1,123 @@
 //! LabelNames and LabelValues: each name and value once and in order, no more of them than the limit, and none from before
-//! the oldest time that this sidecar can answer for.
+//! the oldest time that this sidecar can answer for. They go into the answer's message while they arrive.
 //!
 //! `Differs:` from Thanos in all three (D-13).
 
 use std::collections::BTreeSet;
 
-use crate::prom::Answer;
-use crate::prom::answers::SeriesLabels;
-use crate::prom::request;
-use crate::prom::{Call, PromClient};
+use crate::prom::answers::TRUNCATED;
+use crate::prom::listing::SeriesLabels;
+use crate::prom::{Call, PromClient, request};
 use crate::store::matcher::{self, Selection};
 use crate::store::series::Outlet;
+use crate::store::strings::Strings;
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::matcher::Matcher;
 use pillion_base::state::PromState;
-use pillion_proto::thanos_store::{LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse};
+use pillion_proto::thanos_store::{LabelNamesRequest, LabelValuesRequest};
 
-/// Answers one LabelNames request.
+/// Answers one LabelNames request, with an encoded `LabelNamesResponse`.
+///
+/// External names come beyond the limit, as they do in Thanos: a querier that gets more than it asked for says that
+/// there is more.
 pub fn label_names(
     request: &LabelNamesRequest,
     state: &PromState,
     client: &PromClient,
     outlet: &dyn Outlet,
-) -> Result<LabelNamesResponse> {
+) -> Result<Vec<u8>> {
     let Selection::Matchers(matchers) = matcher::select(&request.matchers, &state.external_labels)? else {
-        return Ok(LabelNamesResponse::default());
+        return Ok(Vec::new());
     };
     let call = client.call();
     outlet.on_gone(Box::new(call.cutter()));
     let query = LabelQuery::new(matchers, request.start, request.end, state);
     let limit = limit(request.limit);
-    let Answer { data, warnings } = if query.matchers.is_empty() || takes_matchers(&state.version) {
-        // Names that are removed below do not count.
-        let limit = limit.map(|limit| limit.saturating_add(request.without_replica_labels.len()));
-        let answer = call.json::<Vec<String>>("/api/v1/labels", &query.params(limit))?;
-        Answer { data: answer.data.into_iter().collect::<BTreeSet<_>>(), warnings: answer.warnings }
+    let without = &request.without_replica_labels;
+    let is_dropped = |name: &[u8]| without.iter().any(|dropped| dropped.as_bytes() == name);
+    let mut names = Strings::new(limit);
+    // If nothing matched, there is no series that could carry an external label.
+    let mut is_empty = true;
+    let mut push = |name: &[u8]| {
+        is_empty = false;
+        if is_dropped(name) { Ok(()) } else { names.push(name) }
+    };
+    let warnings = if query.matchers.is_empty() || takes_matchers(&state.version) {
+        // Names that are dropped do not count.
+        let limit = limit.map(|limit| limit.saturating_add(without.len()));
+        call.each_string("/api/v1/labels", &query.params(limit), &mut push)?
     } else {
         // A limit here would count series, not names.
-        let answer = series(&call, &query, None)?;
-        Answer { data: answer.data.into_iter().flatten().map(|(name, _)| name).collect(), warnings: answer.warnings }
+        let mut seen = BTreeSet::new();
+        let warnings = series(&call, &query, None, &mut |labels| {
+            for (name, _) in labels.iter() {
+                if !seen.contains(name) {
+                    seen.insert(name.to_vec());
+                }
+            }
+        })?;
+        seen.iter().try_for_each(|name| push(name))?;
+        warnings
     };
-    let mut names = data;
-    // If nothing matched, there is no series that could carry an external label.
-    if !names.is_empty() {
-        names.extend(state.external_labels.iter().map(|(name, _)| name.to_owned()));
-    }
-    names.retain(|name| !request.without_replica_labels.contains(name));
-    let names = names.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
-    Ok(LabelNamesResponse { names, warnings, ..Default::default() })
+    let external = state.external_labels.iter().map(|(name, _)| name).filter(|name| !is_dropped(name.as_bytes()));
+    let external: Vec<&str> = if is_empty { Vec::new() } else { external.collect() };
+    names.message(&external, &kept(warnings))
 }
 
-/// Answers one LabelValues request.
+/// Answers one LabelValues request, with an encoded `LabelValuesResponse`.
 pub fn label_values(
     request: &LabelValuesRequest,
     state: &PromState,
     client: &PromClient,
     outlet: &dyn Outlet,
-) -> Result<LabelValuesResponse> {
+) -> Result<Vec<u8>> {
     if request.label.is_empty() {
         return Err(Error::new(Kind::BadRequest, "label name parameter cannot be empty"));
     }
     if request.without_replica_labels.contains(&request.label) {
-        return Ok(LabelValuesResponse::default());
+        return Ok(Vec::new());
     }
     let Selection::Matchers(matchers) = matcher::select(&request.matchers, &state.external_labels)? else {
-        return Ok(LabelValuesResponse::default());
+        return Ok(Vec::new());
     };
     let call = client.call();
     outlet.on_gone(Box::new(call.cutter()));
     let query = LabelQuery::new(matchers, request.start, request.end, state);
     let limit = limit(request.limit);
-    let Answer { data, warnings } = if let Some(value) = state.external_labels.value(&request.label) {
-        // Every series carries this label with this value, if there is any series.
-        if query.matchers.is_empty() {
-            Answer { data: BTreeSet::from([value.to_owned()]), warnings: Vec::new() }
-        } else {
-            // One series is enough, so a warning that there are more says nothing.
-            let mut answer = series(&call, &query, Some(1))?;
-            answer.warnings.retain(|warning| warning != TRUNCATED);
-            let data = answer.data.iter().take(1).map(|_| value.to_owned()).collect();
-            Answer { data, warnings: answer.warnings }
+    let mut values = Strings::new(limit);
+    let warnings = if let Some(value) = state.external_labels.value(&request.label) {
+        // Every series carries this label with this value, if there is any series. One is enough.
+        let mut is_any = query.matchers.is_empty();
+        let warnings = if is_any { Vec::new() } else { series(&call, &query, Some(1), &mut |_| is_any = true)? };
+        if is_any {
+            values.push(value.as_bytes())?;
         }
+        warnings
     } else if query.matchers.is_empty() || takes_matchers(&state.version) {
         let path = format!("/api/v1/label/{}/values", request::label_path_segment(&request.label));
-        let answer = call.json::<Vec<String>>(&path, &query.params(limit))?;
-        Answer { data: answer.data.into_iter().collect(), warnings: answer.warnings }
+        call.each_string(&path, &query.params(limit), &mut |value| values.push(value))?
     } else {
         // A limit here would count series, not values.
-        let answer = series(&call, &query, None)?;
-        let values = answer.data.into_iter().filter_map(|mut series| series.remove(&request.label));
-        Answer { data: values.collect(), warnings: answer.warnings }
+        let mut seen = BTreeSet::new();
+        let label = request.label.as_bytes();
+        let warnings = series(&call, &query, None, &mut |labels| {
+            if let Some((_, value)) = labels.iter().find(|(name, _)| *name == label)
+                && !seen.contains(value)
+            {
+                seen.insert(value.to_vec());
+            }
+        })?;
+        seen.iter().try_for_each(|value| values.push(value))?;
+        warnings
     };
-    let values = data.into_iter().take(limit.unwrap_or(usize::MAX)).collect();
-    Ok(LabelValuesResponse { values, warnings, ..Default::default() })
+    values.message(&[], &kept(warnings))
 }
 
-/// What Prometheus adds when there is more than the limit.
-const TRUNCATED: &str = "results truncated due to limit";
+/// What Prometheus says of a limit is not passed on: Thanos's sidecar says nothing either, and the querier counts itself.
+fn kept(mut warnings: Vec<String>) -> Vec<String> {
+    warnings.retain(|warning| warning != TRUNCATED);
+    warnings
+}
 
 /// How many are wanted; all of them without a positive limit.
 fn limit(requested: i64) -> Option<usize> {
@@ -128,8 +149,16 @@ impl LabelQuery {
     }
 }
 
-fn series(call: &Call, query: &LabelQuery, limit: Option<usize>) -> Result<Answer<Vec<SeriesLabels>>> {
-    call.json("/api/v1/series", &query.params(limit))
+fn series(
+    call: &Call,
+    query: &LabelQuery,
+    limit: Option<usize>,
+    each: &mut dyn FnMut(&SeriesLabels),
+) -> Result<Vec<String>> {
+    call.each_series("/api/v1/series", &query.params(limit), &mut |series| {
+        each(series);
+        Ok(())
+    })
 }
 
 /// Whether this version's label endpoints take matchers: 2.24.0 and later. A version that cannot be read counts as old.

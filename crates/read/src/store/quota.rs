@@ -18,7 +18,8 @@ pub struct PerCall {
 /// Samples a chunk counts as. `Source:` Thanos.
 const SAMPLES_PER_CHUNK: u64 = 120;
 
-/// Counts one call's series and chunks against its limits while they arrive.
+/// Counts one call's series and chunks against its limits: while they arrive, or, where the request has a limit of its own,
+/// while they are sent.
 pub(super) struct Counter<'a> {
     limits: PerCall,
     metrics: &'a StoreMetrics,
@@ -34,7 +35,7 @@ impl<'a> Counter<'a> {
         Counter { limits, metrics, n_series: 0, n_chunks: 0 }
     }
 
-    /// Counts one series, or one further frame of a series.
+    /// Counts one series, or one further frame of a series, which Thanos counts as another one, too.
     ///
     /// `Errors:` `Limit`, with Thanos's text. `Differs:` Thanos counts after it has read and sorted everything.
     pub(super) fn count(&mut self, n_chunks: u64) -> Result<()> {

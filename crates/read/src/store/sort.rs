@@ -1,13 +1,10 @@
-//! Sorts what cannot be streamed: in memory up to a budget, past it in runs on an unnamed temporary file.
+//! Sorts what cannot be streamed: in memory up to a budget, past it in runs that are put aside.
 
 use std::collections::BinaryHeap;
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
-
-use pillion_base::error::{Context, Error, Kind, Result};
+use crate::store::spill::Spill;
+use pillion_base::error::{Error, Kind, Result};
 
 /// Holds encoded series with their sort keys until all are there. Series with equal keys keep their order.
 pub(super) struct Sorter {
@@ -16,7 +13,7 @@ pub(super) struct Sorter {
     records: Vec<Record>,
     memory_max: usize,
     disk_max: u64,
-    spill: Option<Spill>,
+    spill: Option<Runs>,
 }
 
 #[derive(Clone, Copy)]
@@ -26,22 +23,23 @@ struct Record {
     end: usize,
 }
 
-struct Spill {
-    file: File,
-    len: u64,
+/// What does not fit in memory.
+struct Runs {
+    spill: Spill,
     /// Start and end of each sorted run.
     runs: Vec<(u64, u64)>,
 }
 
 impl Sorter {
-    /// Uses up to `memory_max` bytes of memory and `disk_max` of the temporary folder.
+    /// Uses up to `memory_max` bytes of memory and puts up to `disk_max` aside.
     pub(super) fn new(memory_max: usize, disk_max: u64) -> Self {
         Sorter { bytes: Vec::new(), records: Vec::new(), memory_max, disk_max, spill: None }
     }
 
     /// Bytes of memory in use.
     pub(super) fn held_bytes(&self) -> usize {
-        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+        let aside = self.spill.as_ref().map_or(0, |runs| runs.spill.held_bytes());
+        self.bytes.capacity() + self.records.capacity() * size_of::<Record>() + aside
     }
 
     /// Holds one series; `key` appends its sort key, `series` its encoded bytes.
@@ -67,30 +65,20 @@ impl Sorter {
     /// Writes what is in memory as one sorted run.
     fn spill(&mut self) -> Result<()> {
         self.sort();
-        let spill = match &mut self.spill {
-            Some(spill) => spill,
-            none => none.insert(Spill { file: unnamed_file()?, len: 0, runs: Vec::new() }),
+        let Runs { spill, runs } = match &mut self.spill {
+            Some(runs) => runs,
+            none => none.insert(Runs { spill: Spill::new(self.disk_max), runs: Vec::new() }),
         };
-        let start = spill.len;
-        let mut out = std::io::BufWriter::with_capacity(RUN_BUFFER_BYTES, &spill.file);
+        let start = spill.len();
         for record in &self.records {
             let (key, series) = (&self.bytes[record.start..record.key_end], &self.bytes[record.key_end..record.end]);
             for part in [key, series] {
                 // A part is at most a frame.
-                let len = u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes();
-                out.write_all(&len).and_then(|()| out.write_all(part)).context(|| explain("write"))?;
+                spill.append(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes())?;
+                spill.append(part)?;
             }
-            spill.len += 8 + (record.end - record.start) as u64;
         }
-        out.flush().context(|| explain("write"))?;
-        drop(out);
-        spill.runs.push((start, spill.len));
-        if spill.len > self.disk_max {
-            return Err(Error::new(
-                Kind::Limit,
-                format!("the answer needs more than {} bytes to be sorted; ask for less", self.disk_max),
-            ));
-        }
+        runs.push((start, spill.len()));
         self.bytes.clear();
         self.records.clear();
         Ok(())
@@ -101,16 +89,11 @@ impl Sorter {
         self.sort();
         let mut sorted = Sorted { heap: BinaryHeap::new() };
         let runs = match self.spill.take() {
-            Some(spill) => {
-                let file = std::sync::Arc::new(spill.file);
-                let run = |(at, end)| Source::Disk {
-                    file: std::sync::Arc::clone(&file),
-                    at,
-                    end,
-                    buffer: Vec::new(),
-                    pos: 0,
-                };
-                spill.runs.into_iter().map(run).collect()
+            Some(Runs { mut spill, runs }) => {
+                spill.flush()?;
+                let spill = Arc::new(spill);
+                let run = |(at, end)| Source::Aside { spill: Arc::clone(&spill), at, end, buffer: Vec::new(), pos: 0 };
+                runs.into_iter().map(run).collect()
             }
             None => Vec::new(),
         };
@@ -129,20 +112,6 @@ impl Sorter {
 /// Read-ahead of one run.
 const RUN_BUFFER_BYTES: usize = 32 * 1024;
 
-fn explain(verb: &str) -> String {
-    format!("{verb} a temporary file in {} (TMPDIR chooses the folder)", std::env::temp_dir().display())
-}
-
-/// A file without a name, which is gone when it is closed, even after a crash.
-fn unnamed_file() -> Result<File> {
-    let dir = std::env::temp_dir();
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(&dir, flags, Mode::RUSR | Mode::WUSR)
-        .map(File::from)
-        .map_err(std::io::Error::from)
-        .context(|| explain("create"))
-}
-
 /// The smallest key and its series.
 #[derive(Default)]
 struct Head {
@@ -152,7 +121,7 @@ struct Head {
 
 enum Source {
     Memory { bytes: Vec<u8>, records: std::vec::IntoIter<Record> },
-    Disk { file: std::sync::Arc<File>, at: u64, end: u64, buffer: Vec<u8>, pos: usize },
+    Aside { spill: Arc<Spill>, at: u64, end: u64, buffer: Vec<u8>, pos: usize },
 }
 
 impl Source {
@@ -166,17 +135,17 @@ impl Source {
                 head.key.extend_from_slice(&bytes[record.start..record.key_end]);
                 head.series.extend_from_slice(&bytes[record.key_end..record.end]);
             }
-            Source::Disk { file, at, end, buffer, pos } => {
+            Source::Aside { spill, at, end, buffer, pos } => {
                 if *pos == buffer.len() && at == end {
                     return Ok(false);
                 }
                 for part in [&mut head.key, &mut head.series] {
                     let mut len = [0; 4];
-                    read(file, at, *end, buffer, pos, 4, &mut |bytes, done| {
+                    read(spill, at, *end, buffer, pos, 4, &mut |bytes, done| {
                         len[done..done + bytes.len()].copy_from_slice(bytes)
                     })?;
                     let len = u32::from_le_bytes(len) as usize;
-                    read(file, at, *end, buffer, pos, len, &mut |bytes, _| part.extend_from_slice(bytes))?;
+                    read(spill, at, *end, buffer, pos, len, &mut |bytes, _| part.extend_from_slice(bytes))?;
                 }
             }
         }
@@ -186,7 +155,7 @@ impl Source {
 
 /// Hands `n_bytes` of a run to `take`, through its read-ahead buffer.
 fn read(
-    file: &File,
+    spill: &Spill,
     at: &mut u64,
     end: u64,
     buffer: &mut Vec<u8>,
@@ -202,7 +171,7 @@ fn read(
                 return Err(Error::new(Kind::Corrupt, "temporary file is shorter than what was written"));
             }
             buffer.resize(len, 0);
-            file.read_exact_at(buffer, *at).context(|| explain("read"))?;
+            spill.read(*at, buffer)?;
             *at += len as u64;
             *pos = 0;
         }

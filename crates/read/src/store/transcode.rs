@@ -2,76 +2,63 @@
 //! and without an allocation per label. Pure.
 //!
 //! Labels are merged (an external label wins over a local one), dropped and tested against the shard; chunks keep their
-//! data, get the StoreAPI's encoding number and their xxhash64.
+//! data, get the StoreAPI's encoding number and their xxhash64. Only chunks in encodings that the StoreAPI lacks are made anew.
 
-use std::cmp::Ordering;
+use std::ops::Range;
 
 use twox_hash::XxHash64;
 
-use crate::store::shard::Shard;
+use crate::plain::{NEWER_ENCODINGS, Plain};
+pub use crate::store::label_walk::LabelRules;
+use crate::store::label_walk::{Before, Relation, SeriesLabels};
 use crate::store::wire::{self, Fields};
-use pillion_base::error::{Error, Kind, Result};
-use pillion_base::labels::Labels;
-
-/// What is done to every series of a call.
-#[derive(Debug)]
-pub struct LabelRules {
-    /// Sorted by name, without those that the request drops.
-    external: Vec<(String, String)>,
-    /// Every external name, whether dropped or not: Prometheus adds all of them to what it sends.
-    external_names: Vec<String>,
-    without: Vec<String>,
-    shard: Option<Shard>,
-}
-
-impl LabelRules {
-    /// The rules of one call.
-    pub fn new(external: &Labels, without: &[String], shard: Option<Shard>) -> Self {
-        let kept = external.iter().filter(|(name, _)| !without.iter().any(|dropped| dropped == name));
-        LabelRules {
-            external: kept.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            external_names: external.iter().map(|(name, _)| name.to_owned()).collect(),
-            without: without.to_vec(),
-            shard,
-        }
-    }
-
-    /// Whether setting the external labels can move a series behind its own extensions: `last` is the name of its last
-    /// local label. Only an external name that sorts behind it can do that.
-    fn can_move(&self, last: &[u8]) -> bool {
-        self.external.last().is_some_and(|(name, _)| name.as_bytes() > last)
-    }
-
-    /// Whether a label from Prometheus is left out: an external label overrides it, or the request drops it.
-    fn is_dropped(&self, name: &[u8]) -> bool {
-        self.external_names.iter().any(|external| external.as_bytes() == name)
-            || self.without.iter().any(|without| without.as_bytes() == name)
-    }
-}
+use pillion_base::error::{Context, Error, Kind, Result};
 
 /// Start and end in an entry's payload.
 type Span = (u32, u32);
-
-#[derive(Clone, Copy)]
-enum LabelRef {
-    /// An index into the rules' external labels.
-    External(u32),
-    Local {
-        name: Span,
-        value: Span,
-    },
-}
 
 #[derive(Clone, Copy)]
 struct ChunkRef {
     min_time: u64,
     max_time: u64,
     encoding: u64,
+    /// In the payload, or with `is_made` among the chunks that were made anew.
     data: Span,
+    is_made: bool,
     hash: u64,
     /// Encoded sizes of the `Chunk` and of the `AggrChunk` around it.
     chunk_len: u32,
     aggr_len: u32,
+}
+
+impl ChunkRef {
+    /// `encoding` is Prometheus's number, one of the plain ones; `at` says where `data` is kept.
+    #[inline]
+    fn new(times: (u64, u64), encoding: u64, data: &[u8], at: Span, is_made: bool) -> Self {
+        let (min_time, max_time) = times;
+        // The StoreAPI counts from 0. `Differs:` Thanos subtracts one from whatever it gets (D-08).
+        let encoding = encoding - 1;
+        let hash = XxHash64::oneshot(0, data);
+        let chunk_len = wire::number_len(encoding) + wire::bytes_len(data.len()) + wire::number_len(hash);
+        let aggr_len =
+            wire::number_len(min_time) + wire::number_len(max_time) + wire::header_len(chunk_len) + chunk_len;
+        ChunkRef {
+            min_time,
+            max_time,
+            encoding,
+            data: at,
+            is_made,
+            hash,
+            chunk_len: u32::try_from(chunk_len).unwrap_or(u32::MAX),
+            aggr_len: u32::try_from(aggr_len).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Its size within the `Series`.
+    #[inline]
+    fn field_len(&self) -> usize {
+        wire::header_len(self.aggr_len as usize) + self.aggr_len as usize
+    }
 }
 
 /// One series between its frame and its message: the bytes as they came, and where in them everything is. It is reused for
@@ -79,12 +66,14 @@ struct ChunkRef {
 #[derive(Default)]
 pub struct Entry {
     payload: Vec<u8>,
-    /// The final labels in order.
-    labels: Vec<LabelRef>,
+    /// Where in the payload the series is.
+    range: Range<usize>,
+    /// The chunks that could not stay as they came.
+    made: Plain,
+    labels: SeriesLabels,
     chunks: Vec<ChunkRef>,
     /// Encoded size of the StoreAPI `Series`.
     encoded_len: usize,
-    can_move: bool,
 }
 
 impl Entry {
@@ -104,19 +93,50 @@ impl Entry {
         if self.payload.capacity() > bytes_max {
             self.payload = Vec::new();
         }
+        self.made.shrink(bytes_max);
     }
 
     /// Bytes this entry holds.
     pub(super) fn held_bytes(&self) -> usize {
-        self.payload.len() + self.labels.len() * size_of::<LabelRef>() + self.chunks.len() * size_of::<ChunkRef>()
+        self.payload.len()
+            + self.made.bytes().len()
+            + self.labels.held_bytes()
+            + self.chunks.len() * size_of::<ChunkRef>()
+    }
+
+    /// The encoded `ChunkedSeries` as it came.
+    pub(super) fn source(&self) -> &[u8] {
+        self.payload.get(self.range.clone()).unwrap_or_default()
+    }
+
+    /// The same series without its chunks: enough to compare others with.
+    pub(super) fn without_chunks(&self, rules: &LabelRules) -> Result<Entry> {
+        let mut labels = Entry::default();
+        self.labels.put_local(self.source(), rules, &mut labels.payload);
+        labels.parse(0..labels.payload.len(), rules)?;
+        Ok(labels)
     }
 
     /// Parses the series at `range` of the payload; false when it is not in the shard.
     ///
-    /// `Errors:` `Corrupt` for bytes that are no series, `Permanent` for a chunk encoding that the StoreAPI lacks.
-    pub fn parse(&mut self, range: std::ops::Range<usize>, rules: &LabelRules) -> Result<bool> {
-        self.labels.clear();
+    /// `Errors:` `Corrupt` for bytes that are no series, and for a chunk that must be made anew and cannot be read;
+    /// `Permanent` for a chunk encoding that is unknown; `Limit` as [`Plain::add`].
+    pub fn parse(&mut self, range: Range<usize>, rules: &LabelRules) -> Result<bool> {
+        self.parse_after(range, rules, 0, None)
+    }
+
+    /// Parses as [`Entry::parse`] does: the series with this `number` in a stream, of which `before` is an earlier one. What
+    /// they share costs little.
+    pub(super) fn parse_after(
+        &mut self,
+        range: Range<usize>,
+        rules: &LabelRules,
+        number: u64,
+        before: Option<&Entry>,
+    ) -> Result<bool> {
         self.chunks.clear();
+        self.made.clear();
+        self.range = range.clone();
         let base = self.payload.as_ptr() as usize;
         let Some(series) = self.payload.get(range) else { return Err(corrupt("series lies outside its frame")) };
         // Each part is a slice of the payload, or empty.
@@ -126,75 +146,35 @@ impl Entry {
             }
             let start = (part.as_ptr() as usize).wrapping_sub(base);
             // A payload is at most a frame, far below 4 GiB.
-            (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(start + part.len()).unwrap_or(u32::MAX))
+            (index(start), index(start + part.len()))
         };
-        let mut sorted = true;
-        let mut last_name: &[u8] = b"";
-        let mut last_local: &[u8] = b"";
-        let mut next_external = 0;
-        let mut encoded_len = 0;
-        let mut fields = Fields::new(series);
-        while let Some((number, field)) = fields.next_field()? {
-            match number {
-                1 => {
-                    let (name, value) = label(field.bytes()?)?;
-                    sorted &= last_name <= name;
-                    last_name = name;
-                    // An absent label and an empty one are the same thing.
-                    if value.is_empty() || rules.is_dropped(name) {
-                        continue;
-                    }
-                    while let Some((external, _)) = rules.external.get(next_external)
-                        && external.as_bytes() < name
-                    {
-                        self.labels.push(LabelRef::External(index(next_external)));
-                        next_external += 1;
-                    }
-                    last_local = name;
-                    self.labels.push(LabelRef::Local { name: at(name), value: at(value) });
-                }
-                2 => {
-                    let chunk = chunk(field.bytes()?)?;
-                    let hash = XxHash64::oneshot(0, chunk.data);
-                    let chunk_len =
-                        wire::number_len(chunk.encoding) + wire::bytes_len(chunk.data.len()) + wire::number_len(hash);
-                    let aggr_len = wire::number_len(chunk.min_time)
-                        + wire::number_len(chunk.max_time)
-                        + wire::header_len(chunk_len)
-                        + chunk_len;
-                    encoded_len += wire::header_len(aggr_len) + aggr_len;
-                    self.chunks.push(ChunkRef {
-                        min_time: chunk.min_time,
-                        max_time: chunk.max_time,
-                        encoding: chunk.encoding,
-                        data: at(chunk.data),
-                        hash,
-                        chunk_len: u32::try_from(chunk_len).unwrap_or(u32::MAX),
-                        aggr_len: u32::try_from(aggr_len).unwrap_or(u32::MAX),
-                    });
-                }
-                _ => {}
+        let mut chunks_len = 0;
+        self.labels.walk(series, rules, number, before.map(Entry::as_before), |number, field| {
+            if number != 2 {
+                return Ok(());
             }
-        }
-        self.can_move = rules.can_move(last_local);
-        self.labels.extend((next_external..rules.external.len()).map(|idx| LabelRef::External(index(idx))));
-        if !sorted {
-            let mut labels = std::mem::take(&mut self.labels);
-            labels.sort_by(|a, b| self.resolve(*a, rules).0.cmp(self.resolve(*b, rules).0));
-            self.labels = labels;
-            self.can_move = !rules.external.is_empty();
-        }
-        for (name, value) in self.labels(rules) {
-            let len = wire::bytes_len(name.len()) + wire::bytes_len(value.len());
-            encoded_len += wire::header_len(len) + len;
-        }
-        self.encoded_len = encoded_len;
-        Ok(rules.shard.as_ref().is_none_or(|shard| shard.holds(self.labels(rules))))
+            let chunk = chunk(field.bytes()?)?;
+            let times = (chunk.min_time, chunk.max_time);
+            if matches!(chunk.encoding, 1..=3) {
+                let made = ChunkRef::new(times, chunk.encoding, chunk.data, at(chunk.data), false);
+                chunks_len += made.field_len();
+                self.chunks.push(made);
+            } else {
+                chunks_len += make_anew(&chunk, &mut self.made, &mut self.chunks)?;
+            }
+            Ok(())
+        })?;
+        self.encoded_len = self.labels.encoded_len() + chunks_len;
+        Ok(self.labels.are_in_shard(series, rules))
+    }
+
+    fn as_before(&self) -> Before<'_> {
+        (&self.labels, self.source())
     }
 
     /// The final labels, by name.
     pub(super) fn labels<'a>(&'a self, rules: &'a LabelRules) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone {
-        self.labels.iter().map(|label| self.resolve(*label, rules))
+        self.labels.iter(self.source(), rules)
     }
 
     /// How many chunks the series has here.
@@ -216,28 +196,24 @@ impl Entry {
 
     /// Whether the external labels may have moved this series behind one that comes later.
     pub(super) fn can_move(&self) -> bool {
-        self.can_move
+        self.labels.can_move()
     }
 
     /// Appends the StoreAPI `Series`, [`Entry::encoded_len`] bytes.
     pub fn encode(&self, rules: &LabelRules, out: &mut Vec<u8>) {
-        for (name, value) in self.labels(rules) {
-            wire::put_header(1, wire::bytes_len(name.len()) + wire::bytes_len(value.len()), out);
-            wire::put_bytes(1, name, out);
-            wire::put_bytes(2, value, out);
-        }
+        self.labels.encode(self.source(), rules, out);
         for chunk in &self.chunks {
             wire::put_header(2, chunk.aggr_len as usize, out);
             wire::put_number(1, chunk.min_time, out);
             wire::put_number(2, chunk.max_time, out);
             wire::put_header(3, chunk.chunk_len as usize, out);
             wire::put_number(1, chunk.encoding, out);
-            wire::put_bytes(2, self.slice(chunk.data), out);
+            wire::put_bytes(2, self.chunk_data(chunk), out);
             wire::put_number(3, chunk.hash, out);
         }
     }
 
-    /// Appends a sort key: keys compare bytewise as [`Entry::compare`] does.
+    /// Appends a sort key: keys compare bytewise as the series' order is.
     pub(super) fn key(&self, rules: &LabelRules, out: &mut Vec<u8>) {
         for (name, value) in self.labels(rules) {
             put_key(name, out);
@@ -245,52 +221,19 @@ impl Entry {
         }
     }
 
-    /// The StoreAPI's order: pairwise by name, then value, bytewise; a set that is a prefix of another comes first.
-    pub(super) fn compare(&self, other: &Entry, rules: &LabelRules) -> Ordering {
-        self.labels(rules).cmp(other.labels(rules))
+    /// How `next`, which comes after this series from Prometheus, relates to it. Quick where `next` was parsed after this one.
+    pub(super) fn relate(&self, next: &Entry, rules: &LabelRules) -> Relation {
+        self.labels.relate(self.source(), next.as_before(), rules)
     }
 
-    /// How the local labels of two series in Prometheus's order relate.
-    pub(super) fn local_relation(&self, next: &Entry, rules: &LabelRules) -> Relation {
-        let local = |label: &&LabelRef| matches!(label, LabelRef::Local { .. });
-        let mut theirs = next.labels.iter().filter(local);
-        for label in self.labels.iter().filter(local) {
-            match theirs.next() {
-                Some(other) if self.resolve(*label, rules) == next.resolve(*other, rules) => {}
-                _ => return Relation::Other,
-            }
-        }
-        if theirs.next().is_none() { Relation::Same } else { Relation::Extended }
+    fn chunk_data(&self, chunk: &ChunkRef) -> &[u8] {
+        let from = if chunk.is_made { self.made.bytes() } else { &self.payload };
+        &from[chunk.data.0 as usize..chunk.data.1 as usize]
     }
-
-    fn resolve<'a>(&'a self, label: LabelRef, rules: &'a LabelRules) -> (&'a [u8], &'a [u8]) {
-        match label {
-            LabelRef::External(idx) => {
-                let (name, value) = &rules.external[idx as usize];
-                (name.as_bytes(), value.as_bytes())
-            }
-            LabelRef::Local { name, value } => (self.slice(name), self.slice(value)),
-        }
-    }
-
-    fn slice(&self, at: Span) -> &[u8] {
-        &self.payload[at.0 as usize..at.1 as usize]
-    }
-}
-
-/// How a series relates to one before it, by local labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Relation {
-    /// The same series, in another frame.
-    Same,
-    /// It has all the labels of the one before and more behind them.
-    Extended,
-    /// Something else.
-    Other,
 }
 
 /// Calls `each` with the place of every `ChunkedSeries` within a frame.
-pub fn each_series(frame: &[u8], mut each: impl FnMut(std::ops::Range<usize>) -> Result<()>) -> Result<()> {
+pub fn each_series(frame: &[u8], mut each: impl FnMut(Range<usize>) -> Result<()>) -> Result<()> {
     let base = frame.as_ptr() as usize;
     let mut fields = Fields::new(frame);
     while let Some((number, field)) = fields.next_field()? {
@@ -317,68 +260,65 @@ fn corrupt(text: &str) -> Error {
     Error::new(Kind::Corrupt, text)
 }
 
-fn label(message: &[u8]) -> Result<(&[u8], &[u8])> {
-    let (mut name, mut value): (&[u8], &[u8]) = (b"", b"");
-    let mut fields = Fields::new(message);
-    while let Some((number, field)) = fields.next_field()? {
-        match number {
-            1 => name = field.bytes()?,
-            2 => value = field.bytes()?,
-            _ => {}
-        }
-    }
-    Ok((name, value))
-}
-
 struct RawChunk<'a> {
     min_time: u64,
     max_time: u64,
-    /// The StoreAPI's number.
+    /// Prometheus's number.
     encoding: u64,
     data: &'a [u8],
 }
 
 fn chunk(message: &[u8]) -> Result<RawChunk<'_>> {
     let mut chunk = RawChunk { min_time: 0, max_time: 0, encoding: 0, data: b"" };
-    let mut prometheus_encoding = 0;
     let mut fields = Fields::new(message);
     while let Some((number, field)) = fields.next_field()? {
         match number {
             1 => chunk.min_time = field.varint()?,
             2 => chunk.max_time = field.varint()?,
-            3 => prometheus_encoding = field.varint()?,
+            3 => chunk.encoding = field.varint()?,
             4 => chunk.data = field.bytes()?,
             _ => {}
         }
     }
-    chunk.encoding = store_encoding(prometheus_encoding)?;
     Ok(chunk)
 }
 
-/// The StoreAPI's number of a chunk encoding. `Differs:` Thanos subtracts one from whatever it gets (D-08).
-fn store_encoding(prometheus: u64) -> Result<u64> {
-    let name = match prometheus {
-        1..=3 => return Ok(prometheus - 1),
-        0 => "UNKNOWN (0)".to_owned(),
-        4 => "XOR2 (4)".to_owned(),
-        5 => "HISTOGRAM_ST (5)".to_owned(),
-        6 => "FLOAT_HISTOGRAM_ST (6)".to_owned(),
-        other => other.to_string(),
-    };
-    Err(Error::new(
-        Kind::Permanent,
-        format!(
-            "Prometheus sent a chunk with encoding {name}, which the StoreAPI cannot carry; turn the feature that writes \
-             it off in Prometheus (--enable-feature=xor2-encoding or st-storage) to query recent data through a sidecar"
-        ),
-    ))
+/// Makes plain chunks of one that the StoreAPI cannot carry. Returns what they take within the `Series`.
+///
+/// `Differs:` Thanos passes it on under a number that no querier knows (D-08).
+fn make_anew(chunk: &RawChunk<'_>, made: &mut Plain, chunks: &mut Vec<ChunkRef>) -> Result<usize> {
+    if !NEWER_ENCODINGS.contains(&chunk.encoding) {
+        return Err(Error::new(
+            Kind::Permanent,
+            format!(
+                "Prometheus sent a chunk in encoding {}, which this version does not know; upgrade the sidecar, or have \
+                 Prometheus write chunks as before (storage.tsdb.chunk_encoding in its configuration, --enable-feature)",
+                chunk.encoding
+            ),
+        ));
+    }
+    let mut field_len = 0;
+    made.add(chunk.encoding, chunk.data, &mut |piece, data| {
+        let times = (
+            piece.min_ms.map_or(chunk.min_time, i64::cast_unsigned),
+            piece.max_ms.map_or(chunk.max_time, i64::cast_unsigned),
+        );
+        let at = (index(piece.range.start), index(piece.range.end));
+        let made = ChunkRef::new(times, piece.encoding, data, at, true);
+        field_len += made.field_len();
+        chunks.push(made);
+    })
+    .context(|| format!("chunk of encoding {} that begins at {} ms", chunk.encoding, chunk.min_time.cast_signed()))?;
+    Ok(field_len)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pillion_base::labels::Labels;
     use pillion_proto::{prometheus_remote as remote, thanos_types as thanos};
     use protobuf::{EnumOrUnknown, Message};
+    use std::cmp::Ordering;
 
     fn labels(pairs: &[(&str, &str)]) -> Vec<remote::Label> {
         pairs
@@ -472,10 +412,65 @@ mod tests {
     }
 
     #[test]
-    fn unknown_encodings_are_refused_by_name() {
-        for (kind, name) in [(0, "UNKNOWN (0)"), (4, "XOR2 (4)"), (5, "HISTOGRAM_ST (5)"), (9, "encoding 9")] {
-            let err = transcode(&[], &[], &chunked(&[("a", "1")], &[(1, 2, kind, b"x")])).unwrap_err();
-            assert!(err.to_string().contains(name), "{err}");
+    fn chunks_that_the_storeapi_lacks_are_made_anew() {
+        // Two samples, 1.0 at 0 and 1000 ms; the second has a start timestamp.
+        let one = [&[0, 2, 1, 0][..], &1.0_f64.to_bits().to_be_bytes(), &[0xe8, 0x07, 0]].concat();
+        let plain = [&[0, 2, 0][..], &1.0_f64.to_bits().to_be_bytes(), &[0xe8, 0x07, 0]].concat();
+        // 300 times 1.0, a second apart.
+        let mut long = one.clone();
+        (long[0], long[1], long[2]) = (1, 44, 0);
+        long.resize(long.len() + 40, 0);
+        let chunks: [(i64, i64, i32, &[u8]); 5] = [
+            (-9, -8, 1, b"xor"),
+            (-3, i64::MAX, 4, &one),
+            (5, 6, 5, &[0xc0, 0, 0]),
+            (7, 8, 6, &[0x40, 0, 0]),
+            (-5, 300_000, 4, &long),
+        ];
+        let got = transcode(&[("e", "x")], &[], &chunked(&[("a", "1")], &chunks)).unwrap();
+        let shown: Vec<_> = got
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.min_time, chunk.max_time, chunk.raw.type_.value(), chunk.raw.data.as_slice()))
+            .collect();
+        assert_eq!(shown.len(), 6);
+        assert_eq!(shown[0], (-9, -8, 0, &b"xor"[..]));
+        assert_eq!(shown[1], (-3, i64::MAX, 0, plain.as_slice()));
+        assert_eq!(shown[2], (5, 6, 1, &[0, 0, 0xc0][..]));
+        assert_eq!(shown[3], (7, 8, 2, &[0, 0, 0x40][..]));
+        let n_samples = |idx: usize| crate::xor::n_samples(shown[idx].3).unwrap();
+        assert_eq!((shown[4].0, shown[4].1, shown[4].2, n_samples(4)), (-5, 239_000, 0, 240));
+        assert_eq!((shown[5].0, shown[5].1, shown[5].2, n_samples(5)), (240_000, 300_000, 0, 60));
+        for chunk in &got.chunks {
+            assert_eq!(chunk.raw.hash, XxHash64::oneshot(0, &chunk.raw.data));
+        }
+    }
+
+    #[test]
+    fn an_entry_forgets_the_chunks_it_made_before() {
+        let rules = rules(&[], &[]);
+        let chunk = (1, 2, 5, &[0x80, 0, 0][..]);
+        let mut entry = entry(&chunked(&[("a", "1")], &[chunk, chunk]), &rules).unwrap();
+        let held_bytes = entry.held_bytes();
+        let other = chunked(&[("a", "1")], &[chunk]);
+        entry.copy(&other);
+        entry.parse(0..other.len(), &rules).unwrap();
+        assert_eq!((entry.made.bytes(), entry.n_chunks()), (&[0, 0, 0x80][..], 1));
+        assert!(held_bytes > entry.held_bytes() + 3);
+    }
+
+    #[test]
+    fn unknown_encodings_are_refused_by_number_and_corrupt_chunks_by_time() {
+        let check = |encoding: i32, kind: Kind, text: &str| {
+            let err = transcode(&[], &[], &chunked(&[("a", "1")], &[(1, 2, encoding, b"x")])).unwrap_err();
+            assert_eq!(err.kind(), kind);
+            assert!(err.to_string().contains(text), "{err}");
+        };
+        check(0, Kind::Permanent, "encoding 0,");
+        check(7, Kind::Permanent, "encoding 7,");
+        check(9, Kind::Permanent, "encoding 9,");
+        for encoding in 4..=6 {
+            check(encoding, Kind::Corrupt, &format!("chunk of encoding {encoding} that begins at 1 ms"));
         }
     }
 
@@ -499,31 +494,56 @@ mod tests {
         };
         for (idx, a) in entries.iter().enumerate() {
             for (other, b) in entries.iter().enumerate() {
-                assert_eq!(a.compare(b, &rules), idx.cmp(&other), "{idx} {other}");
+                assert_eq!(a.relate(b, &rules).order(), idx.cmp(&other), "{idx} {other}");
                 assert_eq!(key(a).cmp(&key(b)), idx.cmp(&other), "{idx} {other}");
             }
         }
     }
 
     #[test]
-    fn relations_look_at_local_labels_only() {
+    fn relations_look_at_local_labels_and_tell_the_final_order() {
+        use Ordering::{Greater, Less};
         let rules = rules(&[("m", "n"), ("z", "z")], &[]);
         let of = |set: &[(&str, &str)]| entry(&chunked(set, &[]), &rules).unwrap();
         let check = |a: &[(&str, &str)], b: &[(&str, &str)], expected: Relation| {
-            assert_eq!(of(a).local_relation(&of(b), &rules), expected, "{a:?} {b:?}");
+            let (a, b) = (of(a), of(b));
+            assert_eq!(a.relate(&b, &rules), expected);
+            assert_eq!(a.labels(&rules).cmp(b.labels(&rules)), expected.order());
+            assert_eq!(b.relate(&a, &rules).order(), expected.order().reverse());
         };
         check(&[("a", "1")], &[("a", "1")], Relation::Same);
+        check(&[], &[], Relation::Same);
         // Prometheus adds its external labels itself; they do not count.
-        check(&[("a", "1"), ("m", "n")], &[("a", "1"), ("b", "2"), ("m", "n")], Relation::Extended);
-        check(&[("a", "1")], &[("a", "2"), ("b", "2")], Relation::Other);
-        check(&[("a", "1"), ("b", "2")], &[("a", "1")], Relation::Other);
+        check(&[("a", "1"), ("m", "n")], &[("a", "1"), ("b", "2"), ("m", "n")], Relation::Extended(Greater));
+        check(&[("a", "1")], &[("a", "1"), ("p", "2")], Relation::Extended(Greater));
+        check(&[("a", "1")], &[("a", "1"), ("zz", "2")], Relation::Extended(Less));
+        check(&[("a", "1")], &[("a", "2"), ("b", "2")], Relation::Other(Less));
+        check(&[("a", "1"), ("y", "1")], &[("a", "1"), ("n", "2")], Relation::Other(Greater));
+        check(&[("a", "1"), ("b", "2")], &[("a", "1")], Relation::Other(Less));
+        check(&[("a", "1"), ("zz", "2")], &[("a", "1")], Relation::Other(Greater));
         assert!(of(&[("a", "1")]).can_move());
         assert!(!of(&[("zz", "1")]).can_move());
     }
 
     #[test]
+    fn a_series_without_its_chunks_compares_as_it_does_with_them() {
+        let rules = rules(&[("m", "n")], &["x"]);
+        let whole = entry(&chunked(&[("b", "2"), ("a", "1"), ("x", "9")], &[(1, 2, 1, &[7; 999])]), &rules).unwrap();
+        let labels = whole.without_chunks(&rules).unwrap();
+        assert_eq!(whole.relate(&labels, &rules), Relation::Same);
+        assert!(labels.labels(&rules).eq(whole.labels(&rules)));
+        assert_eq!((labels.n_chunks(), labels.held_bytes() < whole.held_bytes()), (0, true));
+        let (mut again, source) = (Entry::default(), whole.source());
+        again.copy(source);
+        again.parse(0..source.len(), &rules).unwrap();
+        assert_eq!((again.encoded_len(), again.n_chunks()), (whole.encoded_len(), 1));
+    }
+
+    #[test]
     fn garbage_is_an_error_and_never_a_panic() {
-        let good = chunked(&[("a", "1"), ("b", "2")], &[(1, 2, 1, b"data")]);
+        let newer = [&[0, 2, 1, 0][..], &1.0_f64.to_bits().to_be_bytes(), &[0xe8, 0x07, 0]].concat();
+        let chunks: [(i64, i64, i32, &[u8]); 2] = [(1, 2, 1, b"data"), (3, 4, 4, &newer)];
+        let good = chunked(&[("a", "1"), ("b", "2")], &chunks);
         let rules = rules(&[("e", "x")], &[]);
         let transcode = |series: &[u8]| {
             let Ok(entry) = entry(series, &rules) else { return };

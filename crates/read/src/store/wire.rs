@@ -43,11 +43,30 @@ impl<'a> Fields<'a> {
         Fields { rest: message }
     }
 
+    /// Bytes of the message that are left.
+    pub(super) fn n_left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The next field's number and value; `None` at the end of the message.
     ///
     /// `Errors:` `Corrupt` for anything that is not protobuf.
     #[inline]
     pub fn next_field(&mut self) -> Result<Option<(u32, Field<'a>)>> {
+        // Most fields have a tag of one byte and bytes behind it, fewer than 128.
+        if let [tag, len, rest @ ..] = self.rest
+            && *tag & 0x87 == 2
+            && *tag > 7
+            && *len < 0x80
+            && let Some((head, rest)) = rest.split_at_checked(usize::from(*len))
+        {
+            self.rest = rest;
+            return Ok(Some((u32::from(*tag >> 3), Field::Bytes(head))));
+        }
+        self.any_field()
+    }
+
+    fn any_field(&mut self) -> Result<Option<(u32, Field<'a>)>> {
         if self.rest.is_empty() {
             return Ok(None);
         }

@@ -4,7 +4,8 @@
 //! raw bits. Second: delta as uvarint, value as XOR. Every other: the delta's change in one of five sizes, value as XOR.
 //! `Source:` Prometheus `tsdb/docs/format/chunks.md`.
 
-use pillion_base::error::{Error, Kind, Result};
+use crate::bits::{Reader, corrupt};
+use pillion_base::error::Result;
 
 /// One float sample.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +41,12 @@ pub fn n_samples(chunk: &[u8]) -> Result<u16> {
 /// `Errors:` `Corrupt`; samples before the fault are added all the same.
 pub fn decode(chunk: &[u8], samples: &mut Vec<Sample>) -> Result<()> {
     let n_samples = n_samples(chunk)?;
-    let mut bits = Bits { bytes: chunk, position: 16 };
+    let mut bits = Reader::behind(chunk, 2);
     let (mut time_ms, mut delta_ms, mut value) = (0_i64, 0_i64, Value::default());
     for idx in 0..n_samples {
         match idx {
             0 => {
-                time_ms = unzigzag(bits.uvarint()?);
+                time_ms = bits.varint()?;
                 value.bits = bits.read(64)?;
             }
             1 => {
@@ -54,7 +55,7 @@ pub fn decode(chunk: &[u8], samples: &mut Vec<Sample>) -> Result<()> {
                 value.advance(&mut bits)?;
             }
             _ => {
-                delta_ms = step(delta_ms, bits.delta_change()?)?;
+                delta_ms = step(delta_ms, delta_change(&mut bits)?)?;
                 time_ms = step(time_ms, delta_ms)?;
                 value.advance(&mut bits)?;
             }
@@ -64,99 +65,86 @@ pub fn decode(chunk: &[u8], samples: &mut Vec<Sample>) -> Result<()> {
     Ok(())
 }
 
-/// The value's bits and the window of bits that changed last.
-#[derive(Default)]
-struct Value {
-    bits: u64,
-    n_leading: u32,
-    n_trailing: u32,
+/// A value's bits and the window of bits that changed last.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Value {
+    /// As [`f64::to_bits`].
+    pub(crate) bits: u64,
+    window: Window,
 }
 
 impl Value {
-    fn advance(&mut self, bits: &mut Bits) -> Result<()> {
-        if !bits.bit()? {
-            return Ok(());
+    /// A value that stands in full.
+    pub(crate) fn new(bits: u64) -> Self {
+        Value { bits, ..Value::default() }
+    }
+
+    /// The next value, as plain chunks write it.
+    #[inline]
+    pub(crate) fn advance(&mut self, bits: &mut Reader<'_>) -> Result<()> {
+        match bits.ones(2)? {
+            0 => return Ok(()),
+            1 => {}
+            _ => self.window = Window::read(bits)?,
         }
-        if bits.bit()? {
-            let n_leading = small(bits.read(5)?);
-            // Six bits cannot hold 64, and zero changed bits never get here: 0 stands for 64.
-            let n_significant = match small(bits.read(6)?) {
-                0 => 64,
-                n => n,
-            };
-            self.n_trailing = 64_u32
-                .checked_sub(n_leading + n_significant)
-                .ok_or_else(|| corrupt("a value's changed bits do not fit into 64"))?;
-            self.n_leading = n_leading;
-        }
-        let changed = bits.read(64 - self.n_leading - self.n_trailing)?;
-        self.bits ^= changed.checked_shl(self.n_trailing).unwrap_or(0);
+        self.change(bits)
+    }
+
+    /// Reads a window, and the bits within it.
+    #[inline]
+    pub(crate) fn change_in_new_window(&mut self, bits: &mut Reader<'_>) -> Result<()> {
+        self.window = Window::read(bits)?;
+        self.change(bits)
+    }
+
+    /// Reads the bits within the window.
+    #[inline]
+    pub(crate) fn change(&mut self, bits: &mut Reader<'_>) -> Result<()> {
+        let changed = bits.read(64 - self.window.n_leading - self.window.n_trailing)?;
+        self.bits ^= changed << self.window.n_trailing;
         Ok(())
     }
 }
 
-struct Bits<'a> {
-    bytes: &'a [u8],
-    /// In bits from the start.
-    position: usize,
+/// The zero bits around those that changed. Together fewer than 64.
+#[derive(Clone, Copy, Default)]
+struct Window {
+    n_leading: u32,
+    n_trailing: u32,
 }
 
-impl Bits<'_> {
-    fn bit(&mut self) -> Result<bool> {
-        Ok(self.read(1)? == 1)
-    }
-
-    /// The next `n_bits`, at most 64, highest first.
-    fn read(&mut self, n_bits: u32) -> Result<u64> {
-        let mut value = 0_u64;
-        let mut wanted = n_bits;
-        while wanted > 0 {
-            let byte = self.bytes.get(self.position / 8).ok_or_else(|| corrupt("the chunk ends within a sample"))?;
-            let used = u32::try_from(self.position % 8).unwrap_or(0);
-            let taken = wanted.min(8 - used);
-            let part = (u32::from(*byte) >> (8 - used - taken)) & ((1 << taken) - 1);
-            value = (value << taken) | u64::from(part);
-            self.position += taken as usize;
-            wanted -= taken;
-        }
-        Ok(value)
-    }
-
-    fn uvarint(&mut self) -> Result<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.read(8)?;
-            let part = byte & 0x7f;
-            if shift == 63 && part > 1 {
-                break;
-            }
-            value |= part << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(corrupt("a variable-length number is too long"))
-    }
-
-    /// How much the time step changed. `Units:` ms.
-    fn delta_change(&mut self) -> Result<i64> {
-        for n_bits in [0, 14, 17, 20] {
-            if !self.bit()? {
-                return Ok(signed(self.read(n_bits)?, n_bits));
-            }
-        }
-        Ok(self.read(64)?.cast_signed())
+impl Window {
+    #[inline]
+    fn read(bits: &mut Reader<'_>) -> Result<Window> {
+        let n_leading = small(bits.read(5)?);
+        // Six bits cannot hold 64, and zero changed bits never get here: 0 stands for 64.
+        let n_significant = match small(bits.read(6)?) {
+            0 => 64,
+            n => n,
+        };
+        let n_trailing = 64_u32
+            .checked_sub(n_leading + n_significant)
+            .ok_or_else(|| corrupt("a value's changed bits do not fit into 64"))?;
+        Ok(Window { n_leading, n_trailing })
     }
 }
 
-/// A number of `n_bits` (0 or 14 to 20). The upper half stands for negative numbers; the middle is positive.
+/// How much the time step changed. `Units:` ms.
+fn delta_change(bits: &mut Reader<'_>) -> Result<i64> {
+    let n_bits = match bits.ones(4)? {
+        0 => return Ok(0),
+        1 => 14,
+        2 => 17,
+        3 => 20,
+        _ => return Ok(bits.read(64)?.cast_signed()),
+    };
+    Ok(signed(bits.read(n_bits)?, n_bits))
+}
+
+/// A number of 14 to 20 bits. The upper half stands for negative numbers; the middle is positive.
 fn signed(value: u64, n_bits: u32) -> i64 {
     let value = value.cast_signed();
-    if n_bits > 0 && value > 1 << (n_bits - 1) { value - (1 << n_bits) } else { value }
-}
-
-fn unzigzag(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
+    if value > 1 << (n_bits - 1) { value - (1 << n_bits) } else { value }
 }
 
 /// A field of a few bits.
@@ -166,10 +154,6 @@ fn small(value: u64) -> u32 {
 
 fn step(value: i64, by: i64) -> Result<i64> {
     value.checked_add(by).ok_or_else(|| corrupt("a timestamp is out of range"))
-}
-
-fn corrupt(text: &str) -> Error {
-    Error::new(Kind::Corrupt, text)
 }
 
 #[cfg(test)]

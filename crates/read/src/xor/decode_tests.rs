@@ -1,6 +1,7 @@
 //! Tests of the XOR decoder, against golden bytes and an encoder of their own.
 
 use super::*;
+use pillion_base::error::Kind;
 
 /// An encoder, for tests only.
 #[derive(Default)]

@@ -4,15 +4,14 @@
 //! raw bits. Second: delta as uvarint, value as XOR. Every other: the delta's change in one of five sizes, value as XOR.
 //! `Source:` Prometheus `tsdb/docs/format/chunks.md`.
 
+use crate::bits::Writer;
 use pillion_base::error::{Error, Kind, Result};
 
 /// One chunk under construction. It can be reused and keeps its memory.
 #[derive(Default)]
 pub struct Encoder {
-    /// The chunk so far, its count included.
-    bytes: Vec<u8>,
-    /// Bits of the last byte that are still free.
-    n_free: u32,
+    /// The chunk so far, with room for its count.
+    writer: Writer,
     n_samples: u16,
     first_ms: i64,
     last_ms: i64,
@@ -39,11 +38,9 @@ impl Encoder {
             .checked_add(1)
             .ok_or_else(|| Error::new(Kind::Limit, "a chunk cannot hold more than 65535 samples"))?;
         if self.n_samples == 0 {
-            self.bytes.clear();
-            self.bytes.extend([0, 0]);
-            self.n_free = 0;
+            self.writer.begin(&[0, 0]);
             self.uvarint(((time_ms << 1) ^ (time_ms >> 63)).cast_unsigned());
-            self.bits(value.to_bits(), 64);
+            self.writer.write(value.to_bits(), 64);
             self.first_ms = time_ms;
             self.window = None;
             self.value_bits = value.to_bits();
@@ -86,16 +83,17 @@ impl Encoder {
         if self.n_samples == 0 {
             return &[];
         }
-        self.bytes[..2].copy_from_slice(&self.n_samples.to_be_bytes());
+        let chunk = self.writer.finish();
+        chunk[..2].copy_from_slice(&self.n_samples.to_be_bytes());
         self.n_samples = 0;
-        &self.bytes
+        chunk
     }
 
     /// How much the time step changed, in the smallest of five sizes that holds it.
     fn delta_change(&mut self, change_ms: i64) {
         let change = change_ms.cast_unsigned();
         match change_ms {
-            0 => self.bits(0, 1),
+            0 => self.writer.write(0, 1),
             -8_191..=8_192 => self.marked(0b10, 2, change, 14),
             -65_535..=65_536 => self.marked(0b110, 3, change, 17),
             -524_287..=524_288 => self.marked(0b1110, 4, change, 20),
@@ -104,8 +102,8 @@ impl Encoder {
     }
 
     fn marked(&mut self, mark: u64, n_mark_bits: u32, value: u64, n_bits: u32) {
-        self.bits(mark, n_mark_bits);
-        self.bits(value, n_bits);
+        self.writer.write(mark, n_mark_bits);
+        self.writer.write(value, n_bits);
     }
 
     /// The bits that changed since the last value, within the window of the last change where they fit.
@@ -113,23 +111,23 @@ impl Encoder {
         let changed = value_bits ^ self.value_bits;
         self.value_bits = value_bits;
         if changed == 0 {
-            return self.bits(0, 1);
+            return self.writer.write(0, 1);
         }
         // The number of leading zeros has five bits.
         let n_leading = changed.leading_zeros().min(31);
         let n_trailing = changed.trailing_zeros();
         match self.window {
             Some(window) if n_leading >= window.n_leading && n_trailing >= window.n_trailing => {
-                self.bits(0b10, 2);
-                self.bits(changed >> window.n_trailing, 64 - window.n_leading - window.n_trailing);
+                self.writer.write(0b10, 2);
+                self.writer.write(changed >> window.n_trailing, 64 - window.n_leading - window.n_trailing);
             }
             _ => {
                 let n_changed = 64 - n_leading - n_trailing;
-                self.bits(0b11, 2);
-                self.bits(u64::from(n_leading), 5);
+                self.writer.write(0b11, 2);
+                self.writer.write(u64::from(n_leading), 5);
                 // 64 does not fit into six bits; 0, which cannot occur otherwise, stands for it.
-                self.bits(u64::from(n_changed % 64), 6);
-                self.bits(changed >> n_trailing, n_changed);
+                self.writer.write(u64::from(n_changed % 64), 6);
+                self.writer.write(changed >> n_trailing, n_changed);
                 self.window = Some(Window { n_leading, n_trailing });
             }
         }
@@ -137,29 +135,10 @@ impl Encoder {
 
     fn uvarint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.bits(value & 0x7f | 0x80, 8);
+            self.writer.write(value & 0x7f | 0x80, 8);
             value >>= 7;
         }
-        self.bits(value, 8);
-    }
-
-    /// The lowest `n_bits` of `value`, at most 64, highest first.
-    #[allow(clippy::cast_possible_truncation)] // Only the bits that fit into the byte are wanted.
-    fn bits(&mut self, value: u64, n_bits: u32) {
-        let mut n_left = n_bits;
-        while n_left > 0 {
-            if self.n_free == 0 {
-                self.bytes.push(0);
-                self.n_free = 8;
-            }
-            let n_taken = n_left.min(self.n_free);
-            let part = (value >> (n_left - n_taken)) as u8 & (0xff >> (8 - n_taken));
-            if let Some(last) = self.bytes.last_mut() {
-                *last |= part << (self.n_free - n_taken);
-            }
-            self.n_free -= n_taken;
-            n_left -= n_taken;
-        }
+        self.writer.write(value, 8);
     }
 }
 

@@ -3,6 +3,7 @@
 mod decode;
 mod encode;
 
+pub(crate) use decode::Value;
 pub use decode::{STALE_NAN_BITS, Sample, decode, n_samples};
 pub use encode::Encoder;
 pub(crate) use encode::in_order;

@@ -11,6 +11,7 @@ use crate::background::run_in_background;
 use crate::backlog::PendingBlock;
 use crate::claim::{Claim, Files};
 use crate::claims::ClaimOutcome;
+use crate::encodings;
 use crate::ledger::LedgerEntry;
 use crate::meta::Meta;
 use crate::plan::{self, Action, BucketBlock, Found, Planned};
@@ -19,6 +20,7 @@ use crate::scan::{self, Fingerprint};
 use crate::ulid::Ulid;
 use crate::upload::{ExistingBlock, Uploader};
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::files::Disk;
 use pillion_base::stop::Stop;
 
 /// How a block came to be in the bucket, or why it is not shipped.
@@ -346,10 +348,14 @@ impl Shipper {
         };
         let is_checked = claim.meta.level > 1 && !self.config.allow_out_of_order_uploads;
         let mut remote = std::mem::take(&mut self.remote);
+        let mut encoding_is_said = self.encoding_is_said;
         let work = || -> Result<Result<Shipped>> {
             uploader.wait(stop)?;
             let meta_object = format!("{}/meta.json", claim.meta.ulid);
             let is_there = uploader.bucket.exists(&meta_object, stop).map_err(remote::bucket_fault)?;
+            if !is_there && !encoding_is_said {
+                encoding_is_said = say_newer_encoding(claim, &disk);
+            }
             Ok(ship(&uploader, claim, is_there, is_checked.then_some(&mut remote), stop))
         };
         let shipped = run_in_background(work, self.config.interval, || {
@@ -358,6 +364,7 @@ impl Shipper {
             }
         });
         self.remote = remote;
+        self.encoding_is_said = encoding_is_said;
         shipped
     }
 
@@ -457,6 +464,15 @@ impl Shipper {
         // bucket is asked.
         err.kind() == Kind::Permanent
     }
+}
+
+/// Says so if the block has chunks that Thanos cannot read; whether it has. What cannot be read here is the upload's concern.
+fn say_newer_encoding(claim: &Claim, disk: &Disk) -> bool {
+    let Ok(Some(newer)) = encodings::newer_encoding(claim, disk) else { return false };
+    log::warn!(target: LOG_TARGET, block = claim.meta.ulid.as_str(), encoding = newer.name, switch = newer.switch;
+        "the block has chunks that Thanos's compactor and store gateway cannot read; it is uploaded all the same, and so are \
+         those that follow, until the switch is turned off in Prometheus");
+    true
 }
 
 /// Ships a block to the bucket. `remote` is given where overlaps count.
