@@ -261,8 +261,9 @@ impl Heartbeat {
         }
     }
 
-    /// Takes from Prometheus's flags how much may be asked at once, and shows in which encodings it writes chunks. While blocks are shipped, says so when it begins to write such as
-    /// Thanos cannot read. `known` are those that were shown before.
+    /// Takes from Prometheus's flags how much may be asked at once, and shows in which encodings it writes chunks. While
+    /// blocks are shipped, says so when it begins to write such as Thanos cannot read. `known` are those that were shown
+    /// before.
     fn look_at_flags(&self, configuration: &Configuration, known: &mut Option<ChunkEncodings>) {
         // A restart with other flags may go unnoticed between two beats, so they are asked for each time. Serving goes on
         // without them.

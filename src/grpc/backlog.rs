@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prometheus::IntCounterVec;
 
 use crate::grpc::connections::Caller;
 use crate::limits;
+use pillion_read::store::Client;
 
 /// The backlog of all calls.
 #[derive(Clone)]
@@ -44,15 +45,7 @@ struct Calls {
 struct Waiting {
     caller: Caller,
     bytes: usize,
-    call: Arc<dyn Stalled>,
-}
-
-/// What the backlog must know of a call that waits.
-pub(crate) trait Stalled: Send + Sync {
-    /// Since when its client has taken nothing.
-    fn since(&self) -> Instant;
-    /// Ends the call: it makes room for others.
-    fn give_way(&self, text: &str);
+    client: Arc<dyn Client>,
 }
 
 impl Backlog {
@@ -98,11 +91,11 @@ impl Backlog {
 
     /// Enters a call that holds so many bytes and waits for its client, until what is returned is dropped. If that is too
     /// much for all, the call that has been waiting longest, of the client that holds most, gives way; it may be this one.
-    pub(crate) fn enter(&self, caller: Caller, bytes: usize, call: Arc<dyn Stalled>) -> Place<'_> {
+    pub(crate) fn enter(&self, caller: Caller, bytes: usize, client: Arc<dyn Client>) -> Place<'_> {
         let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let id = calls.next;
         calls.next += 1;
-        calls.waiting.insert(id, Waiting { caller, bytes, call });
+        calls.waiting.insert(id, Waiting { caller, bytes, client });
         let mut giving_way = Vec::new();
         let Bounds { calls_max, bytes_max } = self.0.bounds;
         while calls.waiting.len() > calls_max {
@@ -117,18 +110,18 @@ impl Backlog {
         for waiting in giving_way {
             self.0.given_up.with_label_values(&["crowded"]).inc();
             waiting
-                .call
+                .client
                 .give_way("too many calls wait for clients that take nothing, and this client has most of them");
         }
         Place { backlog: self, id }
     }
 
     /// Ends a call whose client has taken nothing for too long.
-    pub(crate) fn has_lost_patience(&self, call: &dyn Stalled) {
+    pub(crate) fn has_lost_patience(&self, client: &dyn Client) {
         self.0.given_up.with_label_values(&["stalled"]).inc();
         let text =
             format!("the client has taken nothing for {:?} (--store.limits.stalled-call-timeout)", self.0.patience);
-        call.give_way(&text);
+        client.give_way(&text);
     }
 }
 
@@ -158,7 +151,7 @@ impl Calls {
         }
         let rank = |(id, waiting): &(&u64, &Waiting)| {
             let held = (of_network.get(&waiting.caller.network).copied(), of_caller.get(&waiting.caller).copied());
-            (held, waiting.caller.connection, std::cmp::Reverse((waiting.call.since(), **id)))
+            (held, waiting.caller.connection, waiting.client.stalled_for(), std::cmp::Reverse(**id))
         };
         self.waiting.iter().max_by_key(rank).map(|(id, _)| *id)
     }
@@ -170,13 +163,21 @@ mod tests {
     use prometheus::Opts;
 
     struct Fake {
-        since: Instant,
+        stalled_for: Duration,
         said: Mutex<Option<String>>,
     }
 
-    impl Stalled for Fake {
-        fn since(&self) -> Instant {
-            self.since
+    impl Client for Fake {
+        fn holder(&self) -> u64 {
+            0
+        }
+
+        fn is_gone(&self) -> bool {
+            false
+        }
+
+        fn stalled_for(&self) -> Option<Duration> {
+            Some(self.stalled_for)
         }
 
         fn give_way(&self, text: &str) {
@@ -186,21 +187,20 @@ mod tests {
 
     struct Rig {
         backlog: Backlog,
-        begun: Instant,
     }
 
     impl Rig {
         fn new(calls_max: usize, bytes_max: usize) -> Self {
             let counter = IntCounterVec::new(Opts::new("n", "n"), &["reason"]).unwrap();
             let backlog = Backlog::new(Bounds { calls_max, bytes_max }, Duration::from_secs(300), counter);
-            Rig { backlog, begun: Instant::now() }
+            Rig { backlog }
         }
 
-        fn enter(&self, network: u8, connection: u64, since_ms: u64, bytes: usize) -> (Arc<Fake>, Place<'_>) {
-            let since = self.begun + Duration::from_millis(since_ms);
-            let call = Arc::new(Fake { since, said: Mutex::default() });
+        fn enter(&self, network: u8, connection: u64, stalled_ms: u64, bytes: usize) -> (Arc<Fake>, Place<'_>) {
+            let stalled_for = Duration::from_millis(stalled_ms);
+            let call = Arc::new(Fake { stalled_for, said: Mutex::default() });
             let caller = Caller { connection, network: IpAddr::from([10, 0, 0, network]) };
-            let place = self.backlog.enter(caller, bytes, Arc::clone(&call) as Arc<dyn Stalled>);
+            let place = self.backlog.enter(caller, bytes, Arc::clone(&call) as Arc<dyn Client>);
             (call, place)
         }
     }
@@ -212,11 +212,11 @@ mod tests {
     #[test]
     fn the_longest_wait_of_the_client_that_holds_most_gives_way() {
         let rig = Rig::new(3, usize::MAX);
-        let honest = rig.enter(1, 1, 0, 5);
-        let younger = rig.enter(2, 2, 20, 1);
-        let older = rig.enter(2, 2, 10, 1);
+        let honest = rig.enter(1, 1, 30, 5);
+        let younger = rig.enter(2, 2, 10, 1);
+        let older = rig.enter(2, 2, 20, 1);
         assert!(![&honest, &younger, &older].iter().any(|(call, _)| gave_way(call)), "waiting alone is no fault");
-        let last = rig.enter(3, 3, 30, 1);
+        let last = rig.enter(3, 3, 0, 1);
         assert_eq!([&honest, &younger, &older, &last].map(|(call, _)| gave_way(call)), [false, false, true, false]);
     }
 

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::Sink;
 use grpcio::{DuplexSink, GrpcSlice, RequestStream, RpcStatus, RpcStatusCode, WriteFlags};
 
-use crate::grpc::backlog::{Backlog, Stalled};
+use crate::grpc::backlog::Backlog;
 use crate::grpc::buffers;
 use crate::grpc::connections::Caller;
 use crate::grpc::pool::Pool;
@@ -54,6 +55,7 @@ pub(crate) struct Seat {
     pub(crate) pool: Pool,
     pub(crate) backlog: Backlog,
     pub(crate) caller: Caller,
+    pub(crate) request_bytes: usize,
     /// Peer and query, for the log.
     pub(crate) about: Box<dyn Fn() -> (String, String) + Send + Sync>,
 }
@@ -64,6 +66,8 @@ struct Shared {
     room: Condvar,
     /// Only calls that run on a thread have one; only they send more than one small message.
     seat: OnceLock<Seat>,
+    /// Bytes of frames that the call's thread holds.
+    held_bytes: AtomicUsize,
 }
 
 struct State {
@@ -71,8 +75,6 @@ struct State {
     queued_bytes: usize,
     /// The message that the core has not passed on yet.
     core_bytes: usize,
-    /// Bytes of frames and the like that the call's thread holds.
-    held_bytes: usize,
     end: Option<RpcStatus>,
     gone: bool,
     /// Why the call was ended from this side.
@@ -99,7 +101,6 @@ impl Bridge {
             queue: VecDeque::new(),
             queued_bytes: 0,
             core_bytes: 0,
-            held_bytes: 0,
             end: None,
             gone: false,
             given_up: None,
@@ -110,7 +111,8 @@ impl Bridge {
             n_sent: 0,
             sent_bytes: 0,
         };
-        Bridge(Arc::new(Shared { state: Mutex::new(state), room: Condvar::new(), seat: OnceLock::new() }))
+        let held_bytes = AtomicUsize::new(0);
+        Bridge(Arc::new(Shared { state: Mutex::new(state), room: Condvar::new(), seat: OnceLock::new(), held_bytes }))
     }
 
     /// Says where the call runs. Before its first message.
@@ -226,15 +228,18 @@ impl Bridge {
         let shared = &*self.0;
         state.wanted = Some(wanted);
         state.taken = Instant::now();
-        let held_bytes = state.queued_bytes + state.core_bytes + state.held_bytes + in_hand;
+        let message_bytes = state.queued_bytes + state.core_bytes + in_hand;
+        let held_bytes = message_bytes + shared.held_bytes.load(Ordering::Relaxed);
         drop(state);
         let outside = shared.seat.get().map(|seat| {
             // What clients leave lying takes memory: past a bound it also holds shares of the work, of which each has only so
             // many.
-            let is_light = !seat.backlog.is_full();
-            let outside = is_light.then(|| seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_client));
-            let call: Arc<dyn Stalled> = Arc::<Shared>::clone(&self.0);
-            (seat.backlog.enter(seat.caller, held_bytes, call), outside)
+            let outside = if seat.backlog.is_full() {
+                seat.pool.stay(|gauges| &gauges.waiting_for_client)
+            } else {
+                seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_client)
+            };
+            (seat.backlog.enter(seat.caller, held_bytes + seat.request_bytes, self.client()), outside)
         });
         let patience = shared.seat.get().map_or(Duration::MAX, |seat| seat.backlog.patience());
         let mut state = shared.lock();
@@ -310,18 +315,6 @@ impl State {
     }
 }
 
-impl Stalled for Shared {
-    fn since(&self) -> Instant {
-        self.lock().taken
-    }
-
-    fn give_way(&self, text: &str) {
-        let (peer, query) = self.seat.get().map(|seat| (seat.about)()).unwrap_or_default();
-        log::warn!(peer = peer, query = query, reason = text; "gave up a call whose client does not read its answer");
-        self.give_up(RpcStatus::with_message(RpcStatusCode::UNAVAILABLE, format!("the sidecar gave up: {text}")), text);
-    }
-}
-
 impl MessageSink for Bridge {
     fn buffer(&self, bytes: usize) -> Vec<u8> {
         buffers::take(bytes)
@@ -369,6 +362,10 @@ impl Outlet for Bridge {
         }
     }
 
+    fn holds(&self, bytes: usize) {
+        self.0.held_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     fn outside(&self, wait: &mut dyn FnMut()) {
         let seat = self.0.seat.get();
         let _outside = seat.map(|seat| seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_prometheus));
@@ -398,7 +395,9 @@ impl Client for Shared {
     }
 
     fn give_way(&self, text: &str) {
-        Stalled::give_way(self, text);
+        let (peer, query) = self.seat.get().map(|seat| (seat.about)()).unwrap_or_default();
+        log::warn!(peer = peer, query = query, reason = text; "gave up a call whose client does not read its answer");
+        self.give_up(RpcStatus::with_message(RpcStatusCode::UNAVAILABLE, format!("the sidecar gave up: {text}")), text);
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 
@@ -98,19 +98,25 @@ impl Pool {
     }
 
     /// The job of this thread waits until what is returned is dropped, and is counted in `gauge`: others may begin meanwhile.
+    /// Then it goes on at once, beyond what may be at work if need be: it holds what others wait for.
     pub(crate) fn step_out(&self, caller: Caller, gauge: impl Fn(&CallGauges) -> &IntGauge) -> Outside<'_> {
-        let gauge = gauge(&self.0.gauges).clone();
         let mut state = self.0.lock();
         self.0.ends(&mut state, caller);
-        gauge.inc();
         self.call_a_thread(&mut state);
-        Outside { pool: self, caller, gauge }
+        drop(state);
+        self.outside(Some(caller), gauge)
     }
 
-    /// Whoever has waited goes on at once, beyond what may be at work if need be: it holds what others wait for.
-    fn step_in(&self, caller: Caller) {
-        let mut state = self.0.lock();
-        self.0.begins(&mut state, caller);
+    /// As `step_out`, but nobody may begin in its place.
+    pub(crate) fn stay(&self, gauge: impl Fn(&CallGauges) -> &IntGauge) -> Outside<'_> {
+        self.0.gauges.working.dec();
+        self.outside(None, gauge)
+    }
+
+    fn outside(&self, caller: Option<Caller>, gauge: impl Fn(&CallGauges) -> &IntGauge) -> Outside<'_> {
+        let gauge = gauge(&self.0.gauges).clone();
+        gauge.inc();
+        Outside { pool: self, caller, gauge }
     }
 
     /// Wakes a thread for a job in the queue, or starts one.
@@ -149,8 +155,10 @@ impl Pool {
             let next = state.next(&state.running, &[], shared.bounds);
             let Some(queued) = next.and_then(|idx| state.queue.remove(idx)) else {
                 state.n_idle += 1;
-                let (again, timeout) =
-                    shared.work.wait_timeout(state, limits::CALL_THREAD_IDLE).unwrap_or_else(PoisonError::into_inner);
+                // The last ones sleep until there is work: an idle daemon does not wake up for nothing.
+                let stays = !state.is_untidy && state.n_threads <= limits::CALL_THREADS_KEPT;
+                let time = if stays { Duration::MAX } else { limits::CALL_THREAD_IDLE };
+                let (again, timeout) = shared.work.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
                 state = again;
                 state.n_idle -= 1;
                 if timeout.timed_out() && state.queue.is_empty() {
@@ -195,13 +203,18 @@ impl Pool {
 /// A job that waits; it goes on when this is dropped.
 pub(crate) struct Outside<'a> {
     pool: &'a Pool,
-    caller: Caller,
+    /// Whose share of the work others may have meanwhile.
+    caller: Option<Caller>,
     gauge: IntGauge,
 }
 
 impl Drop for Outside<'_> {
     fn drop(&mut self) {
-        self.pool.step_in(self.caller);
+        let shared = &self.pool.0;
+        match self.caller {
+            Some(caller) => shared.begins(&mut shared.lock(), caller),
+            None => shared.gauges.working.inc(),
+        }
         self.gauge.dec();
     }
 }

@@ -222,10 +222,11 @@ impl Services {
                 let peer = move || connections.address(&caller).map_or_else(String::new, |peer| peer.to_string());
                 Box::new(move || (peer(), request::describe(name.2, &request)))
             };
-            bridge.sit(Seat { pool: pool.clone(), backlog: services.backlog.clone(), caller, about });
+            let n_bytes = request.len();
+            let backlog = services.backlog.clone();
+            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, about });
             let work = prepare(services);
             let mut turned = Turned(Some((call, bridge)));
-            let n_bytes = request.len();
             let job = move || {
                 if let Some((call, bridge)) = turned.0.take() {
                     let serve = |bridge: &Bridge| work(&request::plain(&request, request_bytes_max)?, bridge);

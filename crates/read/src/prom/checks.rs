@@ -206,6 +206,19 @@ fn clean(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
+    #[test]
+    fn remote_reads_at_once() {
+        let check = |value: &str, expected: Option<usize>| {
+            let flags = Flags::from([("storage.remote.read-concurrent-limit".to_owned(), value.to_owned())]);
+            assert_eq!(remote_reads_max(&flags), expected, "{value}");
+        };
+        check("10", Some(10));
+        check("0", Some(0));
+        check("-1", None);
+        check("", None);
+        assert_eq!(remote_reads_max(&Flags::new()), None);
+    }
+
     /// A disk on which all that lies below one folder is seen.
     struct Seen {
         root: &'static str,

@@ -34,8 +34,9 @@ use pillion_proto::thanos_store::SeriesRequest;
 pub trait Outlet: MessageSink {
     /// Runs `hook` when the client goes away, at once if it is gone already. One hook is kept.
     fn on_gone(&self, hook: Box<dyn Fn() + Send + Sync>);
-    /// Runs `wait`, which waits for another call, without a share of the work that is done at once. `Blocks:` until it is
-    /// this call's turn again.
+    /// The call holds so many bytes beside its messages; while its client takes nothing, all such calls are bounded together.
+    fn holds(&self, bytes: usize);
+    /// Runs `wait`, which waits for what others do, without a share of the work that is done at once.
     fn outside(&self, wait: &mut dyn FnMut());
     /// The client, for other calls to see.
     fn client(&self) -> Arc<dyn Client>;
@@ -371,6 +372,7 @@ impl RemoteRead<'_, '_> {
                     continue;
                 }
                 self.count_arrived(&entry)?;
+                self.outlet.holds(self.sorted_bytes + order.held_bytes() + entry.held_bytes());
                 let pushed = order.push(entry, self.rules, |entry| out.emit(entry));
                 if order.stepped_back() || out.stepped_back {
                     self.doubt = Some(What::Order);

@@ -83,7 +83,9 @@ impl Slots {
         Waits(Arc::clone(&self.0))
     }
 
-    /// A slot for a call. `Errors:` `Stopped` when the client goes away meanwhile. `Blocks:` until there is one.
+    /// A slot for a call. Where there is none, one of who holds most is freed, and who holds fewest is next.
+    ///
+    /// `Errors:` `Stopped` when the client goes away meanwhile. `Blocks:` until there is one.
     pub(super) fn enter(&self, outlet: &dyn Outlet) -> Result<Slot> {
         self.wait(&*outlet.client())
     }

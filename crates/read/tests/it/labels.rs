@@ -47,6 +47,8 @@ impl MessageSink for Texts {
 impl Outlet for Texts {
     fn on_gone(&self, _: Box<dyn Fn() + Send + Sync>) {}
 
+    fn holds(&self, _: usize) {}
+
     fn outside(&self, wait: &mut dyn FnMut()) {
         wait();
     }
