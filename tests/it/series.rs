@@ -447,7 +447,9 @@ fn a_call_that_has_begun_to_answer_when_labels_change_fails_and_the_next_one_doe
     let local: &[&[(&str, &str)]] = &[&[("job", "a")], &[("job", "b")], &[("job", "x")], &[("job", "x"), ("n", "1")]];
     let rig = rig_with_labels(external, frames(local));
     let answer = rig.store.series(&request(&[("job", "=~", ".+")]));
-    assert_eq!((answer.code(), answer.series.len()), (CODE_UNAVAILABLE, 3), "{:?}", answer.status);
+    assert_eq!(answer.code(), CODE_UNAVAILABLE, "{:?}", answer.status);
+    // The core drops messages that its client has not yet taken when a failure arrives.
+    assert!(answer.series.len() <= 3, "{:?}", answer.series);
     assert!(answer.status.message().contains("ask again"), "{:?}", answer.status);
     let again = rig.store.series(&request(&[("job", "=~", ".+")])).ok();
     assert_eq!(
