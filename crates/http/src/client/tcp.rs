@@ -25,10 +25,27 @@ use ureq::{Error, Timeout};
 use crate::client::gather::{Gather, WANTED_BYTES};
 use crate::client::late::addresses;
 use crate::client::socket::{set_readable_bytes_min, set_unsent_bytes_max};
+use crate::limits;
 
 thread_local! {
     /// What ends the exchange of this thread.
     static STOP: RefCell<Option<Stop>> = const { RefCell::new(None) };
+    /// What this thread does before it waits for an answer.
+    static BEFORE_WAITS: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, in which `hook` is called whenever this thread is about to wait for more of an answer: what was kept back
+/// to go together with more of it should go then.
+pub fn before_waits<T>(hook: Box<dyn Fn()>, work: impl FnOnce() -> T) -> T {
+    struct Clean;
+    impl Drop for Clean {
+        fn drop(&mut self) {
+            BEFORE_WAITS.take();
+        }
+    }
+    BEFORE_WAITS.set(Some(hook));
+    let _clean = Clean;
+    work()
 }
 
 /// Runs an exchange whose waits end when the stop begins.
@@ -110,7 +127,8 @@ impl<In: Transport> Connector<In> for Tcp {
                     let buffer_bytes = (details.config.input_buffer_size(), details.config.output_buffer_size());
                     let buffers = LazyBuffers::new(buffer_bytes.0, buffer_bytes.1);
                     let gather = self.gathers.then(|| Gather::new(Instant::now()));
-                    return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, is_broken: false })));
+                    let (head, is_broken) = (Vec::new(), false);
+                    return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, head, is_broken })));
                 }
                 Err(err) => failed = Some(err),
             }
@@ -209,10 +227,28 @@ pub struct Connection {
     buffer_bytes: (usize, usize),
     /// None where reads are never gathered.
     gather: Option<Gather>,
+    /// The first part of a request, which goes together with the second: a peer that gets a head alone wakes for it alone.
+    head: Vec<u8>,
     is_broken: bool,
 }
 
 impl Connection {
+    /// Writes `output` behind the head that was kept, or keeps it if it may be one.
+    fn send(&mut self, output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
+        if output.len() > limits::HEAD_BYTES_MAX {
+            self.send_head(timeout)?;
+            return self.write(output, timeout);
+        }
+        let is_head = self.head.is_empty();
+        self.head.extend_from_slice(output);
+        if is_head { Ok(()) } else { self.send_head(timeout) }
+    }
+
+    fn send_head(&mut self, timeout: NextTimeout) -> Result<(), Error> {
+        let head = std::mem::take(&mut self.head);
+        self.write(&head, timeout)
+    }
+
     fn write(&self, mut output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
         let whole = deadline(timeout.after);
         while !output.is_empty() {
@@ -229,6 +265,7 @@ impl Connection {
     /// Waits a short time for more than a little, where reads are gathered; false where they are not.
     fn gather_input(&self) -> Result<bool, Error> {
         let Some(time) = self.gather.as_ref().and_then(|gather| gather.wait(Instant::now())) else { return Ok(false) };
+        BEFORE_WAITS.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
         match wait(self.socket.0.as_fd(), PollFlags::IN, Instant::now().checked_add(time)) {
             // What is there is enough now.
             Err(err) if err.kind() == ErrorKind::TimedOut => Ok(true),
@@ -303,14 +340,19 @@ impl Transport for Connection {
         }
         // Without the exchange of two fields the buffer could not be borrowed while the socket is written to.
         let mut buffers = std::mem::replace(&mut self.buffers, LazyBuffers::new(1, 1));
-        let written = self.write(buffers.output().get(..amount).unwrap_or_default(), timeout);
+        let sent = self.send(buffers.output().get(..amount).unwrap_or_default(), timeout);
         self.buffers = buffers;
-        self.is_broken = written.is_err();
-        written
+        self.is_broken = sent.is_err();
+        sent
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let whole = deadline(timeout.after);
+        if !self.head.is_empty() {
+            let sent = self.send_head(timeout);
+            self.is_broken = sent.is_err();
+            sent?;
+        }
         let mut waited = self.gather_input()?;
         loop {
             let room = self.buffers.input_append_buf();
@@ -326,6 +368,7 @@ impl Transport for Connection {
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == ErrorKind::WouldBlock => {
                     self.end_gathering()?;
+                    BEFORE_WAITS.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
                     self.wait(PollFlags::IN, whole, timeout, false)?;
                     waited = true;
                 }
