@@ -168,8 +168,8 @@ mod tests {
     }
 
     impl Client for Fake {
-        fn holder(&self) -> u64 {
-            0
+        fn holder(&self) -> (u64, u64) {
+            (0, 0)
         }
 
         fn is_gone(&self) -> bool {

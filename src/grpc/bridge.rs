@@ -394,10 +394,11 @@ impl Outlet for Bridge {
 }
 
 impl Client for Shared {
-    fn holder(&self) -> u64 {
+    fn holder(&self) -> (u64, u64) {
         let mut hasher = DefaultHasher::new();
-        self.seat.get().map(|seat| seat.caller.network).hash(&mut hasher);
-        hasher.finish()
+        let caller = self.seat.get().map(|seat| seat.caller);
+        caller.map(|caller| caller.network).hash(&mut hasher);
+        (hasher.finish(), caller.map_or(0, |caller| caller.connection))
     }
 
     fn is_gone(&self) -> bool {

@@ -17,8 +17,8 @@ use pillion_base::error::{Error, Kind, Result};
 
 /// The client of a call, as other calls see it.
 pub trait Client: Send + Sync {
-    /// Whom it belongs to, for slots to be shared fairly.
-    fn holder(&self) -> u64;
+    /// Whom it belongs to, address and connection, for slots to be shared fairly.
+    fn holder(&self) -> (u64, u64);
     /// Whether it went away.
     fn is_gone(&self) -> bool;
     /// How long it has taken nothing while something waits for it; `None` while nothing does.
@@ -44,9 +44,9 @@ struct Shared {
 struct State {
     n_max: usize,
     /// Who holds the slots that are taken.
-    open: Vec<u64>,
+    open: Vec<(u64, u64)>,
     /// Calls that wait for a slot, in the order in which they came, and for whom.
-    queue: Vec<(u64, u64)>,
+    queue: Vec<(u64, (u64, u64))>,
     next: u64,
     /// Reads that are under way, whose clients may stall.
     readers: Vec<Reader>,
@@ -139,13 +139,15 @@ impl Shared {
 }
 
 impl State {
-    /// The call that is next: the first of those who hold fewest slots.
+    /// The call that is next: the first of those who hold fewest slots, by address and then by connection.
     fn first(&self) -> Option<u64> {
         self.queue.iter().min_by_key(|(number, holder)| (self.n_open(*holder), *number)).map(|(number, _)| *number)
     }
 
-    fn n_open(&self, holder: u64) -> usize {
-        self.open.iter().filter(|open| **open == holder).count()
+    /// Slots of the holder's address, and of the holder.
+    fn n_open(&self, holder: (u64, u64)) -> (usize, usize) {
+        let of_address = self.open.iter().filter(|open| open.0 == holder.0).count();
+        (of_address, self.open.iter().filter(|open| **open == holder).count())
     }
 
     /// Takes out the read that has been stalled for longest, and for long enough, of those who hold most slots.
@@ -171,7 +173,7 @@ impl Drop for Waits {
 /// A slot, which is free again when this is dropped.
 pub(super) struct Slot {
     of: Slots,
-    holder: u64,
+    holder: (u64, u64),
 }
 
 impl Drop for Slot {
