@@ -22,7 +22,7 @@ use crate::grpc::pool::Pool;
 use crate::grpc::request::{Bytes, Incoming, Late};
 use crate::limits;
 use pillion_base::error::{Error, Kind, Result};
-use pillion_read::store::{Client, EncodedMessage, MessageSink, Outlet, client_gone};
+use pillion_read::store::{Client, EncodedMessage, Holder, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -394,11 +394,11 @@ impl Outlet for Bridge {
 }
 
 impl Client for Shared {
-    fn holder(&self) -> (u64, u64) {
+    fn holder(&self) -> Holder {
         let mut hasher = DefaultHasher::new();
         let caller = self.seat.get().map(|seat| seat.caller);
         caller.map(|caller| caller.network).hash(&mut hasher);
-        (hasher.finish(), caller.map_or(0, |caller| caller.connection))
+        Holder { address: hasher.finish(), connection: caller.map_or(0, |caller| caller.connection) }
     }
 
     fn is_gone(&self) -> bool {

@@ -22,13 +22,19 @@ fn a_querier_that_compresses_with_snappy_is_answered() {
 fn what_the_core_cannot_read_is_a_line_of_the_log_and_counted() {
     const N: u32 = 50;
     let prometheus = FakePrometheus::start();
-    let sidecar = Sidecar::ready(&prometheus.url(), &[]);
-    let mut raw = Raw::open(sidecar.grpc);
-    for n in 0..N {
-        let encoding = &[("grpc-encoding", "bogus")];
-        raw.send(&[open_call_with(2 * n + 1, "/thanos.Store/LabelNames", encoding), message(2 * n + 1, b"")].concat());
-    }
-    sidecar.wait_metric("pillion_grpc_core_errors_total", |n| n >= f64::from(N));
+    let annoyed = |args: &[&str]| {
+        let sidecar = Sidecar::ready(&prometheus.url(), args);
+        let mut raw = Raw::open(sidecar.grpc);
+        for n in 0..N {
+            let encoding = &[("grpc-encoding", "bogus")];
+            let (call, message) =
+                (open_call_with(2 * n + 1, "/thanos.Store/LabelNames", encoding), message(2 * n + 1, b""));
+            raw.send(&[call, message].concat());
+        }
+        sidecar.wait_metric("pillion_grpc_core_errors_total", |n| n >= f64::from(N));
+        sidecar
+    };
+    let sidecar = annoyed(&[]);
     let line = sidecar.wait_line("grpc-encoding");
     assert!(line.contains("level=warn") && line.contains("component=grpc-core"), "{line}");
     let log = sidecar.log();
@@ -36,4 +42,7 @@ fn what_the_core_cannot_read_is_a_line_of_the_log_and_counted() {
     // A client that goes on with it does not fill the disk.
     let n_lines = log.lines().filter(|line| line.contains("grpc-encoding")).count();
     assert!(n_lines < 10, "{log}");
+    // It is a warning, which some do not want.
+    let log = annoyed(&["--log.level=error"]).log();
+    assert!(!log.contains("grpc-encoding"), "{log}");
 }

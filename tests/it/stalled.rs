@@ -1,4 +1,5 @@
 //! What clients that pause do to others: nothing. A querier may pause on one store for as long as another one takes.
+//! `PILLION_SEED` repeats a run of drawn schedules, `PILLION_SCHEDULES` says how many there are.
 
 use std::time::{Duration, Instant};
 
@@ -86,16 +87,15 @@ fn clients_that_stop_reading_stop_nobody_else_and_lose_nothing() {
     }
 }
 
-/// What one lazy querier does: which store's call it opens when is drawn with the others', and what it reads from which is
-/// drawn here. As in a merge it goes on with one store alone only where the draw says so many times in a row.
+/// What one lazy querier does: as a merge it reads from one store and then from another. `turn` says which is next, and for
+/// how many messages.
 fn merge(
     mut streams: Vec<Option<ClientSStreamReceiver<SeriesResponse>>>,
-    mut random: Random,
+    mut turn: impl FnMut() -> (usize, u64),
 ) -> Result<usize, RpcStatusCode> {
     let mut n = 0;
     while streams.iter().any(Option::is_some) {
-        let idx = random.index(streams.len());
-        let n_messages = 1 + random.below(200);
+        let (idx, n_messages) = turn();
         for _ in 0..n_messages {
             let Some(stream) = &mut streams[idx] else { break };
             match next(stream)? {
@@ -108,7 +108,7 @@ fn merge(
 }
 
 /// Queriers that merge several stores read from each only what they need next, and each sidecar has other calls to do first.
-/// How many there are of both, the order of all calls and of all reads are drawn from a seed.
+/// How many sidecars there are, the order of all calls and of all reads are drawn from a seed.
 fn lazy_queriers(mut random: Random, n_queriers: usize) {
     let n_sidecars = 2 + random.index(2);
     let n_series = WIDE / 4;
@@ -127,9 +127,10 @@ fn lazy_queriers(mut random: Random, n_queriers: usize) {
     let threads: Vec<_> = streams
         .into_iter()
         .map(|streams| {
-            let random = Random(random.below(u64::from(u32::MAX)));
+            let mut random = Random(random.below(u64::from(u32::MAX)));
+            let turn = move || (random.index(n_sidecars), 1 + random.below(200));
             #[allow(clippy::disallowed_methods)]
-            std::thread::spawn(move || merge(streams, random))
+            std::thread::spawn(move || merge(streams, turn))
         })
         .collect();
     for thread in threads {
@@ -156,11 +157,14 @@ fn two_sidecars_that_begin_in_opposite_orders_do_not_wait_for_each_other() {
     let first: Vec<_> = (0..N).map(|_| Some(stores[0].stream(&wide(), options()))).collect();
     let mut second: Vec<_> = (0..N).rev().map(|_| Some(stores[1].stream(&wide(), options()))).collect();
     second.reverse();
-    let threads: Vec<_> = (0_u64..)
-        .zip(first.into_iter().zip(second))
-        .map(|(seed, (one, other))| {
+    let threads: Vec<_> = first
+        .into_iter()
+        .zip(second)
+        .map(|(one, other)| {
+            // The next of one, then the next of the other.
+            let mut turns = [(0, 1), (1, 1)].into_iter().cycle();
             #[allow(clippy::disallowed_methods)]
-            std::thread::spawn(move || merge(vec![one, other], Random(seed)))
+            std::thread::spawn(move || merge(vec![one, other], move || turns.next().unwrap()))
         })
         .collect();
     for thread in threads {

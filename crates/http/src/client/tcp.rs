@@ -12,6 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 use pillion_base::stop::Stop;
@@ -37,29 +38,31 @@ thread_local! {
 /// Runs `work`, in which `hook` is called whenever this thread is about to wait for more of an answer: what was kept back
 /// to go together with more of it should go then.
 pub fn before_waits<T>(hook: Box<dyn Fn()>, work: impl FnOnce() -> T) -> T {
-    struct Clean;
-    impl Drop for Clean {
+    with_set(&BEFORE_WAITS, hook, work)
+}
+
+/// Runs `work` on a thread that has `value` meanwhile.
+fn with_set<V: 'static, T>(of_thread: &'static LocalKey<RefCell<Option<V>>>, value: V, work: impl FnOnce() -> T) -> T {
+    /// Also after a panic the thread's next exchange has nothing of this one.
+    struct Clean<V: 'static>(&'static LocalKey<RefCell<Option<V>>>);
+    impl<V> Drop for Clean<V> {
         fn drop(&mut self) {
-            BEFORE_WAITS.take();
+            self.0.take();
         }
     }
-    BEFORE_WAITS.set(Some(hook));
-    let _clean = Clean;
+    of_thread.set(Some(value));
+    let _clean = Clean(of_thread);
     work()
+}
+
+/// Tells whoever wants to know that this thread waits next.
+fn about_to_wait() {
+    BEFORE_WAITS.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
 }
 
 /// Runs an exchange whose waits end when the stop begins.
 pub fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> T {
-    /// Also after a panic the thread's next exchange has nothing of this one.
-    struct Clean;
-    impl Drop for Clean {
-        fn drop(&mut self) {
-            STOP.take();
-        }
-    }
-    STOP.set(Some(stop.clone()));
-    let _clean = Clean;
-    exchange()
+    with_set(&STOP, stop.clone(), exchange)
 }
 
 /// Opens TCP connections.
@@ -127,7 +130,7 @@ impl<In: Transport> Connector<In> for Tcp {
                     let buffer_bytes = (details.config.input_buffer_size(), details.config.output_buffer_size());
                     let buffers = LazyBuffers::new(buffer_bytes.0, buffer_bytes.1);
                     let gather = self.gathers.then(|| Gather::new(Instant::now()));
-                    let (head, is_broken) = (Vec::new(), false);
+                    let (head, is_broken) = (Some(Vec::new()), false);
                     return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, head, is_broken })));
                 }
                 Err(err) => failed = Some(err),
@@ -228,25 +231,30 @@ pub struct Connection {
     /// None where reads are never gathered.
     gather: Option<Gather>,
     /// The first part of a request, which goes together with the second: a peer that gets a head alone wakes for it alone.
-    head: Vec<u8>,
+    /// Empty before it, and `None` once it has gone.
+    head: Option<Vec<u8>>,
     is_broken: bool,
 }
 
 impl Connection {
     /// Writes `output` behind the head that was kept, or keeps it if it may be one.
     fn send(&mut self, output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
-        if output.len() > limits::HEAD_BYTES_MAX {
-            self.send_head(timeout)?;
-            return self.write(output, timeout);
+        let is_small = output.len() <= limits::HEAD_BYTES_MAX;
+        match self.head.take() {
+            Some(head) if head.is_empty() && is_small => {
+                self.head = Some(output.to_vec());
+                Ok(())
+            }
+            Some(mut head) if is_small => {
+                head.extend_from_slice(output);
+                self.write(&head, timeout)
+            }
+            Some(head) => {
+                self.write(&head, timeout)?;
+                self.write(output, timeout)
+            }
+            None => self.write(output, timeout),
         }
-        let is_head = self.head.is_empty();
-        self.head.extend_from_slice(output);
-        if is_head { Ok(()) } else { self.send_head(timeout) }
-    }
-
-    fn send_head(&mut self, timeout: NextTimeout) -> Result<(), Error> {
-        let head = std::mem::take(&mut self.head);
-        self.write(&head, timeout)
     }
 
     fn write(&self, mut output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
@@ -265,7 +273,7 @@ impl Connection {
     /// Waits a short time for more than a little, where reads are gathered; false where they are not.
     fn gather_input(&self) -> Result<bool, Error> {
         let Some(time) = self.gather.as_ref().and_then(|gather| gather.wait(Instant::now())) else { return Ok(false) };
-        BEFORE_WAITS.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
+        about_to_wait();
         match wait(self.socket.0.as_fd(), PollFlags::IN, Instant::now().checked_add(time)) {
             // What is there is enough now.
             Err(err) if err.kind() == ErrorKind::TimedOut => Ok(true),
@@ -348,8 +356,8 @@ impl Transport for Connection {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let whole = deadline(timeout.after);
-        if !self.head.is_empty() {
-            let sent = self.send_head(timeout);
+        if let Some(head) = self.head.take() {
+            let sent = self.write(&head, timeout);
             self.is_broken = sent.is_err();
             sent?;
         }
@@ -360,6 +368,8 @@ impl Transport for Connection {
             match (&self.socket.0).read(room) {
                 Ok(n_read) => {
                     self.buffers.input_appended(n_read);
+                    // What is sent after an answer is the next request.
+                    self.head = Some(Vec::new());
                     if self.gather.as_mut().is_some_and(|gather| gather.read(n_read, room_bytes, waited)) {
                         set_readable_bytes_min(self.socket.0.as_fd(), WANTED_BYTES)?;
                     }
@@ -368,7 +378,7 @@ impl Transport for Connection {
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == ErrorKind::WouldBlock => {
                     self.end_gathering()?;
-                    BEFORE_WAITS.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
+                    about_to_wait();
                     self.wait(PollFlags::IN, whole, timeout, false)?;
                     waited = true;
                 }

@@ -1,9 +1,8 @@
 //! Complaints of the gRPC core as lines of the log. It complains of whatever a client sends that it cannot read, once for each
 //! call, so that only one line a second is printed; all are counted.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
