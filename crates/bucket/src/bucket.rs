@@ -12,6 +12,16 @@ pub trait Bucket: Send + Sync {
     /// The name that logs and metrics show, such as `fs: /var/lib/bucket`.
     fn name(&self) -> &str;
 
+    /// Makes sure that this is the store that earlier blocks went to, where something else can take its place: the empty
+    /// folder of a file system that is not mounted. Returns what `known` is to be in later calls, also of later processes;
+    /// `None` where nothing can take its place. `known` is empty if blocks were shipped and nobody noted where to, and
+    /// `None` before the first one, which creates the store.
+    ///
+    /// `Errors:` of class `no_bucket` when it is not that store.
+    fn check_place(&self, _known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        stop.check().map(|()| None)
+    }
+
     /// Whether there is an object of this name; a folder is not one.
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool>;
 

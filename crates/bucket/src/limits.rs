@@ -7,6 +7,12 @@ pub(crate) use pillion_http::{CONNECT_TIMEOUT, ERROR_BODY_BYTES_MAX, HTTP_CLIENT
 
 /// The time-out that applies where the operator sets one to 0, which means "no limit": nothing may wait for ever.
 pub(crate) const BUCKET_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Bytes that a folder bucket copies with one call: few enough that a stop need not wait long on a slow disk.
+pub(crate) const FOLDER_COPY_BYTES: usize = 8 * 1024 * 1024;
+/// A temporary file of another host that nobody has written for so long has no writer any more.
+pub(crate) const FOLDER_TEMP_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Names that are tried for one temporary file: another daemon that starts may sweep one before it is locked.
+pub(crate) const FOLDER_TEMP_ATTEMPTS: usize = 8;
 /// Smallest part of an upload in parts; the last may be smaller. `Source:` Amazon S3, and all others.
 pub(crate) const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 /// Largest part, and largest object that is stored with one request. `Source:` Amazon S3.

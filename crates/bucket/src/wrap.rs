@@ -40,6 +40,10 @@ impl Bucket for Prefixed {
         self.inner.name()
     }
 
+    fn check_place(&self, known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        self.inner.check_place(known, stop)
+    }
+
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
         self.inner.exists(&self.full(object)?, stop)
     }
@@ -125,6 +129,11 @@ impl Metered {
 impl Bucket for Metered {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    /// Not counted, because Thanos has no such operation.
+    fn check_place(&self, known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        self.inner.check_place(known, stop)
     }
 
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {

@@ -84,6 +84,10 @@ impl Bucket for Faulty {
         self.inner.name()
     }
 
+    fn check_place(&self, known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        self.inner.check_place(known, stop)
+    }
+
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
         self.ask("exists", object)?;
         self.inner.exists(object, stop)
