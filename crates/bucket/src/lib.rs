@@ -1,6 +1,6 @@
 //! Object storage: the trait that the shipper uses, its stores (a folder, S3), and the configuration of a bucket.
 //!
-//! It never retries for ever, and never shows a key or a signed URL.
+//! It never retries for ever, and never shows a key or a signature.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

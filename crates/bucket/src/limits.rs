@@ -45,9 +45,6 @@ pub(crate) const S3_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const S3_UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// How long to wait for the answer of a server that has stopped reading the request.
 pub(crate) const S3_LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a signed URL is valid. It is as long as the largest accepted difference of clocks, because the store's
-/// clock may be ahead by that much.
-pub(crate) const S3_SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// A larger difference of clocks is taken as the reason of a refusal; stores accept 15 minutes.
 pub(crate) const S3_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// Largest XML answer that is read: a page of 1000 names of 1024 bytes, each byte escaped.

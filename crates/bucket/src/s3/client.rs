@@ -12,10 +12,11 @@ use url::Url;
 use super::config::S3Config;
 use super::credentials::CredentialsProvider;
 use super::endpoint::Endpoint;
-use super::exchange::{Answer, Body, BodySink, ConnectionPool, ExchangeError, SignedRequest, authority};
+use super::exchange::{Answer, Body, BodySink, ConnectionPool, ExchangeError, Permit, SignedRequest, authority};
 use super::fault::{Cause, Fault, Refusal, RequestContext};
 use super::retry::{Attempts, Gate, Next, Waits, wait_after};
-use super::sign::{self, SignedUrl};
+use super::sign;
+use super::sigv4;
 use super::xml;
 use crate::limits;
 use crate::pace::Pace;
@@ -41,6 +42,8 @@ pub(super) struct Request<'a> {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Body<'a>,
+    /// SHA-256 of a body that is part of a file, in hex; empty if it is not signed.
+    pub sha256: String,
 }
 
 impl<'a> Request<'a> {
@@ -51,7 +54,16 @@ impl<'a> Request<'a> {
         method: Method,
         object: Option<&'a str>,
     ) -> Request<'a> {
-        Request { operation, permission, method, object, query: Vec::new(), headers: Vec::new(), body: Body::None }
+        Request {
+            operation,
+            permission,
+            method,
+            object,
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Body::None,
+            sha256: String::new(),
+        }
     }
 
     /// Adds a parameter.
@@ -69,6 +81,16 @@ impl<'a> Request<'a> {
     /// Sets the body.
     pub(super) fn with_body(self, body: Body<'a>) -> Self {
         Request { body, ..self }
+    }
+
+    /// What is signed of the body.
+    fn payload(&self) -> String {
+        match self.body {
+            Body::None => sigv4::sha256(b""),
+            Body::Bytes(bytes) => sigv4::sha256(bytes),
+            Body::File { .. } if self.sha256.is_empty() => sign::UNSIGNED.to_owned(),
+            Body::File { .. } => self.sha256.clone(),
+        }
     }
 }
 
@@ -185,6 +207,7 @@ impl Client {
     ) -> Result<Answer, Fault> {
         let (mut attempts, mut has_moved) = (Attempts::default(), false);
         loop {
+            let permit = self.connections.permit(stop)?;
             let passed = self.gate.pass(stop)?;
             let keys = self.credentials.keys(stop)?;
             let (region, url) = (endpoint.region().unwrap_or(DEFAULT_REGION), url(&endpoint, request));
@@ -193,8 +216,12 @@ impl Client {
             let clock_offset_s = self.clock_offset_s.load(Ordering::Relaxed);
             let now = Timestamp::now();
             let now = now.checked_add(SignedDuration::from_secs(clock_offset_s)).unwrap_or(now);
-            let url = sign::sign(request.method, url, &request.query, &request.headers, keys.as_ref(), region, now);
-            let result = self.attempt(request, url, now, sink.reborrow(), stop);
+            let payload = request.payload();
+            let (url, headers) =
+                sign::sign(request.method, url, &request.query, &request.headers, &payload, keys.as_ref(), region, now);
+            let signed = SignedRequest { method: request.method, url, headers, body: request.body };
+            let result = self.attempt(request, &permit, &signed, now, sink.reborrow(), stop);
+            drop(permit);
             let (fault, wait) = match result {
                 Ok(Ok(answer)) => {
                     self.gate.succeeded();
@@ -279,14 +306,14 @@ impl Client {
     fn attempt(
         &self,
         request: &Request<'_>,
-        url: SignedUrl,
+        permit: &Permit<'_>,
+        signed: &SignedRequest<'_>,
         now: Timestamp,
         sink: BodySink<'_>,
         stop: &Stop,
     ) -> Result<Result<Answer, (Refusal, Option<Duration>)>, ExchangeError> {
         let begun = Instant::now();
-        let signed = SignedRequest { method: request.method, url, headers: &request.headers, body: request.body };
-        let result = self.connections.exchange(&signed, sink, &self.pace, stop);
+        let result = self.connections.exchange(permit, signed, sink, &self.pace, stop);
         if self.has_trace {
             self.trace(request, &result, begun.elapsed());
         }

@@ -1,6 +1,6 @@
 //! Errors of requests to the store, each with a hint at what to change. Pure.
 //!
-//! This module never sees a signed URL or a key, so no error can show one.
+//! This module never sees a signature or a key, so no error can show one.
 
 use pillion_base::error::{Error, Kind};
 
@@ -310,11 +310,14 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// A text of the server for a log line: short, on one line, and hidden if it may hold a signed URL.
+/// A text of the server for a log line: short, on one line, and hidden if it may hold a signature.
 fn printable(text: &str) -> String {
     let mut line: String = text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let lower = line.to_ascii_lowercase();
-    if ["x-amz-signature", "x-amz-credential", "x-amz-security-token"].iter().any(|secret| lower.contains(secret)) {
+    if ["x-amz-signature", "x-amz-credential", "x-amz-security-token", "aws4-hmac-sha256"]
+        .iter()
+        .any(|secret| lower.contains(secret))
+    {
         line = "(an answer that repeats the request)".into();
     }
     line

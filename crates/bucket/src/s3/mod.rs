@@ -16,6 +16,7 @@ mod parts;
 mod proxy;
 mod retry;
 mod sign;
+mod sigv4;
 mod wire;
 pub mod xml;
 
