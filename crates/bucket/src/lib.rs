@@ -24,4 +24,4 @@ pub use open::{BucketConfig, Provider, open};
 pub use pace::Pace;
 pub use wrap::{Metered, Prefixed};
 
-use bucket::check_dir_name;
+use bucket::{check_dir_name, check_key};

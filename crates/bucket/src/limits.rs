@@ -53,6 +53,8 @@ pub(crate) const S3_XML_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(crate) const S3_PAGE_NAMES: usize = 1000;
 /// A listing with more pages is taken for endless.
 pub(crate) const S3_PAGES_MAX: usize = 100_000;
+/// Objects of which it is remembered that they were not stored as they were sent.
+pub(crate) const S3_DOUBTS_MAX: usize = 64;
 /// Part size of files that are smaller than the configured part size. `Source:` minio-go `minPartSize`.
 pub(crate) const S3_SMALL_PART_BYTES: u64 = 16 * 1024 * 1024;
 /// Most parts of one upload. `Source:` Amazon S3.

@@ -235,6 +235,16 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_at_once_is_a_seconds_worth_at_most() {
+        let pace = Pace::default();
+        assert_eq!(pace.piece(usize::MAX), usize::MAX);
+        for (rate, expected) in [(8000, 8000), (1, 1), (1_000_000, 100_000), (100_000_000, 131_072)] {
+            pace.change(rate);
+            assert_eq!(pace.piece(131_072), expected, "{rate}");
+        }
+    }
+
+    #[test]
     fn without_a_limit_everything_goes_at_once() {
         let (_stopper, stop) = stop_pair().unwrap();
         let pace = Pace::default();

@@ -24,7 +24,7 @@ impl Prefixed {
         if trimmed.is_empty() {
             return Ok(inner);
         }
-        crate::check_name(trimmed).context(|| "prefix of the bucket")?;
+        crate::check_key(trimmed).context(|| "prefix of the bucket")?;
         Ok(Arc::new(Prefixed { inner, prefix: format!("{trimmed}/") }))
     }
 
@@ -53,7 +53,11 @@ impl Bucket for Prefixed {
     }
 
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
-        let full = format!("{}{}", self.prefix, crate::check_dir_name(dir)?);
+        let dir = dir.strip_suffix('/').unwrap_or(dir);
+        if !dir.is_empty() {
+            crate::check_name(dir)?;
+        }
+        let full = format!("{}{dir}", self.prefix);
         self.inner.iter(&full, &mut |name| each(name.strip_prefix(&self.prefix).unwrap_or(name)), stop)
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use self::place::Place;
 use crate::limits;
 use crate::pace::Pace;
-use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_name};
+use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_key};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::{self, Disk, Source, Writer};
 use pillion_base::stop::Stop;
@@ -55,11 +55,12 @@ impl FolderBucket {
     }
 
     fn path(&self, object: &str) -> Result<PathBuf> {
-        check_name(object)?;
+        check_key(object)?;
         if Self::is_ours(object.split('/').next().unwrap_or_default()) {
             return Err(Error::new(Kind::BadRequest, format!("{object:?} is not an object name")));
         }
-        Ok(self.root.join(object))
+        // Empty parts are passed over.
+        Ok(self.root.join(object).components().collect())
     }
 
     /// Whether a name in the bucket's own folder is none of an object.

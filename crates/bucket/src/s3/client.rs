@@ -14,9 +14,9 @@ use super::credentials::CredentialsProvider;
 use super::endpoint::Endpoint;
 use super::exchange::{Answer, Body, BodySink, ConnectionPool, ExchangeError, Permit, SignedRequest, authority};
 use super::fault::{Cause, Fault, Refusal, RequestContext};
+use super::parts::hex;
 use super::retry::{Attempts, Gate, Next, Waits, wait_after};
 use super::sign;
-use super::sigv4;
 use super::xml;
 use crate::limits;
 use crate::pace::Pace;
@@ -83,14 +83,9 @@ impl<'a> Request<'a> {
         Request { body, ..self }
     }
 
-    /// What is signed of the body.
-    fn payload(&self) -> String {
-        match self.body {
-            Body::None => sigv4::sha256(b""),
-            Body::Bytes(bytes) => sigv4::sha256(bytes),
-            Body::File { .. } if self.sha256.is_empty() => sign::UNSIGNED.to_owned(),
-            Body::File { .. } => self.sha256.clone(),
-        }
+    /// Sets the SHA-256 of a body that is part of a file.
+    pub(super) fn with_sha256(self, sha256: Option<[u8; 32]>) -> Self {
+        Request { sha256: sha256.map(|hash| hex(&hash)).unwrap_or_default(), ..self }
     }
 }
 
@@ -100,6 +95,7 @@ pub(super) struct Client {
     bucket: String,
     endpoint: Endpoint,
     is_tls: bool,
+    is_anonymous: bool,
     credentials: Box<dyn CredentialsProvider>,
     /// The endpoint once its region is known.
     regional: Mutex<Option<Endpoint>>,
@@ -127,6 +123,7 @@ impl Client {
             regional: Mutex::new(endpoint.region().map(|region| endpoint.in_region(region))),
             endpoint,
             is_tls: !config.insecure,
+            is_anonymous: config.anonymous,
             credentials,
             clock_offset_s: AtomicI64::new(0),
             gate: Gate::default(),
@@ -150,6 +147,17 @@ impl Client {
     /// The most attempts that a request gets.
     pub(super) fn attempts_max(&self) -> u32 {
         self.attempts_max
+    }
+
+    /// Whether bodies are hashed before they are sent, so that their hash is signed. With TLS nobody can change them.
+    /// `Source:` minio-go.
+    pub(super) fn hashes_bodies(&self) -> bool {
+        !self.is_tls && !self.is_anonymous
+    }
+
+    /// The waits between attempts.
+    pub(super) fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// Waits before another attempt of an operation that has several requests. `Errors:` `Stopped`.
@@ -216,9 +224,7 @@ impl Client {
             let clock_offset_s = self.clock_offset_s.load(Ordering::Relaxed);
             let now = Timestamp::now();
             let now = now.checked_add(SignedDuration::from_secs(clock_offset_s)).unwrap_or(now);
-            let payload = request.payload();
-            let (url, headers) =
-                sign::sign(request.method, url, &request.query, &request.headers, &payload, keys.as_ref(), region, now);
+            let (url, headers) = sign::sign(request, url, keys.as_ref(), region, now);
             let signed = SignedRequest { method: request.method, url, headers, body: request.body };
             let result = self.attempt(request, &permit, &signed, now, sink.reborrow(), stop);
             drop(permit);
@@ -322,7 +328,11 @@ impl Client {
             return Ok(Ok(answer));
         }
         let retry_after = answer.header("retry-after").parse().ok().map(Duration::from_secs);
-        Ok(Err((refusal(&answer, begun, now), retry_after)))
+        let mut refusal = refusal(&answer, begun, now);
+        // The answer to a HEAD has no body that could say more.
+        let says_nothing = refusal.code.is_empty() && refusal.request_id.is_empty();
+        refusal.is_alien = says_nothing && request.method != Method::Head;
+        Ok(Err((refusal, retry_after)))
     }
 
     fn trace(&self, request: &Request<'_>, result: &Result<Answer, ExchangeError>, time: Duration) {
@@ -431,6 +441,7 @@ fn refusal(answer: &Answer, begun: Instant, signed_at: Timestamp) -> Refusal {
         request_id: first(error.request_id, header(["x-amz-request-id", "x-amz-id-2"])),
         region: first(error.region, header(["x-amz-bucket-region", "x-amz-region"])),
         skew_s: skew(answer.header("date"), begun, signed_at),
+        is_alien: false,
     }
 }
 

@@ -44,6 +44,17 @@ pub(super) enum Body<'a> {
     },
 }
 
+impl Body<'_> {
+    /// Its size. `Units:` bytes.
+    pub(super) fn length(&self) -> u64 {
+        match *self {
+            Body::None => 0,
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::File { range: (start, end), .. } => end.saturating_sub(start),
+        }
+    }
+}
+
 /// A request that is ready to be sent.
 pub(super) struct SignedRequest<'a> {
     /// The HTTP method.
@@ -262,13 +273,8 @@ impl ConnectionPool {
         for (name, value) in &signed.headers {
             request = request.header(name.as_str(), value.as_str());
         }
-        let length = match signed.body {
-            Body::None => None,
-            Body::Bytes(bytes) => Some(bytes.len() as u64),
-            Body::File { range: (start, end), .. } => Some(end.saturating_sub(start)),
-        };
-        if let Some(length) = length {
-            request = request.header("content-length", length);
+        if !matches!(signed.body, Body::None) {
+            request = request.header("content-length", signed.body.length());
         }
         request.body(()).map_err(|_| Error::new(Kind::Permanent, "a header of the request has characters HTTP forbids"))
     }
@@ -487,4 +493,21 @@ fn tls(settings: &HttpConfig) -> Result<TlsConfig> {
     };
     let builder = TlsConfig::builder().root_certs(roots).client_cert(client);
     Ok(builder.disable_verification(settings.insecure_skip_verify).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillion_base::stop::stop_pair;
+
+    #[test]
+    fn a_slow_link_gets_no_more_at_once_than_its_rate_gives_in_a_second() {
+        let (_stopper, stop) = stop_pair().unwrap();
+        let (pace, bytes) = (Pace::default(), vec![7; 1 << 20]);
+        pace.change(1_000_000);
+        let mut body = BodyReader::new(Body::Bytes(&bytes), &pace, &stop);
+        // The buffer of the HTTP library. What is read is sent before the next read.
+        let mut buffer = vec![0; limits::COPY_BUFFER_BYTES];
+        assert_eq!(body.read(&mut buffer).unwrap(), 100_000);
+    }
 }

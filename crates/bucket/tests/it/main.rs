@@ -4,4 +4,5 @@
 
 mod folder;
 mod s3;
+mod s3_checks;
 mod s3_tls;

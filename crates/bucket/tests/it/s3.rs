@@ -227,7 +227,8 @@ fn each_fault_has_its_outcome() {
     check(Fault::Refuse(403, "InvalidAccessKeyId"), 9, Err((Permanent, "credentials", "access_key")), 1);
     check(Fault::Refuse(403, "SignatureDoesNotMatch"), 9, Err((Permanent, "credentials", "secret_key")), 1);
     check(Fault::Refuse(404, "NoSuchBucket"), 9, Err((Permanent, "no_bucket", "create the bucket")), 1);
-    check(Fault::Refuse(400, "InvalidArgument"), 9, Err((Permanent, "permanent", "(request id req-1)")), 1);
+    // The checksum that was offered may be the reason, so it goes once more without it.
+    check(Fault::Refuse(400, "InvalidArgument"), 9, Err((Permanent, "permanent", "(request id req-1)")), 2);
     check(Fault::Refuse(400, "BadDigest"), 1, Ok(()), 2);
     check(Fault::Refuse(400, "RequestTimeout"), 1, Ok(()), 2);
     check(Fault::Refuse(302, ""), 9, Err((Permanent, "permanent", "redirects are not followed")), 1);
@@ -890,7 +891,7 @@ fn one_piece_where_parts_are_disabled() {
     let journal = Kept::default();
     *journal.parts.lock().unwrap() = Some(Parts { upload_id: "gone".into(), ..Parts::default() });
     rig.upload(12 * MIB, &journal).unwrap();
-    assert_eq!(rig.fake.operations(), ["AbortMultipartUpload", "PutObject"]);
+    assert_eq!(rig.fake.operations(), ["AbortMultipartUpload", "PutObject", "HeadObject"]);
     assert_eq!(journal.parts(), None);
 }
 
