@@ -1,7 +1,7 @@
 //! Sends requests to the store and retries them. Each attempt is signed anew, for the bucket's region, with the store's
 //! time, and with keys that are renewed when they have expired.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,11 @@ use pillion_base::stop::Stop;
 
 /// The region to sign for if none is known.
 const DEFAULT_REGION: &str = "us-east-1";
+
+/// Values of `hashing`.
+const NOT_HASHING: u8 = 0;
+const HASHING: u8 = 1;
+const HASHING_IS_NO_USE: u8 = 2;
 
 /// A request before it is signed, for all its attempts.
 pub(super) struct Request<'a> {
@@ -96,6 +101,8 @@ pub(super) struct Client {
     endpoint: Endpoint,
     is_tls: bool,
     is_anonymous: bool,
+    /// Whether files are hashed although there is TLS.
+    hashing: AtomicU8,
     credentials: Box<dyn CredentialsProvider>,
     /// The endpoint once its region is known.
     regional: Mutex<Option<Endpoint>>,
@@ -124,6 +131,7 @@ impl Client {
             endpoint,
             is_tls: !config.insecure,
             is_anonymous: config.anonymous,
+            hashing: AtomicU8::new(NOT_HASHING),
             credentials,
             clock_offset_s: AtomicI64::new(0),
             gate: Gate::default(),
@@ -149,10 +157,28 @@ impl Client {
         self.attempts_max
     }
 
-    /// Whether bodies are hashed before they are sent, so that their hash is signed. With TLS nobody can change them.
-    /// `Source:` minio-go.
-    pub(super) fn hashes_bodies(&self) -> bool {
-        !self.is_tls && !self.is_anonymous
+    /// Whether files are hashed before they are sent, so that their hash is signed. With TLS nobody can change them, so they
+    /// are not, unless the bucket's policy forbids it. `Source:` minio-go.
+    pub(super) fn hashes_files(&self) -> bool {
+        !self.is_anonymous && (!self.is_tls || self.hashing.load(Ordering::Relaxed) == HASHING)
+    }
+
+    /// Whether a refusal may mean that files must be hashed, which is tried once; from then on they are.
+    pub(super) fn begins_hashing(&self, refused: &Error) -> bool {
+        let is_open = self.is_tls && !self.is_anonymous && refused.class() == "denied";
+        let order = Ordering::Relaxed;
+        is_open && self.hashing.compare_exchange(NOT_HASHING, HASHING, order, order).is_ok()
+    }
+
+    /// Ends it if that was not the reason.
+    pub(super) fn judges_hashing(&self, outcome: Option<&Error>) {
+        match outcome {
+            Some(err) if err.class() == "denied" => self.hashing.store(HASHING_IS_NO_USE, Ordering::Relaxed),
+            Some(_) => {}
+            None => {
+                log::info!(bucket = self.bucket.as_str(); "the bucket wants the hash of each file signed; hashing files")
+            }
+        }
     }
 
     /// The waits between attempts.

@@ -239,13 +239,23 @@ impl S3Bucket {
         Ok(Stored { attributes: self.put(object, source, stop)?, resumed_bytes: 0 })
     }
 
-    /// Uploads a whole file with one request.
+    /// Uploads a whole file with one request; with one more if the bucket may want its hash.
     fn put(&self, object: &str, source: &Source, stop: &Stop) -> Result<Attributes> {
+        let stored = self.put_file(object, source, stop);
+        if !stored.as_ref().is_err_and(|err| self.client.begins_hashing(err)) {
+            return stored;
+        }
+        let stored = self.put_file(object, source, stop);
+        self.client.judges_hashing(stored.as_ref().err());
+        stored
+    }
+
+    fn put_file(&self, object: &str, source: &Source, stop: &Stop) -> Result<Attributes> {
         let range = (0, source.size_bytes());
         let keeping = self.checksums.keeping();
         let wanted = Wanted {
             md5: self.sends_md5 && keeping != Keeping::Kept,
-            sha256: self.client.hashes_bodies(),
+            sha256: self.client.hashes_files(),
             crc32c: keeping != Keeping::Ignored,
         };
         let sums = checksum::sums(source, range, wanted, stop, None)?;

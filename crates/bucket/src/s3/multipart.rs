@@ -296,9 +296,9 @@ impl<'a> Upload<'a> {
             0 => 0,
             n_sent => range_of(n_sent - 1).1,
         };
-        let wanted = Wanted {
+        let mut wanted = Wanted {
             md5: self.bucket.sends_md5 && !has_sums,
-            sha256: self.bucket.client.hashes_bodies(),
+            sha256: self.bucket.client.hashes_files(),
             crc32c: has_sums,
         };
         let mut ahead: Option<Sums> = None;
@@ -312,7 +312,7 @@ impl<'a> Upload<'a> {
             let next = (wanted != Wanted::default() && idx + 1 < n_parts).then(|| range_of(idx + 1));
             // The sums are sent before the body, so those of the next part are computed while this one is sent.
             let cancelled = AtomicBool::new(false);
-            let (sent, summed) = thread::scope(|scope| {
+            let (mut sent, summed) = thread::scope(|scope| {
                 let helper = next.and_then(|next| self.spawn_sums(scope, next, wanted, &cancelled));
                 let sent = self.send(&parts, idx, range, &sums);
                 cancelled.store(sent.is_err(), Ordering::Relaxed);
@@ -320,6 +320,12 @@ impl<'a> Upload<'a> {
             });
             // If the helper failed, the sums are computed when the part is sent.
             ahead = summed.and_then(Result::ok);
+            if sent.as_ref().is_err_and(|fault| self.bucket.client.begins_hashing(&fault.error)) {
+                wanted.sha256 = true;
+                ahead = None;
+                sent = self.send(&parts, idx, range, &checksum::sums(self.source, range, wanted, self.stop, None)?);
+                self.bucket.client.judges_hashing(sent.as_ref().err().map(|fault| &fault.error));
+            }
             match sent {
                 Ok(Some(part)) => parts.sent.push(part),
                 Ok(None) => {
