@@ -1,6 +1,6 @@
 //! Object storage: the trait that the shipper uses, its stores (a folder, S3), and the configuration of a bucket.
 //!
-//! It never retries for ever, and never shows a key or a signed URL.
+//! It never retries for ever, and never shows a key or a signature.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -24,4 +24,4 @@ pub use open::{BucketConfig, Provider, open};
 pub use pace::Pace;
 pub use wrap::{Metered, Prefixed};
 
-use bucket::check_dir_name;
+use bucket::{check_dir_name, check_key};

@@ -1,4 +1,4 @@
-//! One request and its answer over HTTP, without retries. No other module sees the text of a signed URL.
+//! One request and its answer over HTTP, without retries.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -17,7 +17,6 @@ use url::Url;
 use super::config::{HttpConfig, S3Config};
 use super::fault::Cause;
 use super::proxy;
-use super::sign::SignedUrl;
 use super::wire;
 use crate::limits;
 use crate::pace::Pace;
@@ -45,14 +44,25 @@ pub(super) enum Body<'a> {
     },
 }
 
+impl Body<'_> {
+    /// Its size. `Units:` bytes.
+    pub(super) fn length(&self) -> u64 {
+        match *self {
+            Body::None => 0,
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::File { range: (start, end), .. } => end.saturating_sub(start),
+        }
+    }
+}
+
 /// A request that is ready to be sent.
 pub(super) struct SignedRequest<'a> {
     /// The HTTP method.
     pub method: Method,
-    /// The signed URL.
-    pub url: SignedUrl,
-    /// The headers that were signed.
-    pub headers: &'a [(String, String)],
+    /// The URL.
+    pub url: Url,
+    /// The headers, the signature among them.
+    pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Body<'a>,
 }
@@ -161,17 +171,17 @@ impl ConnectionPool {
         Ok(ConnectionPool { agent: Agent::with_parts(builder.build(), wire::connector(), resolver), permits, alias })
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request over the permitted connection and reads its answer.
     ///
     /// `Blocks:` as long as there is progress, or until the stop.
     pub(super) fn exchange(
         &self,
+        _: &Permit<'_>,
         signed: &SignedRequest<'_>,
         sink: BodySink<'_>,
         pace: &Pace,
         stop: &Stop,
     ) -> Result<Answer, ExchangeError> {
-        let _permit = self.permit(stop).map_err(ExchangeError::Local)?;
         let request = self.request(signed).map_err(ExchangeError::Local)?;
         let mut sending = BodyReader::new(signed.body, pace, stop);
         let (done, heard) = wire::until_stopped(stop, || self.run(request, &mut sending, sink));
@@ -246,7 +256,7 @@ impl ConnectionPool {
     }
 
     fn request(&self, signed: &SignedRequest<'_>) -> Result<Request<()>> {
-        let mut url = signed.url.expose().clone();
+        let mut url = signed.url.clone();
         let host = authority(&url);
         if let Some((name, target)) = &self.alias {
             *target.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -260,25 +270,20 @@ impl ConnectionPool {
         if self.alias.is_some() {
             request = request.header("host", host);
         }
-        for (name, value) in signed.headers {
+        for (name, value) in &signed.headers {
             request = request.header(name.as_str(), value.as_str());
         }
-        let length = match signed.body {
-            Body::None => None,
-            Body::Bytes(bytes) => Some(bytes.len() as u64),
-            Body::File { range: (start, end), .. } => Some(end.saturating_sub(start)),
-        };
-        if let Some(length) = length {
-            request = request.header("content-length", length);
+        if !matches!(signed.body, Body::None) {
+            request = request.header("content-length", signed.body.length());
         }
         request.body(()).map_err(|_| Error::new(Kind::Permanent, "a header of the request has characters HTTP forbids"))
     }
 
-    /// Waits until a connection may be opened or reused.
-    fn permit(&self, stop: &Stop) -> Result<Option<Permit<'_>>> {
-        let Some((acquire, release)) = &self.permits else { return Ok(None) };
+    /// Waits until a connection may be opened or reused. Others may have it for hours, so the request is signed after.
+    pub(super) fn permit(&self, stop: &Stop) -> Result<Permit<'_>> {
+        let Some((acquire, release)) = &self.permits else { return Ok(Permit(None)) };
         select! {
-            send(acquire, ()) -> _ => Ok(Some(Permit(release))),
+            send(acquire, ()) -> _ => Ok(Permit(Some(release))),
             recv(stop.channel()) -> _ => Err(Error::new(Kind::Stopped, "stopping")),
         }
     }
@@ -291,12 +296,14 @@ pub(super) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Resul
     Proxy::new(&url).map(Some).map_err(|_| Error::new(Kind::Permanent, unusable))
 }
 
-/// Returned to the pool when dropped.
-struct Permit<'a>(&'a Receiver<()>);
+/// The right to one connection; returned to the pool when dropped.
+pub(super) struct Permit<'a>(Option<&'a Receiver<()>>);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let _ = self.0.try_recv();
+        if let Some(release) = self.0 {
+            let _ = release.try_recv();
+        }
     }
 }
 
@@ -352,7 +359,8 @@ impl<'a> BodyReader<'a> {
             Body::File { range: (_, end), .. } => end,
         };
         let left = usize::try_from(end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
-        let want = left.min(buffer.len());
+        // What is read is sent at once, so no more than the pace allows at once.
+        let want = self.pace.piece(left.min(buffer.len()));
         let Some(buffer) = buffer.get_mut(..want).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
         let n_read = match &self.body {
             Body::None => 0,
@@ -485,4 +493,21 @@ fn tls(settings: &HttpConfig) -> Result<TlsConfig> {
     };
     let builder = TlsConfig::builder().root_certs(roots).client_cert(client);
     Ok(builder.disable_verification(settings.insecure_skip_verify).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillion_base::stop::stop_pair;
+
+    #[test]
+    fn a_slow_link_gets_no_more_at_once_than_its_rate_gives_in_a_second() {
+        let (_stopper, stop) = stop_pair().unwrap();
+        let (pace, bytes) = (Pace::default(), vec![7; 1 << 20]);
+        pace.change(1_000_000);
+        let mut body = BodyReader::new(Body::Bytes(&bytes), &pace, &stop);
+        // The buffer of the HTTP library. What is read is sent before the next read.
+        let mut buffer = vec![0; limits::COPY_BUFFER_BYTES];
+        assert_eq!(body.read(&mut buffer).unwrap(), 100_000);
+    }
 }

@@ -1,6 +1,6 @@
 //! Errors of requests to the store, each with a hint at what to change. Pure.
 //!
-//! This module never sees a signed URL or a key, so no error can show one.
+//! This module never sees a signature or a key, so no error can show one.
 
 use pillion_base::error::{Error, Kind};
 
@@ -36,6 +36,8 @@ pub(super) struct Refusal {
     pub region: String,
     /// The store's clock minus the one that signed. `Units:` s.
     pub skew_s: i64,
+    /// Nothing in the answer is S3's: it may be that of a proxy in between.
+    pub is_alien: bool,
 }
 
 /// Why there is no answer.
@@ -87,8 +89,16 @@ impl Fault {
             // 200 with an error in the body.
             0 | 200 => self.error.kind() == Kind::Retry,
             408 | 499 => true,
+            // From something in between.
+            404 => self.error.kind() == Kind::Retry,
             status => status >= 500,
         }
+    }
+
+    /// Whether the store says that there is no such object or upload. Which code it gives is not looked at, because
+    /// stores differ in it.
+    pub(super) fn is_missing(&self) -> bool {
+        self.status == 404 && self.error.kind() == Kind::NotFound
     }
 
     /// Whether the store does not know this kind of request at all.
@@ -188,6 +198,10 @@ impl RequestContext<'_> {
                     );
                 }
                 permanent("denied", hint)
+            }
+            404 if refusal.is_alien => {
+                let hint = "nothing says that this is the answer of an object store: is there a proxy in between?";
+                (Kind::Retry, Some("network"), Some(hint.into()))
             }
             404 => (Kind::NotFound, None, None),
             400 if !self.is_tls && refusal.message.contains("HTTPS") => {
@@ -310,11 +324,14 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// A text of the server for a log line: short, on one line, and hidden if it may hold a signed URL.
+/// A text of the server for a log line: short, on one line, and hidden if it may hold a signature.
 fn printable(text: &str) -> String {
     let mut line: String = text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let lower = line.to_ascii_lowercase();
-    if ["x-amz-signature", "x-amz-credential", "x-amz-security-token"].iter().any(|secret| lower.contains(secret)) {
+    if ["x-amz-signature", "x-amz-credential", "x-amz-security-token", "aws4-hmac-sha256"]
+        .iter()
+        .any(|secret| lower.contains(secret))
+    {
         line = "(an answer that repeats the request)".into();
     }
     line
@@ -358,6 +375,8 @@ mod tests {
         check(404, "NoSuchBucket", 0, "", Permanent, "no_bucket", "create the bucket b");
         check(404, "NoSuchKey", 0, "", NotFound, "missing", "404 NoSuchKey");
         check(404, "", 0, "", NotFound, "missing", "404");
+        let alien = context().refused(&Refusal { is_alien: true, ..refusal(404, "", 0, "") });
+        assert_eq!((alien.error.kind(), alien.error.class(), alien.is_missing()), (Retry, "network", false));
         check(503, "SlowDown", 0, "", Retry, "throttled", "503 SlowDown");
         check(429, "", 0, "", Retry, "throttled", "429");
         check(500, "InternalError", 0, "", Retry, "server", "500");

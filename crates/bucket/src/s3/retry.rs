@@ -39,6 +39,11 @@ pub(super) fn wait_after(n_failed: u32, waits: &Waits) -> Duration {
     scaled(doubled(waits.step, n_failed.saturating_sub(1), waits.step_max), random_share())
 }
 
+/// The rest before an object is sent again that was not stored as it was sent `n_failed` times.
+pub(super) fn rest_after(n_failed: u32, waits: &Waits) -> Duration {
+    if n_failed == 0 { Duration::ZERO } else { doubled(waits.rest, n_failed - 1, waits.rest_max) }
+}
+
 fn doubled(first: Duration, n_times: u32, most: Duration) -> Duration {
     first.saturating_mul(2u32.saturating_pow(n_times.min(30))).min(most)
 }
@@ -154,7 +159,8 @@ impl Attempts {
         if fault::is_throttling(refusal.status, &refusal.code) {
             return Next::Rest;
         }
-        if fault::is_transient(refusal.status, &refusal.code) { Next::Retry } else { Next::GiveUp }
+        let is_lost = refusal.is_alien && refusal.status == 404;
+        if is_lost || fault::is_transient(refusal.status, &refusal.code) { Next::Retry } else { Next::GiveUp }
     }
 
     /// Counts a failure and returns how many there were; `None` after the last attempt.
