@@ -29,7 +29,7 @@ use pillion_http::tls::{CertificateDer, Pem, read_pair};
 
 /// The body of a request.
 #[derive(Clone, Copy)]
-pub(super) enum Body<'a> {
+pub(crate) enum Body<'a> {
     /// Nothing, as with GET.
     None,
     /// A few bytes.
@@ -46,7 +46,7 @@ pub(super) enum Body<'a> {
 }
 
 /// A request that is ready to be sent.
-pub(super) struct SignedRequest<'a> {
+pub(crate) struct SignedRequest<'a> {
     /// The HTTP method.
     pub method: Method,
     /// The signed URL.
@@ -58,7 +58,7 @@ pub(super) struct SignedRequest<'a> {
 }
 
 /// Where the body of an answer goes.
-pub(super) enum BodySink<'a> {
+pub(crate) enum BodySink<'a> {
     /// Into memory, up to so many bytes.
     Buffer(u64),
     /// To a function, piece by piece, with the status; its error ends the exchange. Refusals go into memory.
@@ -67,7 +67,7 @@ pub(super) enum BodySink<'a> {
 
 impl BodySink<'_> {
     /// The same for another attempt.
-    pub(super) fn reborrow(&mut self) -> BodySink<'_> {
+    pub(crate) fn reborrow(&mut self) -> BodySink<'_> {
         match self {
             BodySink::Buffer(limit) => BodySink::Buffer(*limit),
             BodySink::Stream(each) => BodySink::Stream(&mut **each),
@@ -94,7 +94,7 @@ impl Answer {
 }
 
 /// Why there is no answer.
-pub(super) enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// The peer or the network failed.
     Network(Cause, String),
     /// The local file failed, the receiver of a body did, or the stop began.
@@ -102,7 +102,7 @@ pub(super) enum ExchangeError {
 }
 
 /// The connections to the store, with their settings.
-pub(super) struct ConnectionPool {
+pub(crate) struct ConnectionPool {
     agent: Agent,
     /// A permit for each connection that may be open. An exchange holds one.
     permits: Option<(Sender<()>, Receiver<()>)>,
@@ -117,7 +117,7 @@ impl ConnectionPool {
     /// Reads the certificates; no connection is opened yet.
     ///
     /// `Errors:` each names the setting that is wrong.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &S3Config,
         server: &Url,
         user_agent: &str,
@@ -164,7 +164,7 @@ impl ConnectionPool {
     /// Sends a request and reads its answer.
     ///
     /// `Blocks:` as long as there is progress, or until the stop.
-    pub(super) fn exchange(
+    pub(crate) fn exchange(
         &self,
         signed: &SignedRequest<'_>,
         sink: BodySink<'_>,
@@ -285,7 +285,7 @@ impl ConnectionPool {
 }
 
 /// The proxy that the environment names for a server.
-pub(super) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
+pub(crate) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
     let Some(url) = proxy::proxy_for(server, env)? else { return Ok(None) };
     let unusable = "the proxy in the environment (HTTPS_PROXY or HTTP_PROXY) is not usable";
     Proxy::new(&url).map(Some).map_err(|_| Error::new(Kind::Permanent, unusable))
@@ -301,7 +301,7 @@ impl Drop for Permit<'_> {
 }
 
 /// The `host[:port]` that is signed.
-pub(super) fn authority(url: &Url) -> String {
+pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -5,18 +5,18 @@
 //! requests with retries, `exchange` sends one. No redirect is followed, and no request is sent without a signature
 //! unless the configuration says so.
 
-mod client;
+pub(crate) mod client;
 pub(crate) mod config;
-mod credentials;
+pub(crate) mod credentials;
 pub(crate) mod endpoint;
-mod exchange;
-mod fault;
+pub(crate) mod exchange;
+pub(crate) mod fault;
 mod multipart;
 mod parts;
 mod proxy;
-mod retry;
-mod sign;
-mod wire;
+pub(crate) mod retry;
+pub(crate) mod sign;
+pub(crate) mod wire;
 pub mod xml;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,9 +13,14 @@ use super::endpoint::RESERVED;
 use crate::limits;
 
 /// A URL that works for everybody who knows it.
-pub(super) struct SignedUrl(Url);
+pub(crate) struct SignedUrl(Url);
 
 impl SignedUrl {
+    /// A URL that another way of signing has made.
+    pub(crate) fn new(url: Url) -> SignedUrl {
+        SignedUrl(url)
+    }
+
     /// The URL itself, for the module that sends it.
     pub(super) fn expose(&self) -> &Url {
         &self.0
