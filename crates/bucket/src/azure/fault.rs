@@ -211,6 +211,10 @@ impl RequestContext<'_> {
             ),
             "AccountBeingCreated" => (Kind::Retry, "server", "the storage account is being created".into()),
             "AuthenticationFailed" | "InvalidAuthenticationInfo" => self.unauthenticated(refusal),
+            // Azurite's word for it.
+            "AuthorizationFailure" if refusal.message.contains("failed to authenticate") => {
+                self.unauthenticated(refusal)
+            }
             "NoAuthenticationInformation" | "PublicAccessNotPermitted" => {
                 permanent("credentials", "the request carried nothing that authorises it: see storage_account_key")
             }
