@@ -1,4 +1,4 @@
-//! Object storage: the trait that the shipper uses, its stores (a folder, S3), and the configuration of a bucket.
+//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure), and the configuration of a bucket.
 //!
 //! It never retries for ever, and never shows a key or a signature.
 
@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 #![warn(unreachable_pub)]
 
+pub mod azure;
 mod bucket;
 mod config;
 mod folder;

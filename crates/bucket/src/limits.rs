@@ -64,3 +64,14 @@ pub(crate) const PACE_BURST_DIVISOR: u64 = 10;
 /// The burst of the upload rate is at least this (and at most a second's worth), so that threads do not wake up for a
 /// few bytes.
 pub(crate) const PACE_BURST_BYTES_MIN: u64 = 64 * 1024;
+/// Attempts for each request to Azure. `Source:` azcore's three retries, which Thanos uses.
+pub(crate) const AZURE_ATTEMPTS: u32 = 4;
+/// Longest wait after the first failure of a request to Azure, and after later ones. `Source:` azcore `policy.RetryOptions`.
+pub(crate) const AZURE_RETRY_DELAY: Duration = Duration::from_millis(800);
+pub(crate) const AZURE_RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// Files that are larger go to Azure in blocks of this size: a kill costs one of them, and their requests cost little.
+pub(crate) const AZURE_BLOCK_BYTES: u64 = 16 * 1024 * 1024;
+/// Largest block. `Source:` "Scalability and performance targets for Blob storage".
+pub(crate) const AZURE_BLOCK_BYTES_MAX: u64 = 4000 * 1024 * 1024;
+/// Most blocks of one blob. `Source:` as above.
+pub(crate) const AZURE_BLOCKS_MAX: u64 = 50_000;

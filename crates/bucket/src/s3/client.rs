@@ -472,14 +472,14 @@ fn refusal(answer: &Answer, begun: Instant, signed_at: Timestamp) -> Refusal {
 }
 
 /// The store's clock minus the one that signed; the time since then is taken into account. 0 if the answer has no date.
-fn skew(date: &str, begun: Instant, signed_at: Timestamp) -> i64 {
+pub(crate) fn skew(date: &str, begun: Instant, signed_at: Timestamp) -> i64 {
     let Ok(theirs) = jiff::fmt::rfc2822::parse(date) else { return 0 };
     let ours = signed_at.as_second().saturating_add(i64::try_from(begun.elapsed().as_secs()).unwrap_or_default());
     theirs.timestamp().as_second().saturating_sub(ours)
 }
 
 /// The text of an answer that is not from S3, such as a proxy's page, without its tags.
-fn plain_words(answer: &Answer) -> String {
+pub(crate) fn plain_words(answer: &Answer) -> String {
     let text = String::from_utf8_lossy(&answer.body);
     let mut is_tag = false;
     let words: String = text
@@ -500,6 +500,6 @@ fn plain_words(answer: &Answer) -> String {
     words.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn millis(time: Duration) -> u64 {
+pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

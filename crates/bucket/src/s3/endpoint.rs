@@ -7,9 +7,9 @@ use super::config::{Lookup, S3Config};
 use pillion_base::error::{Error, Kind, Result};
 
 /// What SigV4 escapes in a query: everything but the unreserved characters of RFC 3986.
-pub(super) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(crate) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// As [`RESERVED`], for a path.
-const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
+pub(crate) const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
 /// The endpoint of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]

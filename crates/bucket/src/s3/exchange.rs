@@ -28,7 +28,7 @@ use pillion_http::tls::{CertificateDer, Pem, read_pair};
 
 /// The body of a request.
 #[derive(Clone, Copy)]
-pub(super) enum Body<'a> {
+pub(crate) enum Body<'a> {
     /// Nothing, as with GET.
     None,
     /// A few bytes.
@@ -56,7 +56,7 @@ impl Body<'_> {
 }
 
 /// A request that is ready to be sent.
-pub(super) struct SignedRequest<'a> {
+pub(crate) struct SignedRequest<'a> {
     /// The HTTP method.
     pub method: Method,
     /// The URL.
@@ -68,7 +68,7 @@ pub(super) struct SignedRequest<'a> {
 }
 
 /// Where the body of an answer goes.
-pub(super) enum BodySink<'a> {
+pub(crate) enum BodySink<'a> {
     /// Into memory, up to so many bytes.
     Buffer(u64),
     /// To a function, piece by piece, with the status; its error ends the exchange. Refusals go into memory.
@@ -77,7 +77,7 @@ pub(super) enum BodySink<'a> {
 
 impl BodySink<'_> {
     /// The same for another attempt.
-    pub(super) fn reborrow(&mut self) -> BodySink<'_> {
+    pub(crate) fn reborrow(&mut self) -> BodySink<'_> {
         match self {
             BodySink::Buffer(limit) => BodySink::Buffer(*limit),
             BodySink::Stream(each) => BodySink::Stream(&mut **each),
@@ -104,7 +104,7 @@ impl Answer {
 }
 
 /// Why there is no answer.
-pub(super) enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// The peer or the network failed.
     Network(Cause, String),
     /// The local file failed, the receiver of a body did, or the stop began.
@@ -112,7 +112,7 @@ pub(super) enum ExchangeError {
 }
 
 /// The connections to the store, with their settings.
-pub(super) struct ConnectionPool {
+pub(crate) struct ConnectionPool {
     agent: Agent,
     /// A permit for each connection that may be open. An exchange holds one.
     permits: Option<(Sender<()>, Receiver<()>)>,
@@ -127,7 +127,7 @@ impl ConnectionPool {
     /// Reads the certificates; no connection is opened yet.
     ///
     /// `Errors:` each names the setting that is wrong.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &S3Config,
         server: &Url,
         user_agent: &str,
@@ -174,7 +174,7 @@ impl ConnectionPool {
     /// Sends a request over the permitted connection and reads its answer.
     ///
     /// `Blocks:` as long as there is progress, or until the stop.
-    pub(super) fn exchange(
+    pub(crate) fn exchange(
         &self,
         _: &Permit<'_>,
         signed: &SignedRequest<'_>,
@@ -280,7 +280,7 @@ impl ConnectionPool {
     }
 
     /// Waits until a connection may be opened or reused. Others may have it for hours, so the request is signed after.
-    pub(super) fn permit(&self, stop: &Stop) -> Result<Permit<'_>> {
+    pub(crate) fn permit(&self, stop: &Stop) -> Result<Permit<'_>> {
         let Some((acquire, release)) = &self.permits else { return Ok(Permit(None)) };
         select! {
             send(acquire, ()) -> _ => Ok(Permit(Some(release))),
@@ -290,14 +290,14 @@ impl ConnectionPool {
 }
 
 /// The proxy that the environment names for a server.
-pub(super) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
+pub(crate) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
     let Some(url) = proxy::proxy_for(server, env)? else { return Ok(None) };
     let unusable = "the proxy in the environment (HTTPS_PROXY or HTTP_PROXY) is not usable";
     Proxy::new(&url).map(Some).map_err(|_| Error::new(Kind::Permanent, unusable))
 }
 
 /// The right to one connection; returned to the pool when dropped.
-pub(super) struct Permit<'a>(Option<&'a Receiver<()>>);
+pub(crate) struct Permit<'a>(Option<&'a Receiver<()>>);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
@@ -308,7 +308,7 @@ impl Drop for Permit<'_> {
 }
 
 /// The `host[:port]` that is signed.
-pub(super) fn authority(url: &Url) -> String {
+pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

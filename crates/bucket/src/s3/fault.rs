@@ -42,7 +42,7 @@ pub(super) struct Refusal {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// The name of the host is not known.
     Host,
     /// No connection, or it ended.
@@ -248,7 +248,7 @@ impl RequestContext<'_> {
 }
 
 /// The hint for a TLS error, from rustls's words.
-fn certificate_hint(text: &str) -> &'static str {
+pub(crate) fn certificate_hint(text: &str) -> &'static str {
     let has = |word: &str| text.contains(word);
     if has("UnknownIssuer") || has("CaUsedAsEndEntity") {
         "name the authority that issued the server's certificate in http_config.tls_config.ca_file, or add it to the system's"
@@ -316,7 +316,7 @@ pub(super) fn is_skewed(skew_s: i64) -> bool {
 }
 
 /// Prints a duration, such as `2h3m4s`.
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s}s"),
         (0, m, s) => format!("{m}m{s}s"),

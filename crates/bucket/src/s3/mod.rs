@@ -6,20 +6,20 @@
 //! unless the configuration says so.
 
 mod checksum;
-mod client;
+pub(crate) mod client;
 pub(crate) mod config;
-mod credentials;
+pub(crate) mod credentials;
 mod doubts;
 pub(crate) mod endpoint;
-mod exchange;
-mod fault;
+pub(crate) mod exchange;
+pub(crate) mod fault;
 mod multipart;
 mod parts;
 mod proxy;
-mod retry;
+pub(crate) mod retry;
 mod sign;
 mod sigv4;
-mod wire;
+pub(crate) mod wire;
 pub mod xml;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -35,7 +35,7 @@ impl Default for Waits {
 }
 
 /// The wait after failure `n_failed`, from 1. It is random, so that many clients do not come back at once.
-pub(super) fn wait_after(n_failed: u32, waits: &Waits) -> Duration {
+pub(crate) fn wait_after(n_failed: u32, waits: &Waits) -> Duration {
     scaled(doubled(waits.step, n_failed.saturating_sub(1), waits.step_max), random_share())
 }
 
@@ -60,7 +60,7 @@ fn random_share() -> u32 {
 
 /// Passed by every request before it is sent.
 #[derive(Default)]
-pub(super) struct Gate(Mutex<Rest>);
+pub(crate) struct Gate(Mutex<Rest>);
 
 #[derive(Default)]
 struct Rest {
@@ -71,7 +71,7 @@ struct Rest {
 
 impl Gate {
     /// `Blocks:` while the store rests. `Errors:` `Stopped`.
-    pub(super) fn pass(&self, stop: &Stop) -> Result<Instant> {
+    pub(crate) fn pass(&self, stop: &Stop) -> Result<Instant> {
         loop {
             let now = Instant::now();
             let left = self.rest().until.map(|until| until.saturating_duration_since(now)).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Gate {
 
     /// Closes the gate, because the store refused a request that passed it at `passed`, and returns for how long.
     /// Several requests that were under way together cause one rest.
-    pub(super) fn close(&self, passed: Instant, asked_for: Option<Duration>, waits: &Waits) -> Duration {
+    pub(crate) fn close(&self, passed: Instant, asked_for: Option<Duration>, waits: &Waits) -> Duration {
         let now = Instant::now();
         let mut rest = self.rest();
         if rest.begun.is_none_or(|begun| passed >= begun) {
@@ -103,7 +103,7 @@ impl Gate {
     }
 
     /// Forgets earlier rests little by little, as requests succeed.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         let mut rest = self.rest();
         rest.n_rests = rest.n_rests.saturating_sub(1);
     }

@@ -90,7 +90,7 @@ pub(super) fn element(text: &str, name: &str) -> Option<String> {
 }
 
 /// The beginning of a peer's text, on one line. It is hidden if it repeats one of the `secrets`.
-pub(super) fn quoted(text: &str, secrets: &[&str]) -> String {
+pub(crate) fn quoted(text: &str, secrets: &[&str]) -> String {
     const CHARS_MAX: usize = 300;
     if secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret)) {
         return "(not shown, for it holds a secret)".into();

@@ -17,20 +17,20 @@ use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_http::client as http;
 
 /// A whole answer.
-pub(super) struct HttpAnswer {
+pub(crate) struct HttpAnswer {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
 impl HttpAnswer {
     /// The body as text, with what is not UTF-8 replaced.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// Why there is no answer.
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// The answer did not come in time.
     pub is_timeout: bool,
     /// The service cannot be reached.
@@ -41,7 +41,7 @@ pub(super) struct Failure {
 /// Sends one request, without retries.
 ///
 /// `Blocks:` up to `timeout`.
-pub(super) fn ask(
+pub(crate) fn ask(
     method: Method,
     url: &str,
     headers: &[(&str, &str)],
@@ -101,6 +101,6 @@ pub(super) fn ask_present(
 }
 
 /// The kind of error for a refusal: whether a later request may succeed.
-pub(super) fn kind(status: u16) -> Kind {
+pub(crate) fn kind(status: u16) -> Kind {
     if matches!(status, 408 | 429 | 500..) { Kind::Retry } else { Kind::Permanent }
 }

@@ -1,11 +1,11 @@
 //! Credentials for the store: static keys, or those of the first provider that has any. [`CredentialsProvider`] is the
 //! trait; [`CredentialsChain`] looks for keys, keeps them and renews them before they expire.
 
-mod answer;
+pub(crate) mod answer;
 mod chain;
 mod container;
 mod environment;
-mod exchange;
+pub(crate) mod exchange;
 pub mod ini;
 mod instance;
 mod process;
@@ -13,7 +13,7 @@ mod profile;
 mod sign;
 mod sts;
 #[cfg(test)]
-mod test_server;
+pub(crate) mod test_server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ pub(super) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
 }
 
 /// As [`read_bytes`], for text: a token, a file of profiles.
-fn read_text(path: &Path, limit: u64) -> Result<String> {
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     let not_text = |_| Error::new(Kind::Permanent, format!("{}: is not UTF-8", path.display()));
     String::from_utf8(read_bytes(path, limit)?).map_err(not_text)
 }
