@@ -14,6 +14,7 @@ mod limits;
 mod metrics;
 mod open;
 mod pace;
+mod rest;
 pub mod s3;
 mod wrap;
 

@@ -17,7 +17,7 @@ use super::client::Request;
 use super::fault::Fault;
 use super::{AzureBucket, CONTENT_TYPE, Hash, hex, xml};
 use crate::limits;
-use crate::s3::exchange::Body;
+use crate::rest::Body;
 use crate::{Attributes, Journal, Part, Parts, Stored};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Source;

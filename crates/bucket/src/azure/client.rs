@@ -17,13 +17,10 @@ use super::token::Tokens;
 use super::{sign, xml};
 use crate::limits;
 use crate::pace::Pace;
-use crate::s3::client::{millis, plain_words, skew};
-use crate::s3::config::S3Config;
-use crate::s3::credentials::Env;
-use crate::s3::endpoint::{RESERVED, RESERVED_IN_PATH};
-use crate::s3::exchange::{Answer, Body, BodySink, ConnectionPool, ExchangeError, Permit, SignedRequest, authority};
-use crate::s3::fault::Cause;
-use crate::s3::retry::{Gate, Waits, wait_after};
+use crate::rest::{
+    Answer, Body, BodySink, Cause, ConnectionPool, Env, ExchangeError, Gate, Permit, RESERVED, RESERVED_IN_PATH,
+    SignedRequest, Waits, authority, millis, plain_words, skew, wait_after,
+};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::secret::Secret;
 use pillion_base::stop::Stop;
@@ -113,9 +110,7 @@ impl Client {
     pub(super) fn new(config: &AzureConfig, user_agent: &str, env: Env) -> Result<Self> {
         let service = Url::parse(&config.service)
             .map_err(|_| Error::new(Kind::Permanent, "storage_account and endpoint make no URL together"))?;
-        // The pool knows settings of the HTTP client only.
-        let pool = S3Config { http: config.http.clone(), insecure: service.scheme() != "https", ..S3Config::default() };
-        let connections = ConnectionPool::new(&pool, &service, user_agent, &*env)?;
+        let connections = ConnectionPool::new(&config.http, &service, user_agent, &*env)?;
         let authority = match &config.auth {
             Auth::Key(key) => Authority::Key(
                 BASE64_STANDARD

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::limits;
-use crate::s3::config::HttpConfig;
+use crate::rest::HttpConfig;
 use pillion_base::secret::Secret;
 
 /// Where and how to reach a container.

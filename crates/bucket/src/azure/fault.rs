@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::config::Auth;
 use crate::limits;
-use crate::s3::fault::{Cause, certificate_hint, duration};
+use crate::rest::{Cause, certificate_hint, duration};
 use pillion_base::error::{Error, Kind};
 
 /// How requests are authorised, as far as errors need to know.

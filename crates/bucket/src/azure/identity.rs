@@ -9,9 +9,7 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 
 use crate::limits;
-use crate::s3::credentials::answer::quoted;
-use crate::s3::credentials::exchange::{self, Failure, HttpAnswer, ask};
-use crate::s3::credentials::{Env, read_text};
+use crate::rest::{Env, Failure, HttpAnswer, ask, kind, proxy, quoted, read_text};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::secret::Secret;
 
@@ -88,7 +86,7 @@ pub(super) fn application(env: &Env, tenant: &str, client: &str, proof: &Proof<'
         }
     };
     let headers = [("content-type", "application/x-www-form-urlencoded")];
-    let proxy = crate::s3::exchange::proxy(&url, &**env)?;
+    let proxy = proxy(&url, &**env)?;
     let host = url.host_str().unwrap_or_default().to_owned();
     let answer =
         ask(Method::POST, url.as_str(), &headers, form.finish().as_bytes(), limits::CREDENTIALS_TIMEOUT, proxy)
@@ -202,7 +200,7 @@ fn token(answer: &HttpAnswer, secrets: &[&str], now: SystemTime) -> Result<Token
         if let Some(hint) = hint(line) {
             text.push_str(&format!("; {hint}"));
         }
-        return Err(Error::new(exchange::kind(answer.status), text));
+        return Err(Error::new(kind(answer.status), text));
     }
     let odd = |text: &str| wrong(format!("the answer {text}"));
     let read = read.ok_or_else(|| odd("is not the expected JSON"))?;

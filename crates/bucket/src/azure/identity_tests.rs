@@ -1,7 +1,7 @@
 //! Tests of `identity.rs`: what is asked of the directory and of machines, and what their answers mean.
 
 use super::*;
-use crate::s3::credentials::test_server::{Server, environment as env_of};
+use crate::rest::test_server::{Server, environment as env_of};
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const GOOD: &str = r#"{"token_type":"Bearer","expires_in":3599,"access_token":"eyJ.x"}"#;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
-use crate::s3::credentials::test_server::{Server, environment};
+use crate::rest::test_server::{Server, environment};
 use pillion_base::stop::stop_pair;
 
 /// A directory whose tokens `token-1`, `token-2` … last an hour, or which fails.

@@ -12,14 +12,17 @@ use url::Url;
 use super::config::S3Config;
 use super::credentials::CredentialsProvider;
 use super::endpoint::Endpoint;
-use super::exchange::{Answer, Body, BodySink, ConnectionPool, ExchangeError, Permit, SignedRequest, authority};
-use super::fault::{Cause, Fault, Refusal, RequestContext};
+use super::fault::{Fault, Refusal, RequestContext};
 use super::parts::hex;
-use super::retry::{Attempts, Gate, Next, Waits, wait_after};
+use super::retry::{Attempts, Next};
 use super::sign;
 use super::xml;
 use crate::limits;
 use crate::pace::Pace;
+use crate::rest::{
+    Answer, Body, BodySink, Cause, ConnectionPool, ExchangeError, Gate, Permit, SignedRequest, Waits, authority,
+    millis, plain_words, skew, wait_after,
+};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stop::Stop;
 
@@ -125,7 +128,7 @@ impl Client {
     ) -> Result<Self> {
         let endpoint = Endpoint::new(config)?;
         Ok(Client {
-            connections: ConnectionPool::new(config, &endpoint.bucket_url(), user_agent, env)?,
+            connections: ConnectionPool::new(&config.http, &endpoint.bucket_url(), user_agent, env)?,
             bucket: config.bucket.clone(),
             regional: Mutex::new(endpoint.region().map(|region| endpoint.in_region(region))),
             endpoint,
@@ -469,37 +472,4 @@ fn refusal(answer: &Answer, begun: Instant, signed_at: Timestamp) -> Refusal {
         skew_s: skew(answer.header("date"), begun, signed_at),
         is_alien: false,
     }
-}
-
-/// The store's clock minus the one that signed; the time since then is taken into account. 0 if the answer has no date.
-pub(crate) fn skew(date: &str, begun: Instant, signed_at: Timestamp) -> i64 {
-    let Ok(theirs) = jiff::fmt::rfc2822::parse(date) else { return 0 };
-    let ours = signed_at.as_second().saturating_add(i64::try_from(begun.elapsed().as_secs()).unwrap_or_default());
-    theirs.timestamp().as_second().saturating_sub(ours)
-}
-
-/// The text of an answer that is not from S3, such as a proxy's page, without its tags.
-pub(crate) fn plain_words(answer: &Answer) -> String {
-    let text = String::from_utf8_lossy(&answer.body);
-    let mut is_tag = false;
-    let words: String = text
-        .chars()
-        .filter_map(|c| {
-            match c {
-                '<' => is_tag = true,
-                '>' => {
-                    is_tag = false;
-                    return Some(' ');
-                }
-                c if !is_tag => return Some(c),
-                _ => {}
-            }
-            None
-        })
-        .collect();
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

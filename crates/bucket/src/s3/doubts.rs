@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::retry::{Waits, rest_after};
 use crate::limits;
+use crate::rest::{Waits, rest_after};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stop::Stop;
 

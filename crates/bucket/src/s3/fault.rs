@@ -2,6 +2,7 @@
 //!
 //! This module never sees a signature or a key, so no error can show one.
 
+use crate::rest::{Cause, certificate_hint, duration};
 use pillion_base::error::{Error, Kind};
 
 /// The request that failed.
@@ -38,25 +39,6 @@ pub(super) struct Refusal {
     pub skew_s: i64,
     /// Nothing in the answer is S3's: it may be that of a proxy in between.
     pub is_alien: bool,
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The name of the host is not known.
-    Host,
-    /// No connection, or it ended.
-    Connection,
-    /// It took too long.
-    Time,
-    /// A certificate is not accepted, by us or by the server.
-    Certificate,
-    /// The server speaks no TLS.
-    NoTls,
-    /// The proxy refused.
-    Proxy,
-    /// The answer is not HTTP, or breaks off.
-    Answer,
 }
 
 /// A failed request, with the status and code that its callers look at.
@@ -247,22 +229,6 @@ impl RequestContext<'_> {
     }
 }
 
-/// The hint for a TLS error, from rustls's words.
-pub(crate) fn certificate_hint(text: &str) -> &'static str {
-    let has = |word: &str| text.contains(word);
-    if has("UnknownIssuer") || has("CaUsedAsEndEntity") {
-        "name the authority that issued the server's certificate in http_config.tls_config.ca_file, or add it to the system's"
-    } else if has("NotValidForName") || has("not valid for name") {
-        "the certificate is for another name: correct endpoint, or set http_config.tls_config.server_name"
-    } else if ["Expired", "NotValidYet", "expired", "not valid yet"].into_iter().any(has) {
-        "the server's certificate is out of date, or this host's clock is wrong"
-    } else if has("alert") {
-        "the server refuses the handshake: it may want a client certificate, http_config.tls_config.cert_file and key_file"
-    } else {
-        "see http_config.tls_config"
-    }
-}
-
 /// Whether the store asks for fewer requests. `Source:` AWS's error codes, minio-go `retry.go`.
 pub(super) fn is_throttling(status: u16, code: &str) -> bool {
     let code_says = matches!(
@@ -313,15 +279,6 @@ pub(super) fn is_other_region(refusal: &Refusal) -> bool {
 /// Whether the difference of clocks is large enough to be the reason of a refusal. `Units:` s.
 pub(super) fn is_skewed(skew_s: i64) -> bool {
     skew_s.unsigned_abs() > crate::limits::S3_SKEW_MAX.as_secs()
-}
-
-/// Prints a duration, such as `2h3m4s`.
-pub(crate) fn duration(seconds: u64) -> String {
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
-    }
 }
 
 /// A text of the server for a log line: short, on one line, and hidden if it may hold a signature.

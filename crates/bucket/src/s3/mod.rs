@@ -2,24 +2,21 @@
 //! the store is checked for what was sent.
 //!
 //! From the outside in: this file has the operations of a bucket, `multipart` has the upload in parts, `client` sends
-//! requests with retries, `exchange` sends one. No redirect is followed, and no request is sent without a signature
+//! requests with retries, `crate::rest` sends one. No redirect is followed, and no request is sent without a signature
 //! unless the configuration says so.
 
 mod checksum;
-pub(crate) mod client;
+mod client;
 pub(crate) mod config;
-pub(crate) mod credentials;
+mod credentials;
 mod doubts;
 pub(crate) mod endpoint;
-pub(crate) mod exchange;
-pub(crate) mod fault;
+mod fault;
 mod multipart;
 mod parts;
-mod proxy;
-pub(crate) mod retry;
+mod retry;
 mod sign;
 mod sigv4;
-pub(crate) mod wire;
 pub mod xml;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,22 +29,21 @@ use rusty_s3::Method;
 use self::checksum::{Checksums, Keeping, Sums, Wanted};
 use self::client::{Client, Request};
 use self::doubts::Doubts;
-use self::exchange::Body;
 use self::fault::Fault;
 use self::parts::{Hash, Tag};
 use crate::limits;
 use crate::pace::Pace;
+use crate::rest::Body;
 use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_key};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Source;
 use pillion_base::stop::Stop;
 
-pub use self::config::{HttpConfig, ListVersion, Lookup, S3Config, Sse};
+pub use self::config::{ListVersion, Lookup, S3Config, Sse};
 pub use self::credentials::{CredentialsChain, CredentialsProvider, Keys};
 // What fuzz targets need, beside the XML: the readers of profiles and of answers that come early.
 pub use self::credentials::ini;
-pub use self::exchange::{Answer, early_answer};
-pub use self::retry::Waits;
+pub use crate::rest::{Answer, HttpConfig, Waits, early_answer};
 
 /// Headers, in lower case.
 type Headers = Vec<(String, String)>;
@@ -116,7 +112,7 @@ impl S3Bucket {
         let mut new_headers = metadata(&config)?;
         let key_headers = match &config.sse {
             Some(Sse::C { key_file }) => {
-                let key = credentials::read_bytes(key_file, limits::CREDENTIALS_BYTES_MAX)
+                let key = crate::rest::read_bytes(key_file, limits::CREDENTIALS_BYTES_MAX)
                     .context(|| "sse_config.encryption_key")?;
                 if key.len() != 32 {
                     let (path, length) = (key_file.display(), key.len());

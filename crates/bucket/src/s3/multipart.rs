@@ -11,11 +11,11 @@ use rusty_s3::Method;
 
 use super::checksum::{self, Keeping, Sums, Wanted};
 use super::client::Request;
-use super::exchange::Body;
 use super::fault::Fault;
 use super::parts::{self, Hash};
 use super::{S3Bucket, Sent, content_md5, header, is_opaque, xml};
 use crate::limits;
+use crate::rest::Body;
 use crate::{Attributes, Journal, Part, Parts, Stored};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Source;

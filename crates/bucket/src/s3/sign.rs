@@ -7,9 +7,9 @@ use url::Url;
 
 use super::client::Request;
 use super::credentials::Keys;
-use super::endpoint::RESERVED;
-use super::exchange::{Body, authority};
+
 use super::sigv4::{self, Canonical};
+use crate::rest::{Body, RESERVED, authority};
 
 /// What stands for the hash of a body that is not hashed before it is sent.
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";

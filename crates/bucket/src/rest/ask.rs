@@ -1,7 +1,7 @@
 //! One HTTP exchange for credentials, with limits of time and size. It never follows a redirect. Services on this host
 //! or link are asked directly, others through the proxy of the environment.
 //!
-//! Its waits end with the stop that was given to [`until_stopped`](crate::s3::wire::until_stopped).
+//! Its waits end with the stop that was given to [`until_stopped`](super::wire::until_stopped).
 
 use std::time::Duration;
 
@@ -10,9 +10,8 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Proxy};
 use url::{Position, Url};
 
-use super::Settings;
+use super::{Env, exchange, wire};
 use crate::limits;
-use crate::s3::{exchange, wire};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_http::client as http;
 
@@ -80,15 +79,15 @@ pub(crate) fn ask(
 }
 
 /// As [`ask`], for a peer that must exist. `is_near`: it is asked without a proxy.
-pub(super) fn ask_present(
-    settings: &Settings,
+pub(crate) fn ask_present(
+    env: &Env,
     is_near: bool,
     method: Method,
     url: &Url,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<HttpAnswer> {
-    let proxy = if is_near { None } else { exchange::proxy(url, &*settings.env)? };
+    let proxy = if is_near { None } else { exchange::proxy(url, &**env)? };
     ask(method, url.as_str(), headers, body, limits::CREDENTIALS_TIMEOUT, proxy).map_err(|failure| failure.err).context(
         || {
             format!(

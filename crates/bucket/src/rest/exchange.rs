@@ -14,10 +14,10 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Proxy, SendBody};
 use url::Url;
 
-use super::config::{HttpConfig, S3Config};
-use super::fault::Cause;
-use super::proxy;
+use super::config::HttpConfig;
+use super::proxy::proxy_for;
 use super::wire;
+use super::words::Cause;
 use crate::limits;
 use crate::pace::Pace;
 use pillion_base::error::{Error, Kind, Result};
@@ -46,7 +46,7 @@ pub(crate) enum Body<'a> {
 
 impl Body<'_> {
     /// Its size. `Units:` bytes.
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         match *self {
             Body::None => 0,
             Body::Bytes(bytes) => bytes.len() as u64,
@@ -128,16 +128,16 @@ impl ConnectionPool {
     ///
     /// `Errors:` each names the setting that is wrong.
     pub(crate) fn new(
-        config: &S3Config,
+        settings: &HttpConfig,
         server: &Url,
         user_agent: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<ConnectionPool> {
-        let settings = &config.http;
+        let is_tls = server.scheme() == "https";
         let proxy = proxy(server, env)?;
         let alias = match settings.server_name.as_str() {
             "" => None,
-            _ if config.insecure => None,
+            _ if !is_tls => None,
             _ if proxy.is_some() => {
                 return Err(Error::new(
                     Kind::Permanent,
@@ -162,7 +162,7 @@ impl ConnectionPool {
             .max_idle_age(settings.idle_conn_timeout)
             .input_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES)
             .output_buffer_size(limits::COPY_BUFFER_BYTES);
-        if !config.insecure {
+        if is_tls {
             builder = builder.tls_config(tls(settings)?);
         }
         let resolver =
@@ -291,7 +291,7 @@ impl ConnectionPool {
 
 /// The proxy that the environment names for a server.
 pub(crate) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
-    let Some(url) = proxy::proxy_for(server, env)? else { return Ok(None) };
+    let Some(url) = proxy_for(server, env)? else { return Ok(None) };
     let unusable = "the proxy in the environment (HTTPS_PROXY or HTTP_PROXY) is not usable";
     Proxy::new(&url).map(Some).map_err(|_| Error::new(Kind::Permanent, unusable))
 }
