@@ -301,6 +301,7 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
         ready_timeout: config.ready_timeout,
         disk,
         claim_budget_bytes: config.shipper.claim_budget_bytes,
+        claim_reserve_bytes: config.shipper.claim_reserve_bytes,
         upload_gate: Some(Arc::new(move |stop| schedule.wait_to_start(stop))),
         on_idle: Some(Arc::new(move || idle.reset_jitter())),
         ..ShipConfig::new(&config.tsdb_path)

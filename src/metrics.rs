@@ -354,6 +354,12 @@ impl Metrics {
                 "pillion_shipper_claims_given_up_total",
                 "Total number of blocks that were deleted before they were in the bucket, because of the budget for claims.",
             ),
+            stand_in_blocks: int_counter(
+                r,
+                "pillion_shipper_stand_in_blocks_total",
+                "Total number of compacted blocks that were uploaded in place of blocks which Prometheus had compacted before \
+                 they were in the bucket.",
+            ),
             quarantined_blocks: int_gauge(
                 r,
                 "pillion_shipper_quarantined_blocks",

@@ -83,6 +83,8 @@ pub(crate) struct ShipperOptions {
     pub(crate) upload_limits_file: String,
     /// Bytes of blocks that are kept after Prometheus has deleted them; 0 leaves it to the size of the file system.
     pub(crate) claim_budget_bytes: u64,
+    /// Bytes that those leave free for Prometheus; 0 leaves it to the size of the file system.
+    pub(crate) claim_reserve_bytes: u64,
 }
 
 impl Config {
@@ -134,6 +136,7 @@ impl Config {
                 },
                 upload_limits_file: flags.shipper_upload_limits_file,
                 claim_budget_bytes: flags.shipper_claim_budget.0,
+                claim_reserve_bytes: flags.shipper_claim_reserve.0,
             },
             hash_func: flags.hash_func,
             per_call: PerCall {
@@ -294,11 +297,12 @@ mod tests {
             "--shipper.upload-window=22:00-06:00+01:00",
             "--shipper.upload-window=12:00-13:00",
             "--shipper.claim-budget=5GiB",
+            "--shipper.claim-reserve=1GiB",
         ])
         .unwrap();
         let expected = "2500000 bytes per second, jitter 0s, at 22:00-06:00+01:00 and 12:00-13:00Z";
         assert_eq!(config.shipper.upload_limits.to_string(), expected);
-        assert_eq!(config.shipper.claim_budget_bytes, 5 << 30);
+        assert_eq!((config.shipper.claim_budget_bytes, config.shipper.claim_reserve_bytes), (5 << 30, 1 << 30));
     }
 
     #[test]

@@ -140,6 +140,9 @@ flags! {
         shipper_claim_budget: ByteSize = "shipper.claim-budget", BYTES, Default("0"), Own,
             "Most bytes of blocks that are kept for the upload after Prometheus has deleted them, such as 5GiB; 0 is a \
              tenth of the file system under --tsdb.path.";
+        shipper_claim_reserve: ByteSize = "shipper.claim-reserve", BYTES, Default("0"), Own,
+            "Bytes of the file system under --tsdb.path that those blocks leave free for Prometheus, such as 2GiB; 0 is a \
+             twentieth of it.";
         store_limits_request_series: u64, from_str_fn(uint) =
             "store.limits.request-series", Number, Default("0"), Supported,
             "Most series one Series call may return; 0 is no limit.";

@@ -51,7 +51,12 @@ impl Rig {
         let bucket = Arc::new(FolderBucket::open(self.bucket_dir.path(), Disk::real()).unwrap());
         let external_labels = Labels::new(labels.iter().copied());
         let state = Published::new(PromState { external_labels, ..PromState::unknown(0) });
-        let mut shipper = Shipper::new(ShipConfig::new(self.tsdb.path()), bucket, state, ShipMetrics::default());
+        let mut shipper = Shipper::new(
+            ShipConfig { settle_time: std::time::Duration::ZERO, ..ShipConfig::new(self.tsdb.path()) },
+            bucket,
+            state,
+            ShipMetrics::default(),
+        );
         let report = shipper.tick(&stop);
         assert!(report.error.is_none(), "{report:?}");
     }

@@ -113,6 +113,14 @@ impl Disk {
         })
     }
 
+    /// Bytes of the file system that holds `path` which a user without privileges can still fill. `Units:` bytes.
+    pub fn available(&self, path: &Path) -> Result<u64> {
+        self.run(Op::Capacity, path, || {
+            let found = rustix::fs::statvfs(path)?;
+            Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        })
+    }
+
     /// The names in `dir`, sorted bytewise.
     pub fn list(&self, dir: &Path) -> Result<Vec<Entry>> {
         let mut entries = self.run(Op::List, dir, || {
@@ -142,11 +150,12 @@ impl Disk {
 
     /// Opens a file for reading at any offset, by several threads at once, even after its name is removed.
     pub fn open_source(&self, path: &Path) -> Result<Source> {
-        let (file, size_bytes) = self.run(Op::Open, path, || {
+        let opened = self.run(Op::Open, path, || {
             let file = File::open(path)?;
             let size_bytes = file.metadata()?.len();
             Ok((file, size_bytes))
-        })?;
+        });
+        let (file, size_bytes) = opened.map_err(unreadable)?;
         Ok(Source { disk: self.clone(), file: Arc::new(file), path: path.to_owned(), size_bytes })
     }
 
@@ -257,8 +266,8 @@ impl Source {
 
     /// Reads into `buffer` from `offset`; 0 is the end.
     ///
-    /// `Errors:` of kind `Corrupt` where the disk says that it cannot read these bytes (EIO): another attempt on the
-    /// same file is not expected to succeed, whatever state the receiver is in.
+    /// `Errors:` of class [`UNREADABLE`] where the disk cannot read these bytes (EIO). It may be able to later: a bad sector
+    /// stays, a bad cable does not.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         loop {
             let mut interrupted = false;
@@ -268,7 +277,7 @@ impl Source {
                     .inspect_err(|err| interrupted = err.kind() == io::ErrorKind::Interrupted)
             });
             if !interrupted {
-                return read;
+                return read.map_err(unreadable);
             }
         }
     }
@@ -322,7 +331,7 @@ impl Writer {
     /// `Errors:` as of [`Source::read_at`] and [`Writer::write`]; `Retry` when the source has become shorter.
     pub fn copy(&mut self, source: &Source, offset: u64, length: usize) -> Result<usize> {
         // Both seams are asked as if it were read and written here.
-        source.disk.run(Op::Read, &source.path, || Ok(()))?;
+        source.disk.run(Op::Read, &source.path, || Ok(())).map_err(unreadable)?;
         self.disk.run(Op::Write, &self.path, || Ok(()))?;
         let mut from = offset;
         match rustix::fs::copy_file_range(&*source.file, Some(&mut from), &self.file, None, length) {
@@ -404,7 +413,7 @@ fn failed(err: &io::Error, op: Op, path: &Path, to: Option<&Path>) -> Error {
         Op::RemoveFile | Op::RemoveDir => "remove",
     };
     let kind = match (op, err.raw_os_error().map(Errno::from_raw_os_error)) {
-        (Op::Read, Some(Errno::IO | Errno::ISDIR)) => Kind::Corrupt,
+        (Op::Read, Some(Errno::ISDIR)) => Kind::Corrupt,
         // The file system cannot do it, or must not: the next attempt would fail too.
         (Op::Link, Some(Errno::XDEV | Errno::OPNOTSUPP | Errno::MLINK)) => Kind::Permanent,
         (Op::Link | Op::Create | Op::CreateDir | Op::Rename, Some(Errno::PERM)) => Kind::Permanent,
@@ -417,7 +426,20 @@ fn failed(err: &io::Error, op: Op, path: &Path, to: Option<&Path>) -> Error {
         Some(to) => format!("{} {}", path.display(), to.display()),
         None => path.display().to_string(),
     };
-    Error::new(kind, os_text(err)).context(format!("{verb} {names}"))
+    let failed = Error::new(kind, os_text(err)).context(format!("{verb} {names}"));
+    // A bad sector, a cable, a server that is away: nothing says that the bytes are lost.
+    if err.raw_os_error() == Some(Errno::IO.raw_os_error()) { failed.classed(DISK) } else { failed }
+}
+
+/// The class of what a disk could not do.
+const DISK: &str = "disk";
+/// The class of what could not be read although it is there; see [`unreadable`].
+pub const UNREADABLE: &str = "unreadable";
+
+/// The same error; where the disk is at fault, with the class that says whose bytes it failed at: those of a file that is
+/// to be read, and not those of the place it is copied to.
+pub fn unreadable(err: Error) -> Error {
+    if err.class() == DISK { err.classed(UNREADABLE) } else { err }
 }
 
 /// `no such file or directory` of `No such file or directory (os error 2)`.
@@ -503,8 +525,10 @@ mod tests {
             Op::Read => Err(io::Error::from_raw_os_error(5)),
             _ => Ok(()),
         });
-        assert_eq!(bad.read(&path, 9).unwrap_err().kind(), Kind::Corrupt);
-        assert_eq!(bad.open_source(&path).unwrap().for_each(0..5, |_| Ok(())).unwrap_err().kind(), Kind::Corrupt);
+        let said = |err: Error| (err.kind(), err.class());
+        assert_eq!(said(bad.read(&path, 9).unwrap_err()), (Kind::Retry, DISK));
+        let source = bad.open_source(&path).unwrap();
+        assert_eq!(said(source.for_each(0..5, |_| Ok(())).unwrap_err()), (Kind::Retry, UNREADABLE));
     }
 
     #[test]
@@ -521,7 +545,7 @@ mod tests {
             Op::Read => Err(io::Error::from_raw_os_error(5)),
             _ => Ok(()),
         });
-        assert_eq!(writer.copy(&bad.open_source(&from).unwrap(), 0, 1).unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(writer.copy(&bad.open_source(&from).unwrap(), 0, 1).unwrap_err().class(), UNREADABLE);
         assert!(writer.is_named().unwrap());
         std::fs::rename(&from, &to).unwrap();
         assert!(!writer.is_named().unwrap());

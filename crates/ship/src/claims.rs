@@ -39,8 +39,10 @@ pub(crate) struct Claims {
     uploading: Option<Uploading>,
     /// Whether the last [`Claims::find`] may have missed claims.
     has_unread: bool,
+    /// Folders of claims that cannot be used now, with the reason.
+    unread: BTreeMap<Ulid, Error>,
     /// The subjects that were logged; each is logged once.
-    logged: BTreeSet<&'static str>,
+    logged: BTreeSet<String>,
 }
 
 /// What is known of the claim that is being uploaded.
@@ -59,6 +61,15 @@ pub(crate) enum ClaimOutcome {
     NoDescriptors,
     /// Prometheus has removed it.
     Gone,
+}
+
+/// What claims may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// At most so many bytes; 0 is a share of the file system.
+    pub(crate) bytes: u64,
+    /// So many bytes of the file system stay free; 0 is a share of it.
+    pub(crate) reserve_bytes: u64,
 }
 
 /// What claims cost.
@@ -83,6 +94,7 @@ impl Claims {
             ended,
             uploading: None,
             has_unread: false,
+            unread: BTreeMap::new(),
             logged,
         }
     }
@@ -95,6 +107,11 @@ impl Claims {
     /// Whether there may be claims on the disk that cannot be read now.
     pub(crate) fn has_unread(&self) -> bool {
         self.has_unread
+    }
+
+    /// Folders of claims that cannot be used now, with the reason.
+    pub(crate) fn unread(&self) -> impl Iterator<Item = (Ulid, &Error)> {
+        self.unread.iter().map(|(ulid, err)| (*ulid, err))
     }
 
     /// The claim of a block.
@@ -119,17 +136,19 @@ impl Claims {
         self.held.insert(claim.meta.ulid, claim);
     }
 
-    /// Reads the folder of claims: finds the claims of an earlier run, removes leftovers, and forgets claims whose
-    /// folder somebody has removed.
-    pub(crate) fn find(&mut self) -> Result<()> {
+    /// Reads the folder of claims: finds the claims of an earlier run, removes leftovers, and forgets claims whose folder
+    /// somebody has removed. What cannot be read is passed over: it hides no other claim. `is_local` says whether Prometheus
+    /// still has a block.
+    pub(crate) fn find(&mut self, is_local: impl Fn(Ulid) -> bool) {
         self.has_unread = false;
+        self.unread.clear();
         let (there, failed) = match self.spool.list() {
-            Err(err) if err.kind() == Kind::Permanent => {
+            Err(err) => {
                 self.has_unread = true;
                 self.warn_once("list", "cannot read claims of an earlier run", &err);
-                return Ok(());
+                return;
             }
-            other => other?,
+            Ok(listed) => listed,
         };
         if let Some(err) = failed {
             self.warn_once("sweep", "what is no claim cannot be removed from thanos/upload", &err);
@@ -142,41 +161,53 @@ impl Claims {
             if is_linked || is_ended || self.is_uploading(ulid) {
                 continue;
             }
-            let passed_over = "a claim of an earlier run cannot be read and is passed over";
-            let held = match self.spool.load(ulid) {
-                Err(err) if matches!(err.kind(), Kind::Permanent | Kind::Corrupt) => {
-                    self.has_unread = true;
-                    self.warn_once("load", passed_over, &err);
-                    continue;
-                }
-                other => other?,
-            };
-            match held {
-                SpoolEntry::Claim { meta, is_pinned } => {
-                    let record = Record::load(&self.bucket_name, &self.disk, self.spool.state_path(ulid));
-                    let dir = self.spool.dir(ulid);
-                    match scan::examine(&self.disk, &dir, &meta) {
-                        Ok(Examined { chunks, bytes }) => {
-                            let files = Files::Linked(dir);
-                            let claim =
-                                Claim { meta: *meta, is_pinned, is_pin_owed: false, chunks, bytes, files, record };
-                            self.held.insert(ulid, claim);
-                        }
-                        Err(err) if err.kind() == Kind::Corrupt => {
-                            log::error!(target: LOG_TARGET, block = ulid.as_str(), err = err.to_string(); "claim of a block is damaged and given up");
-                            self.remove_folder(ulid, record);
-                        }
-                        Err(err) if err.kind() == Kind::Permanent => {
-                            self.has_unread = true;
-                            self.warn_once("load", passed_over, &err);
-                        }
-                        Err(err) => return Err(err.context(format!("read claim of block {ulid}"))),
+            if let Err(err) = self.find_one(ulid, &is_local) {
+                self.has_unread = true;
+                self.warn_once(
+                    ulid.as_str(),
+                    "a claim cannot be used and is passed over; it is looked at again and again",
+                    &err,
+                );
+                self.unread.insert(ulid, err);
+            }
+        }
+    }
+
+    fn find_one(&mut self, ulid: Ulid, is_local: &impl Fn(Ulid) -> bool) -> Result<()> {
+        let record = || Record::load(&self.bucket_name, &self.disk, self.spool.state_path(ulid));
+        match self.spool.load(ulid)? {
+            SpoolEntry::Claim { meta, is_pinned } => {
+                let (record, dir) = (record(), self.spool.dir(ulid));
+                match scan::examine(&self.disk, &dir, &meta) {
+                    Ok(Examined { chunks, bytes }) => {
+                        let files = Files::Linked(dir);
+                        let claim = Claim { meta: *meta, is_pinned, is_pin_owed: false, chunks, bytes, files, record };
+                        self.held.insert(ulid, claim);
                     }
+                    Err(err) if err.kind() == Kind::Corrupt => {
+                        log::error!(target: LOG_TARGET, block = ulid.as_str(), err = err.to_string(); "claim of a block is damaged and given up");
+                        self.remove_folder(ulid, record);
+                    }
+                    Err(err) => return Err(err.context(format!("read claim of block {ulid}"))),
                 }
-                SpoolEntry::Leftover => {
-                    let record = Record::load(&self.bucket_name, &self.disk, self.spool.state_path(ulid));
-                    self.remove_folder(ulid, record);
-                }
+            }
+            SpoolEntry::Leftover => {
+                let record = record();
+                self.remove_folder(ulid, record);
+            }
+            // Prometheus's own meta.json says the same.
+            SpoolEntry::Damaged(err) if is_local(ulid) => {
+                log::warn!(target: LOG_TARGET, block = ulid.as_str(), err = err.to_string();
+                    "the meta.json of a claim is damaged; the block is claimed anew");
+                let record = record();
+                self.remove_folder(ulid, record);
+            }
+            SpoolEntry::Damaged(err) => {
+                let dir = self.spool.dir(ulid);
+                return Err(err.context(format!(
+                    "the meta.json of the last copy of block {ulid} is damaged: mend or remove {}",
+                    dir.display()
+                )));
             }
         }
         Ok(())
@@ -196,8 +227,12 @@ impl Claims {
             None => None,
         };
         let Ok(meta) = &found.meta else { return Ok(ClaimOutcome::Gone) };
+        // A new claim would remove it, with the labels that it has pinned.
+        if let Some(err) = self.unread.get(&ulid) {
+            return Err(err.clone().with_kind(Kind::Retry));
+        }
         let Examined { chunks, bytes } = match scan::examine(&self.disk, &found.dir, meta) {
-            Err(_) if !found.dir.exists() => return Ok(self.kept_open(before)),
+            Err(_) if scan::is_gone(&self.disk, &found.dir) => return Ok(self.kept_open(before)),
             Err(err) => {
                 self.kept_open(before);
                 return Err(err);
@@ -228,11 +263,13 @@ impl Claims {
                 }
                 match record {
                     Ok((record, files)) => (files, record),
-                    Err(_) if err.kind() == Kind::NotFound && !found.dir.exists() => return Ok(ClaimOutcome::Gone),
+                    Err(_) if err.kind() == Kind::NotFound && scan::is_gone(&self.disk, &found.dir) => {
+                        return Ok(ClaimOutcome::Gone);
+                    }
                     Err(record) => match self.open(found, &chunks, &err, force)? {
                         Some(files) => (files, record),
-                        None if found.dir.exists() => return Ok(ClaimOutcome::NoDescriptors),
-                        None => return Ok(ClaimOutcome::Gone),
+                        None if scan::is_gone(&self.disk, &found.dir) => return Ok(ClaimOutcome::Gone),
+                        None => return Ok(ClaimOutcome::NoDescriptors),
                     },
                 }
             }
@@ -272,7 +309,7 @@ impl Claims {
         for name in chunks.iter().map(|name| format!("chunks/{name}")).chain(["index".to_owned()]) {
             match self.disk.open_source(&found.dir.join(&name)) {
                 Ok(source) => sources.insert(name, source),
-                Err(_) if !found.dir.exists() => return Ok(None),
+                Err(_) if scan::is_gone(&self.disk, &found.dir) => return Ok(None),
                 Err(err) => return Err(err.context(format!("hold block {}", found.ulid))),
             };
         }
@@ -299,14 +336,23 @@ impl Claims {
         }
     }
 
-    /// Gives claims up, newest first, until they cost no more than the budget; 0 is a share of the file system.
-    /// `is_local` says whether Prometheus still has a block: then its claim costs nothing.
-    pub(crate) fn enforce_budget(&mut self, budget_bytes: u64, is_local: impl Fn(Ulid) -> bool) -> Cost {
-        let mut held: Vec<(i64, Ulid, u64)> = self
+    /// Gives claims up, newest first, until they cost no more than the budget and leave the reserve free. `is_local` says
+    /// whether Prometheus still has a block: then its claim costs nothing. `is_idle` says whether a claim is not going to be
+    /// shipped as things are; such claims go first.
+    pub(crate) fn enforce_budget(
+        &mut self,
+        budget: &Budget,
+        is_local: impl Fn(Ulid) -> bool,
+        is_idle: impl Fn(Ulid) -> bool,
+    ) -> Cost {
+        let mut held: Vec<((bool, i64), Ulid, u64)> = self
             .held
             .values()
             .filter(|claim| !is_local(claim.meta.ulid))
-            .map(|claim| (claim.meta.min_time_ms, claim.meta.ulid, self.cost(&files(claim))))
+            .map(|claim| {
+                let ulid = claim.meta.ulid;
+                ((is_idle(ulid), claim.meta.min_time_ms), ulid, self.cost(&files(claim)))
+            })
             .collect();
         held.sort_unstable();
         // The claim that is being uploaded costs room too, but is not given up.
@@ -317,7 +363,7 @@ impl Claims {
         if cost.bytes == 0 {
             return cost;
         }
-        let budget_bytes = if budget_bytes == 0 { self.default_budget_bytes() } else { budget_bytes };
+        let budget_bytes = self.budget_bytes(budget, cost.bytes);
         while cost.bytes > budget_bytes
             && let Some((_, ulid, bytes)) = held.pop()
         {
@@ -328,7 +374,8 @@ impl Claims {
                 log::error!(target: LOG_TARGET, block = ulid.as_str(), min_time = claim.meta.min_time_ms, max_time = claim.meta.max_time_ms,
                     bytes = bytes, claimed_bytes = cost.bytes, budget_bytes = budget_bytes;
                     "block is given up and its samples are lost to the bucket: Prometheus has removed it, it was not \
-                     shipped in time, and claims use up their disk budget; --shipper.claim-budget raises it");
+                     shipped in time, and claims use up their disk budget, or the disk is full; --shipper.claim-budget raises \
+                     it, --shipper.claim-reserve is what stays free");
             }
             self.end(ulid);
             cost.bytes -= bytes;
@@ -337,14 +384,19 @@ impl Claims {
         cost
     }
 
-    fn default_budget_bytes(&self) -> u64 {
-        match self.spool.capacity() {
-            Ok(bytes) => bytes / limits::CLAIM_BUDGET_SHARE,
-            Err(err) => {
-                log::debug!(target: LOG_TARGET, err = err.to_string(); "the size of the file system is not known");
-                u64::MAX
-            }
-        }
+    /// What claims may cost now, if they cost `bytes`: less than the budget where the disk is nearly full, for Prometheus
+    /// must not be stopped by what is kept for the bucket.
+    fn budget_bytes(&self, budget: &Budget, bytes: u64) -> u64 {
+        let share =
+            |wanted: u64, share: u64| if wanted > 0 { Some(wanted) } else { self.capacity().map(|all| all / share) };
+        let most = share(budget.bytes, limits::CLAIM_BUDGET_SHARE).unwrap_or(u64::MAX);
+        let reserve = share(budget.reserve_bytes, limits::CLAIM_RESERVE_SHARE).unwrap_or(0);
+        let free = self.spool.available().unwrap_or(u64::MAX);
+        most.min(bytes.saturating_add(free).saturating_sub(reserve))
+    }
+
+    fn capacity(&self) -> Option<u64> {
+        self.spool.capacity().inspect_err(|err| log::debug!(target: LOG_TARGET, err = err.to_string(); "the size of the file system is not known")).ok()
     }
 
     /// Bytes that would be free without these files of a claim. A file that another link keeps costs nothing.
@@ -420,8 +472,8 @@ impl Claims {
         }
     }
 
-    fn warn_once(&mut self, about: &'static str, text: &str, err: &Error) {
-        if self.logged.insert(about) {
+    fn warn_once(&mut self, about: &str, text: &str, err: &Error) {
+        if self.logged.insert(about.to_owned()) {
             log::warn!(target: LOG_TARGET, err = err.to_string(); "{text}");
         }
     }

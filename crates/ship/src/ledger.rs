@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::LOG_TARGET;
+use crate::history;
 use crate::json::{self, Json, Object};
 use crate::limits;
 use crate::ulid::Ulid;
@@ -50,15 +51,24 @@ pub(crate) struct Ledger {
     content: LedgerFile,
     /// The bytes that the file is known to hold; `None` if it must be written whatever it holds.
     on_disk: Option<Vec<u8>>,
+    /// Why nothing is known of the file, which is there. It must not be written then.
+    unread: Option<Error>,
+    /// Whether a ledger was set aside: blocks were shipped of which nothing is known.
+    was_damaged: bool,
 }
 
 impl Ledger {
-    /// Reads the ledger, and creates it empty if it is missing or unreadable.
+    /// Reads the ledger, and creates it empty if it is missing. One that cannot be understood is kept under another name.
     ///
-    /// `Errors:` none. A file that cannot be written now is logged and written by the next [`Ledger::save`].
+    /// `Errors:` none. A file that cannot be written now is logged and written by the next [`Ledger::save`]; one that cannot
+    /// be read now is not written at all, see [`Ledger::reload`].
     pub(crate) fn open(path: &Path, disk: Disk) -> Self {
-        let mut ledger = Ledger { path: path.to_owned(), disk, content: LedgerFile::default(), on_disk: None };
-        ledger.load();
+        let content = LedgerFile::default();
+        let mut ledger =
+            Ledger { path: path.to_owned(), disk, content, on_disk: None, unread: None, was_damaged: false };
+        if let Err(err) = ledger.load(true) {
+            log::error!(target: LOG_TARGET, err = err.to_string(); "nothing is shipped until the meta file can be read");
+        }
         if let Err(err) = ledger.save() {
             log::warn!(target: LOG_TARGET, err = err.to_string(); "updating meta file failed");
         }
@@ -68,34 +78,78 @@ impl Ledger {
     /// Reads the file again, because an operator may have edited or removed it. A missing file is an empty ledger. A
     /// file that cannot be read or understood changes nothing. The file is not read while it has yet to be saved,
     /// because it is older than what is known.
-    pub(crate) fn reload(&mut self) {
-        if self.on_disk.is_some() {
-            self.load();
+    ///
+    /// `Errors:` when the file is there and has never been read: nobody knows what was shipped.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        if self.on_disk.is_some() || self.unread.is_some() {
+            return self.load(false);
         }
+        Ok(())
     }
 
-    fn load(&mut self) {
-        match read(&self.disk, &self.path) {
-            Ok((LedgerFile { entries, last_upload }, bytes)) => {
+    /// Whether this process has set aside a ledger that could not be understood.
+    pub(crate) fn was_damaged(&self) -> bool {
+        self.was_damaged
+    }
+
+    fn load(&mut self, is_first: bool) -> Result<()> {
+        let is_known = !is_first && self.unread.is_none();
+        let bytes = match self.disk.read(&self.path, limits::META_BYTES_MAX) {
+            // A data directory that is gone for a moment is no reason to forget what was shipped.
+            Err(err) if err.kind() == Kind::NotFound && !files::parent(&self.path).is_dir() => {
+                log::error!(target: LOG_TARGET, err = failed_to_read(err, &self.path).to_string();
+                    "failed to read meta file, as its directory is missing");
+                return Ok(());
+            }
+            Err(err) if err.kind() == Kind::NotFound => {
+                log::info!(target: LOG_TARGET, "no meta file found, creating empty meta data to write later");
+                self.begin_anew();
+                return Ok(());
+            }
+            Err(err) => {
+                let err = failed_to_read(err, &self.path);
+                if is_known {
+                    log::error!(target: LOG_TARGET, err = err.to_string(); "failed to read meta file; it is written again from memory");
+                    self.on_disk = None;
+                    return Ok(());
+                }
+                self.unread = Some(err.clone());
+                return Err(err);
+            }
+            Ok(bytes) => bytes,
+        };
+        match LedgerFile::parse(&bytes, &self.path) {
+            Ok(LedgerFile { entries, last_upload }) => {
                 // A file without the time, or with one that cannot be read, does not make it unknown.
                 let last_upload = last_upload.or(self.content.last_upload);
                 self.content = LedgerFile { entries, last_upload };
                 self.on_disk = Some(bytes);
-            }
-            // A data directory that is gone for a moment is no reason to forget what was shipped.
-            Err(err) if err.kind() == Kind::NotFound && !files::parent(&self.path).is_dir() => {
-                log::error!(target: LOG_TARGET, err = err.to_string(); "failed to read meta file, as its directory is missing");
-            }
-            Err(err) if err.kind() == Kind::NotFound => {
-                log::info!(target: LOG_TARGET, "no meta file found, creating empty meta data to write later");
-                self.content.entries.clear();
-                self.on_disk = None;
+                self.unread = None;
             }
             Err(err) => {
-                log::error!(target: LOG_TARGET, err = err.to_string(); "failed to read meta file, creating empty meta data to write later");
-                self.on_disk = None;
+                let aside = history::aside(&self.path);
+                let kept = self
+                    .disk
+                    .rename(&self.path, &aside)
+                    .err()
+                    .map_or(aside.display().to_string(), |err| err.to_string());
+                log::error!(target: LOG_TARGET, err = err.to_string(), kept_as = kept;
+                    "failed to read meta file, creating empty meta data to write later");
+                if is_known {
+                    self.on_disk = None;
+                } else {
+                    self.begin_anew();
+                    self.was_damaged = true;
+                }
             }
         }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        self.content.entries.clear();
+        self.on_disk = None;
+        self.unread = None;
     }
 
     /// The entry of a block.
@@ -130,6 +184,9 @@ impl Ledger {
 
     /// Writes the file unless it holds the same already. Returns whether it was written.
     pub(crate) fn save(&mut self) -> Result<bool> {
+        if self.unread.is_some() {
+            return Ok(false);
+        }
         let bytes = self.content.write();
         if self.on_disk.as_ref() == Some(&bytes) {
             return Ok(false);
@@ -146,15 +203,18 @@ impl Ledger {
 pub(crate) fn shipped(disk: &Disk, path: &Path) -> Result<BTreeSet<Ulid>> {
     let entries = match read(disk, path) {
         Err(err) if err.kind() == Kind::NotFound => return Ok(BTreeSet::new()),
-        other => other?.0.entries,
+        other => other?.entries,
     };
     Ok(entries.into_iter().filter(|entry| entry.shipped).map(|entry| entry.ulid).collect())
 }
 
-fn read(disk: &Disk, path: &Path) -> Result<(LedgerFile, Vec<u8>)> {
-    let bytes = disk.read(path, limits::META_BYTES_MAX).context(|| format!("failed to read {}", path.display()))?;
-    let content = LedgerFile::parse(&bytes, path)?;
-    Ok((content, bytes))
+fn read(disk: &Disk, path: &Path) -> Result<LedgerFile> {
+    let bytes = disk.read(path, limits::META_BYTES_MAX).map_err(|err| failed_to_read(err, path))?;
+    LedgerFile::parse(&bytes, path)
+}
+
+fn failed_to_read(err: Error, path: &Path) -> Error {
+    err.context(format!("failed to read {}", path.display()))
 }
 
 impl LedgerFile {
@@ -286,7 +346,7 @@ mod tests {
             Ok(())
         });
         let mut ledger = Ledger::open(&path, disk.clone());
-        ledger.reload();
+        ledger.reload().unwrap();
         ledger.save().unwrap();
         let mut ledger = Ledger::open(&path, disk);
         ledger.set(vec![LedgerEntry { ulid: ulid(1), shipped: true }]);
@@ -309,12 +369,46 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             let err = read(&Disk::real(), &path).unwrap_err();
             assert!(expected.is_empty() || err.to_string() == expected, "{err}");
-            assert!(Ledger::open(&path, Disk::real()).entries().is_empty());
+            let ledger = Ledger::open(&path, Disk::real());
+            assert!(ledger.entries().is_empty() && ledger.was_damaged());
             assert!(read(&Disk::real(), &path).is_ok());
+            // What it held is kept.
+            let entries = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+            let aside: Vec<_> = entries.filter(|path| path.to_str().unwrap().contains(".bad-")).collect();
+            assert_eq!(aside.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>(), [content]);
+            std::fs::remove_file(&aside[0]).unwrap();
         }
         std::fs::remove_file(&path).unwrap();
         let err = read(&Disk::real(), &path).unwrap_err();
         assert_eq!(err.to_string(), format!("failed to read {shown}: open {shown}: no such file or directory"));
+    }
+
+    #[test]
+    fn a_ledger_that_is_there_and_cannot_be_read_is_not_replaced_by_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thanos.shipper.json");
+        let mut ledger = Ledger::open(&path, Disk::real());
+        ledger.set(vec![LedgerEntry { ulid: ulid(1), shipped: true }]);
+        ledger.save().unwrap();
+        let before = std::fs::read(&path).unwrap();
+        // EIO, EACCES, ESTALE.
+        for errno in [5, 13, 116] {
+            let fails = Arc::new(AtomicUsize::new(1));
+            let flag = Arc::clone(&fails);
+            let disk = Disk::watched(move |step| match (step.op, flag.load(Ordering::SeqCst)) {
+                (Op::Open, 1) if step.path.ends_with("thanos.shipper.json") => {
+                    Err(std::io::Error::from_raw_os_error(errno))
+                }
+                _ => Ok(()),
+            });
+            let mut ledger = Ledger::open(&path, disk);
+            ledger.reload().unwrap_err();
+            assert!(!ledger.save().unwrap() && !ledger.was_damaged());
+            assert_eq!(std::fs::read(&path).unwrap(), before, "{errno}");
+            fails.store(0, Ordering::SeqCst);
+            ledger.reload().unwrap();
+            assert_eq!(ledger.entries(), [LedgerEntry { ulid: ulid(1), shipped: true }], "{errno}");
+        }
     }
 
     #[test]
@@ -331,7 +425,7 @@ mod tests {
         full.store(1, Ordering::SeqCst);
         ledger.set(vec![LedgerEntry { ulid: ulid(1), shipped: true }]);
         ledger.save().unwrap_err();
-        ledger.reload();
+        ledger.reload().unwrap();
         assert_eq!(ledger.entries().len(), 1);
         full.store(0, Ordering::SeqCst);
         assert!(ledger.save().unwrap());
@@ -349,19 +443,19 @@ mod tests {
         ledger.set(listed.clone());
         ledger.save().unwrap();
         std::fs::rename(&data, &away).unwrap();
-        ledger.reload();
+        ledger.reload().unwrap();
         assert!(!ledger.save().unwrap());
         std::fs::rename(&away, &data).unwrap();
-        ledger.reload();
+        ledger.reload().unwrap();
         assert_eq!(ledger.entries(), listed);
         // The same with an empty folder in its place, as of a disk that is not mounted.
         std::fs::rename(&data, &away).unwrap();
         std::fs::create_dir(&data).unwrap();
-        ledger.reload();
+        ledger.reload().unwrap();
         ledger.save().unwrap();
         std::fs::remove_dir_all(&data).unwrap();
         std::fs::rename(&away, &data).unwrap();
-        ledger.reload();
+        ledger.reload().unwrap();
         assert_eq!(ledger.entries(), listed);
     }
 
@@ -373,11 +467,11 @@ mod tests {
         ledger.set(vec![LedgerEntry { ulid: ulid(1), shipped: true }]);
         ledger.save().unwrap();
         std::fs::write(&path, "").unwrap();
-        ledger.reload();
+        ledger.reload().unwrap();
         assert!(ledger.save().unwrap());
         assert_eq!(ledger.entries().len(), 1);
         std::fs::remove_file(&path).unwrap();
-        ledger.reload();
+        ledger.reload().unwrap();
         assert!(ledger.save().unwrap());
         assert!(ledger.entries().is_empty());
     }

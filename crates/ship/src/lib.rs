@@ -8,6 +8,7 @@ mod backlog;
 mod claim;
 mod claims;
 mod encodings;
+mod history;
 mod json;
 mod lag;
 mod ledger;
@@ -27,6 +28,7 @@ mod ulid;
 mod upload;
 mod upload_limits;
 pub mod verify;
+mod whole;
 mod window;
 
 pub use backlog::{Backlog, PendingBlock};

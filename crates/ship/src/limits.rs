@@ -6,6 +6,14 @@ pub(crate) use pillion_base::limits::META_BYTES_MAX;
 
 /// How often the shipper scans the data directory. `Source:` Thanos, a constant there too.
 pub(crate) const SHIP_INTERVAL: Duration = Duration::from_secs(30);
+/// A block is shipped once two looks that are so far apart saw the same files: one that is copied in grows meanwhile.
+pub(crate) const SETTLE_TIME: Duration = Duration::from_secs(25);
+/// For so long a block that the disk cannot read is tried again before it is given up.
+pub(crate) const UNREADABLE_TIME: Duration = Duration::from_secs(24 * 3600);
+/// Longest wait between two attempts of that.
+pub(crate) const UNREADABLE_WAIT_MAX: Duration = Duration::from_secs(3600);
+/// Claims must leave one in this many bytes of the file system free, unless --shipper.claim-reserve says otherwise.
+pub(crate) const CLAIM_RESERVE_SHARE: u64 = 20;
 /// Descriptors that hold pending blocks where hard links are refused, if half of the process's limit allows as many: a
 /// two-hour block has two to four files, so this is weeks of them.
 pub(crate) const HELD_FILES_MAX: usize = 1024;
@@ -17,8 +25,13 @@ pub(crate) const COMMIT_ROUNDS: usize = 3;
 /// How much of a block's chunks is looked at for encodings that Thanos cannot read: some 300,000 chunks, read from where the
 /// upload reads them again. Where floats are in such an encoding, the first chunk tells.
 pub(crate) const LOOKED_AT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Blocks of the bucket that the overlap check remembers; with more of them, all are fetched again each time.
-pub(crate) const REMOTE_BLOCKS_MAX: usize = 20_000;
+/// Largest cache of the bucket's blocks that is read: 500,000 of them.
+pub(crate) const REMOTE_CACHE_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Largest memory of shipped blocks that is read: a block every ten minutes for ten years.
+pub(crate) const HISTORY_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Scans in succession that must not need a shipped block before it is forgotten. Prometheus writes a compacted block for
+/// minutes after it has read what it is made of.
+pub(crate) const HISTORY_SCANS: u32 = 120;
 /// Largest file of upload limits; a real one is three lines.
 pub(crate) const UPLOAD_LIMITS_BYTES_MAX: u64 = 64 * 1024;
 /// Largest state of an upload that is read: 10,000 parts of 100 bytes, for each of a few files.

@@ -33,6 +33,8 @@ pub struct Meta {
     pub(crate) n_chunks: u64,
     /// Compaction level; 1 for a block that was cut from the head.
     pub(crate) level: i64,
+    /// The blocks of level 1 that it was made of. What is no list of names is no list.
+    sources: Vec<Ulid>,
     /// `thanos.labels`, empty values kept.
     pub(crate) labels: BTreeMap<String, String>,
 }
@@ -79,6 +81,7 @@ impl Meta {
             n_samples: count(stats, "numSamples")?,
             n_chunks: count(stats, "numChunks")?,
             level: integer(compaction, "level")?,
+            sources: sources(compaction),
             labels: labels(thanos)?,
             root,
         };
@@ -90,7 +93,23 @@ impl Meta {
     /// The part of a meta.json that orders a shipped block among the others. Must not be written.
     pub(crate) fn stub(ulid: Ulid, min_time_ms: i64) -> Meta {
         let (root, labels) = (Object::default(), BTreeMap::new());
-        Meta { root, ulid, min_time_ms, max_time_ms: min_time_ms, n_samples: 0, n_chunks: 0, level: 0, labels }
+        Meta {
+            root,
+            ulid,
+            min_time_ms,
+            max_time_ms: min_time_ms,
+            n_samples: 0,
+            n_chunks: 0,
+            level: 0,
+            sources: Vec::new(),
+            labels,
+        }
+    }
+
+    /// The blocks of level 1 whose samples it has; itself if it does not say.
+    pub(crate) fn covered(&self) -> impl Iterator<Item = Ulid> + '_ {
+        let own = Some(self.ulid).filter(|_| self.sources.is_empty());
+        self.sources.iter().copied().chain(own)
     }
 
     /// Sets the Thanos section of a block that this sidecar ships: its source, its segment files, and its labels. The
@@ -156,6 +175,15 @@ impl Meta {
     pub fn write(&self) -> Result<Vec<u8>> {
         Ok(json::write(&Json::Object(canonical(&self.root)?)).into_bytes())
     }
+}
+
+fn sources(compaction: &Object) -> Vec<Ulid> {
+    let Some(Json::Array(items)) = compaction.value("sources") else { return Vec::new() };
+    let name = |item: &Json| match item {
+        Json::Text(text) => Ulid::parse(text),
+        _ => None,
+    };
+    items.iter().map(name).collect::<Option<Vec<Ulid>>>().unwrap_or_default()
 }
 
 fn file_json(file: &BlockFile) -> Json {

@@ -12,7 +12,7 @@ use crate::lag::ShippingLag;
 const WHY: &str = "these names are valid";
 
 /// The classes of failures, as [`pillion_base::error::Error::class`] returns them.
-pub const FAILURE_CLASSES: [&str; 14] = [
+pub const FAILURE_CLASSES: [&str; 16] = [
     "network",
     "throttled",
     "denied",
@@ -27,6 +27,8 @@ pub const FAILURE_CLASSES: [&str; 14] = [
     "missing",
     "limit",
     "corrupt",
+    "disk",
+    "unreadable",
 ];
 
 /// The metrics of the shipper; registered only when a bucket is configured, as in Thanos.
@@ -45,6 +47,7 @@ pub struct ShipMetrics {
     pub oldest_pending_retention_seconds: Gauge,
     pub claimed_bytes: IntGauge,
     pub claims_given_up: IntCounter,
+    pub stand_in_blocks: IntCounter,
     pub quarantined_blocks: IntGauge,
     /// Label `class`: one of [`FAILURE_CLASSES`].
     pub failures: IntCounterVec,
@@ -107,6 +110,7 @@ impl Default for ShipMetrics {
             oldest_pending_retention_seconds: gauge("oldest_pending_retention"),
             claimed_bytes: int_gauge("claimed_bytes"),
             claims_given_up: counter("claims_given_up"),
+            stand_in_blocks: counter("stand_in_blocks"),
             quarantined_blocks: int_gauge("quarantined_blocks"),
             failures: IntCounterVec::new(Opts::new("failures", "failures"), &["class"]).expect(WHY),
             resumed_bytes: counter("resumed_bytes"),

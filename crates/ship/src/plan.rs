@@ -1,6 +1,6 @@
 //! Decides what is to be done with each block, and why. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,12 +31,25 @@ pub(crate) enum Action<'a> {
     ListEmpty,
     /// Nothing, but list it: its meta.json cannot be read, and trying again will not help.
     ListCorrupt(&'a Error),
-    /// Nothing: it was compacted, and compacted blocks are not shipped without `--shipper.upload-compacted`.
+    /// Nothing: it was compacted of blocks that were shipped or will be, and such blocks are not shipped without
+    /// `--shipper.upload-compacted`.
     SkipCompacted,
     /// Hold the order here: it is not known yet whether to ship the block.
     Unreadable(&'a Error),
     /// Ship it.
     Ship(&'a Meta),
+    /// Ship it although it was compacted: it has samples of blocks that were never shipped, and nothing else has them.
+    StandIn(&'a Meta),
+}
+
+impl<'a> Action<'a> {
+    /// The meta.json of a block that is to be shipped.
+    pub(crate) fn to_ship(&self) -> Option<&'a Meta> {
+        match self {
+            Action::Ship(meta) | Action::StandIn(meta) => Some(meta),
+            _ => None,
+        }
+    }
 }
 
 /// A block and what is done with it.
@@ -48,24 +61,46 @@ pub(crate) struct Planned<'a> {
     pub(crate) action: Action<'a>,
 }
 
-/// What to do with `found`, oldest block first. `is_shipped` says which blocks were shipped.
-pub(crate) fn plan(found: &[Found], is_shipped: impl Fn(Ulid) -> bool, upload_compacted: bool) -> Vec<Planned<'_>> {
+/// What the plan needs to know of the past.
+pub(crate) struct Past<'a> {
+    /// Whether a block was shipped.
+    pub(crate) is_shipped: &'a dyn Fn(Ulid) -> bool,
+    /// Whether the samples of a block of level 1 need not be shipped any more.
+    pub(crate) is_covered: &'a dyn Fn(Ulid) -> bool,
+    /// `--shipper.upload-compacted`.
+    pub(crate) upload_compacted: bool,
+}
+
+/// What to do with `found`, oldest block first.
+pub(crate) fn plan<'a>(found: &'a [Found], past: &Past<'_>) -> Vec<Planned<'a>> {
+    let coming = coming(found);
+    let is_covered = |ulid: Ulid| coming.contains(&ulid) || (past.is_covered)(ulid);
     let mut planned: Vec<Planned> = found
         .iter()
         .map(|found| Planned {
             found,
             action: match &found.meta {
-                _ if is_shipped(found.ulid) => Action::Done,
+                _ if (past.is_shipped)(found.ulid) => Action::Done,
                 Err(err) if err.kind() == Kind::Corrupt => Action::ListCorrupt(err),
                 Err(err) => Action::Unreadable(err),
                 Ok(meta) if meta.n_samples == 0 => Action::ListEmpty,
-                Ok(meta) if meta.level > 1 && !upload_compacted => Action::SkipCompacted,
+                Ok(meta) if meta.level > 1 && !meta.covered().all(is_covered) => Action::StandIn(meta),
+                Ok(meta) if meta.level > 1 && !past.upload_compacted => Action::SkipCompacted,
                 Ok(meta) => Action::Ship(meta),
             },
         })
         .collect();
     planned.sort_by_cached_key(|planned| (time_ms(planned, found), planned.found.ulid));
     planned
+}
+
+/// Blocks of level 1 that are here themselves, and not known to be of no use: they are shipped themselves.
+pub(crate) fn coming(found: &[Found]) -> BTreeSet<Ulid> {
+    let comes = |found: &&Found| match &found.meta {
+        Ok(meta) => meta.level <= 1,
+        Err(err) => err.kind() != Kind::Corrupt,
+    };
+    found.iter().filter(comes).map(|found| found.ulid).collect()
 }
 
 /// The time by which blocks are ordered: the first sample, or the time in the name if meta.json cannot be read.
@@ -131,11 +166,17 @@ mod tests {
     }
 
     fn block(n: u32, min_time: i64, level: i64, n_samples: u64) -> Found {
+        made_of(n, min_time, level, n_samples, &[n])
+    }
+
+    fn made_of(n: u32, min_time: i64, level: i64, n_samples: u64, sources: &[u32]) -> Found {
+        let sources: Vec<String> = sources.iter().map(|n| format!("\"{}\"", ulid(*n))).collect();
         let ulid = ulid(n);
         let text = format!(
             r#"{{"version":1,"ulid":"{ulid}","minTime":{min_time},"maxTime":{},"stats":{{"numSamples":{n_samples}}},
-            "compaction":{{"level":{level}}}}}"#,
-            min_time + 10
+            "compaction":{{"level":{level},"sources":[{}]}}}}"#,
+            min_time + 10,
+            sources.join(",")
         );
         Found { ulid, dir: PathBuf::new(), is_local: true, meta: Meta::parse(text.as_bytes()) }
     }
@@ -146,7 +187,12 @@ mod tests {
 
     /// One word for each block, in order.
     fn check(found: &[Found], upload_compacted: bool, expected: &[(u32, &str)]) {
-        let planned = plan(found, |block| block == ulid(9), upload_compacted);
+        let past = Past {
+            is_shipped: &|block| block == ulid(9),
+            is_covered: &|block| [3, 4, 9].map(ulid).contains(&block),
+            upload_compacted,
+        };
+        let planned = plan(found, &past);
         let word = |action: &Action| match action {
             Action::Done => "done",
             Action::ListEmpty => "empty",
@@ -154,6 +200,7 @@ mod tests {
             Action::SkipCompacted => "compacted",
             Action::Unreadable(_) => "unreadable",
             Action::Ship(_) => "ship",
+            Action::StandIn(_) => "stand in",
         };
         let seen: Vec<_> = planned.iter().map(|p| (p.found.ulid, word(&p.action))).collect();
         let expected: Vec<_> = expected.iter().map(|(n, word)| (ulid(*n), *word)).collect();
@@ -183,6 +230,43 @@ mod tests {
         let with = |last: [(u32, &'static str); 2]| others.iter().copied().chain(last).collect::<Vec<_>>();
         check(&found, false, &with([(3, "compacted"), (4, "empty")]));
         check(&found, true, &with([(3, "ship"), (4, "empty")]));
+    }
+
+    #[test]
+    fn a_compacted_block_stands_in_for_those_that_were_never_shipped() {
+        for upload_compacted in [false, true] {
+            let covered = if upload_compacted { "ship" } else { "compacted" };
+            let check_one = |sources: &[u32], others: &[Found], expected: &str| {
+                let mut found = vec![made_of(8, 50, 2, 1, sources)];
+                found.extend(others.iter().map(|other| Found {
+                    meta: other.meta.clone(),
+                    dir: other.dir.clone(),
+                    ..*other
+                }));
+                let past = Past {
+                    is_shipped: &|block| block == ulid(9),
+                    is_covered: &|block| [3, 4, 9].map(ulid).contains(&block),
+                    upload_compacted,
+                };
+                let planned = plan(&found, &past);
+                let action = &planned.iter().find(|planned| planned.found.ulid == ulid(8)).unwrap().action;
+                let word = match action {
+                    Action::StandIn(_) => "stand in",
+                    Action::Ship(_) => "ship",
+                    Action::SkipCompacted => "compacted",
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(word, expected, "{sources:?} {upload_compacted}");
+            };
+            check_one(&[3, 4], &[], covered);
+            check_one(&[3, 5], &[], "stand in");
+            // It says nothing of what it was made of.
+            check_one(&[], &[], "stand in");
+            // The other one is shipped itself, also if it cannot be read just now, but not if it is damaged.
+            check_one(&[3, 5], &[block(5, 50, 1, 1)], covered);
+            check_one(&[3, 5], &[broken(5, Kind::Retry)], covered);
+            check_one(&[3, 5], &[broken(5, Kind::Corrupt)], "stand in");
+        }
     }
 
     #[test]

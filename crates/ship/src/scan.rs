@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Access, AtFlags, CWD};
 
@@ -12,7 +13,7 @@ use crate::meta::Meta;
 use crate::plan::Found;
 use crate::ulid::Ulid;
 use pillion_base::error::{Context, Error, Kind, Result};
-use pillion_base::files::{Disk, Entry};
+use pillion_base::files::{Disk, Entry, unreadable};
 
 /// All blocks in `data_dir`, with their meta.json or the reason why it cannot be read. What `known` returns for a block
 /// is taken instead of its meta.json.
@@ -29,7 +30,7 @@ pub(crate) fn scan(disk: &Disk, data_dir: &Path, known: impl Fn(Ulid) -> Option<
         }
         match known(ulid).map_or_else(|| read_meta(disk, &dir, ulid), Ok) {
             // Prometheus has removed it since the listing.
-            Err(_) if !dir.exists() => {}
+            Err(_) if is_gone(disk, &dir) => {}
             meta => blocks.push(Found { ulid, dir, meta, is_local: true }),
         }
     }
@@ -55,12 +56,17 @@ fn read_meta(disk: &Disk, dir: &Path, ulid: Ulid) -> Result<Meta> {
     Ok(meta)
 }
 
-/// A missing or absurdly large file is the block's fault.
+/// A missing or absurdly large file is the block's fault. What the disk cannot read is not.
 fn block_fault(err: Error) -> Error {
     match err.kind() {
         Kind::NotFound | Kind::Limit => err.with_kind(Kind::Corrupt),
-        _ => err,
+        _ => unreadable(err),
     }
+}
+
+/// Whether nothing of that name is there for sure. A failed look proves nothing.
+pub(crate) fn is_gone(disk: &Disk, path: &Path) -> bool {
+    disk.stat_link(path).is_err_and(|err| err.kind() == Kind::NotFound)
 }
 
 /// The files of a block that is whole.
@@ -106,8 +112,8 @@ pub(crate) fn examine(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Examined> 
     Ok(Examined { chunks: names, bytes })
 }
 
-/// Sizes and times of a block's files: they show a change without reading the files.
-pub(crate) type Fingerprint = Vec<(String, u64, i64, i64)>;
+/// Sizes, times and inodes of a block's files: they show a change without reading the files.
+pub(crate) type Fingerprint = Vec<(String, u64, i64, i64, u64)>;
 
 /// The fingerprint of a block as it is; a file that cannot be examined is left out.
 pub(crate) fn fingerprint(disk: &Disk, dir: &Path) -> Fingerprint {
@@ -116,11 +122,24 @@ pub(crate) fn fingerprint(disk: &Disk, dir: &Path) -> Fingerprint {
         for entry in disk.list(&folder).unwrap_or_default() {
             let path = folder.join(&entry.name);
             if let Ok(found) = disk.stat(&path) {
-                files.push((path.display().to_string(), found.len(), found.mtime(), found.mtime_nsec()));
+                files.push((path.display().to_string(), found.len(), found.mtime(), found.mtime_nsec(), found.ino()));
             }
         }
     }
     files
+}
+
+/// Whether nothing of a block was written in the last `time`, folders included: a copy writes its folders until the end.
+pub(crate) fn is_old(disk: &Disk, dir: &Path, time: Duration) -> bool {
+    let is_old = |path: &Path| {
+        let written = disk.stat(path).ok().and_then(|found| found.modified().ok());
+        written.and_then(|written| SystemTime::now().duration_since(written).ok()).is_some_and(|age| age >= time)
+    };
+    let folders = [dir.to_owned(), dir.join("chunks")];
+    folders.iter().all(|folder| {
+        is_old(folder)
+            && disk.list(folder).is_ok_and(|entries| entries.iter().all(|entry| is_old(&folder.join(&entry.name))))
+    })
 }
 
 /// Folders that look like blocks but have impossible names, such as a ULID in small letters or one that begins with 8.

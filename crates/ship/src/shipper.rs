@@ -5,8 +5,8 @@
 //! uploads run, and before Prometheus has answered; their labels are pinned as soon as it has. Never changes a file of
 //! Prometheus.
 //!
-//! One bad block never stops the rest: a block that cannot be read is quarantined, with its reason, until its files
-//! change. A failure that may pass (a bucket that does not answer, a full disk) holds the order instead, because a
+//! One bad block never stops the rest: a damaged block is quarantined, with its reason, until its files change, and one that
+//! the disk cannot read is tried again for a day. A failure that may pass (a bucket that does not answer, a full disk) holds the order instead, because a
 //! younger block that arrives before an older one makes the compactor halt.
 //!
 //! A quarantined block is not claimed while Prometheus has it, because links would hide its repair. Once Prometheus has
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::LOG_TARGET;
 use crate::backlog::Backlog;
 use crate::claims::Claims;
+use crate::history::History;
 use crate::lag::ShippingLag;
 use crate::ledger::Ledger;
 use crate::limits;
@@ -61,6 +62,12 @@ pub struct ShipConfig {
     pub ready_timeout: Duration,
     /// Bytes of disk for claims whose blocks Prometheus has removed; 0 is a tenth of the file system.
     pub claim_budget_bytes: u64,
+    /// Bytes of disk that such claims leave free for Prometheus; 0 is a twentieth of the file system.
+    pub claim_reserve_bytes: u64,
+    /// Two looks so far apart must see the same files before a block is shipped.
+    pub settle_time: Duration,
+    /// For how long a block is tried again that the disk cannot read.
+    pub unreadable_time: Duration,
     /// Time between two scans of the data directory, also while a block is uploaded.
     pub interval: Duration,
     /// Descriptors that may hold blocks open where hard links are refused.
@@ -85,6 +92,9 @@ impl ShipConfig {
             sha256: false,
             ready_timeout: Duration::from_secs(600),
             claim_budget_bytes: 0,
+            claim_reserve_bytes: 0,
+            settle_time: limits::SETTLE_TIME,
+            unreadable_time: limits::UNREADABLE_TIME,
             interval: limits::SHIP_INTERVAL,
             held_files_max: held_files_max(),
             upload_gate: None,
@@ -116,6 +126,10 @@ pub struct TickReport {
     pub n_overlapping: usize,
     /// Blocks that wait for the external labels.
     pub n_waiting: usize,
+    /// Blocks whose files may still be written.
+    pub n_unsettled: usize,
+    /// Compacted blocks among the uploaded ones that stood in for blocks which were never shipped.
+    pub n_stand_ins: usize,
     /// Blocks that were given up because claims had used up their disk budget.
     pub n_given_up: u64,
     /// Bytes that did not have to be sent again.
@@ -135,6 +149,20 @@ struct Quarantined {
     fingerprint: Option<Fingerprint>,
 }
 
+/// A block that the disk cannot read.
+struct Unreadable {
+    since: Instant,
+    next: Instant,
+    n_failed: u32,
+    fingerprint: Fingerprint,
+}
+
+/// What a block's files were like when they were first seen so.
+struct Look {
+    since: Instant,
+    fingerprint: Fingerprint,
+}
+
 /// The shipper.
 pub struct Shipper {
     config: ShipConfig,
@@ -142,10 +170,20 @@ pub struct Shipper {
     state: Published<PromState>,
     metrics: ShipMetrics,
     ledger: Ledger,
+    history: History,
     claims: Claims,
-    remote: Remote,
+    /// Absent only while a block is shipped.
+    remote: Option<Remote>,
     place: Place,
     quarantine: BTreeMap<Ulid, Quarantined>,
+    /// Blocks that are tried again although the disk could not read them.
+    unreadable: BTreeMap<Ulid, Unreadable>,
+    /// Blocks whose files may still be written.
+    looks: BTreeMap<Ulid, Look>,
+    /// Blocks that two looks saw the same.
+    settled: BTreeSet<Ulid>,
+    /// Whether it was said that Prometheus compacts blocks before they are shipped. Once is enough.
+    stand_in_is_said: bool,
     /// First timestamps of the shipped blocks that Prometheus still has: all that a tick needs of their meta.json.
     shipped_min_times_ms: BTreeMap<Ulid, i64>,
     /// Folders that look like blocks and have impossible names.
@@ -167,16 +205,23 @@ impl Shipper {
         let claims = Claims::new(spool, config.disk.clone(), bucket.name(), config.held_files_max);
         let backlog = Backlog { last_upload: ledger.last_upload(), ..Backlog::default() };
         let place = Place::new(&config.data_dir, config.disk.clone());
+        let history = History::new(&config.data_dir, config.disk.clone());
+        let remote = Remote::new(&config.data_dir, config.disk.clone(), bucket.name());
         let shipper = Shipper {
             config,
             bucket,
             state,
             metrics,
             ledger,
+            history,
             claims,
-            remote: Remote::default(),
+            remote: Some(remote),
             place,
             quarantine: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            looks: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            stand_in_is_said: false,
             shipped_min_times_ms: BTreeMap::new(),
             misnamed: BTreeSet::new(),
             overlaps: BTreeMap::new(),
@@ -241,8 +286,8 @@ impl Shipper {
         let mut report = TickReport::default();
         let n_given_up = self.backlog.n_given_up;
         let result = self.sync(stop, &mut report);
-        let is_clean = result.is_ok()
-            && (report.n_failed, report.n_corrupted, report.n_overlapping, report.n_waiting) == (0, 0, 0, 0);
+        let left = report.n_failed + report.n_corrupted + report.n_overlapping + report.n_waiting + report.n_unsettled;
+        let is_clean = result.is_ok() && left == 0;
         self.metrics.upload_compacted_done.set(i64::from(is_clean && self.config.upload_compacted));
         match &result {
             Ok(()) => self.metrics.dir_syncs.inc(),

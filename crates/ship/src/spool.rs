@@ -36,6 +36,8 @@ pub(crate) enum SpoolEntry {
     },
     /// Not a claim, or a claim that was not finished.
     Leftover,
+    /// A folder with a state or with all links of a block, whose meta.json cannot be understood.
+    Damaged(Error),
 }
 
 impl Spool {
@@ -60,6 +62,11 @@ impl Spool {
             let data_dir = self.dir.ancestors().nth(2).unwrap_or(&self.dir);
             self.disk.capacity(data_dir)
         })
+    }
+
+    /// Bytes of that file system that are free. `Units:` bytes.
+    pub(crate) fn available(&self) -> Result<u64> {
+        self.disk.available(&self.dir)
     }
 
     /// The blocks that have a folder, claim or not. Removes everything else; a failure to do so is returned beside the
@@ -102,7 +109,12 @@ impl Spool {
             Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Limit) => return Ok(SpoolEntry::Leftover),
             other => other.context(|| format!("read claim of block {ulid}"))?,
         };
-        let Ok(parsed) = Meta::parse(&bytes) else { return Ok(SpoolEntry::Leftover) };
+        let parsed = match Meta::parse(&bytes) {
+            // It is written last, so only a bad disk damages it; other programs leave it half written.
+            Err(err) if self.disk.stat(&self.dir(ulid).join("index")).is_ok() => return Ok(SpoolEntry::Damaged(err)),
+            Err(_) => return Ok(SpoolEntry::Leftover),
+            Ok(parsed) => parsed,
+        };
         let mut meta = Box::new(parsed);
         Ok(match meta.take_claim() {
             Some(is_pinned) if meta.ulid == ulid => SpoolEntry::Claim { meta, is_pinned },
@@ -194,7 +206,7 @@ mod tests {
                 assert_eq!(loaded.write().unwrap(), meta.write().unwrap());
                 Some(is_pinned)
             }
-            SpoolEntry::Leftover => None,
+            SpoolEntry::Leftover | SpoolEntry::Damaged(_) => None,
         }
     }
 

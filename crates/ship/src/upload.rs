@@ -57,18 +57,22 @@ impl Uploader<'_> {
         self.gate.map_or(Ok(()), |gate| gate(stop))
     }
 
-    /// Uploads a block whose labels are pinned. Returns the bytes that did not have to be sent again.
+    /// Uploads a block whose labels are pinned. Returns the bytes that did not have to be sent again; `None` if the block is
+    /// not what it was, as `is_unchanged` says before meta.json goes up.
     ///
-    /// `Errors:` `Corrupt` when a file of the claim cannot be read. What was uploaded stays in the bucket: without
+    /// `Errors:` of class `unreadable` when the disk cannot read a file of the claim. What was uploaded stays in the bucket: without
     /// meta.json it is no block, and the next attempt goes on from there.
-    pub(crate) fn upload(&self, claim: &Claim, stop: &Stop) -> Result<u64> {
+    pub(crate) fn upload(&self, claim: &Claim, is_unchanged: &dyn Fn() -> bool, stop: &Stop) -> Result<Option<u64>> {
         let mut files = self.gather(claim, stop)?;
         let resumed_bytes = self.complete(claim, &files, stop)?;
+        if !is_unchanged() {
+            return Ok(None);
+        }
         files.push(BlockFile { rel_path: "meta.json".to_owned(), size_bytes: None, sha256: None });
         let mut meta = claim.meta.clone();
         meta.uploaded(&files, &jiff::Timestamp::now().to_string());
         self.commit(&meta, stop)?;
-        Ok(resumed_bytes)
+        Ok(Some(resumed_bytes))
     }
 
     /// Checks a block whose meta.json is in the bucket, and sends what is missing.

@@ -8,16 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::claim::{Claim, Files, Record};
+use crate::history::History;
 use crate::ledger;
 use crate::meta::Meta;
 use crate::place::Place;
-use crate::plan::{self, Action, Found};
+use crate::plan::{self, Action, Found, Past};
 use crate::scan::{self, Examined};
 use crate::spool::{Spool, SpoolEntry};
 use crate::ulid::Ulid;
 use crate::upload::Uploader;
 use pillion_base::error::{Context, Error, Kind, Result};
-use pillion_base::files::Disk;
+use pillion_base::files::{Disk, UNREADABLE};
 use pillion_base::labels::Labels;
 use pillion_base::stop::Stop;
 use pillion_bucket::{Bucket, Compared};
@@ -126,7 +127,13 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
     let claims = claims(audit, &mut found)?;
     let mut summary = Summary::default();
     let (mut is_held_up, mut n_unchecked) = (false, 0);
-    for planned in plan::plan(&found, |ulid| shipped.contains(&ulid), audit.upload_compacted) {
+    let history = History::peek(audit.data_dir, audit.disk.clone());
+    let past = Past {
+        is_shipped: &|ulid| shipped.contains(&ulid),
+        is_covered: &|ulid| !history.is_known() || history.covers(ulid),
+        upload_compacted: audit.upload_compacted,
+    };
+    for planned in plan::plan(&found, &past) {
         stop.check()?;
         let ulid = planned.found.ulid;
         let finding = |problem: Problem| vec![Finding { ulid, object: None, problem, repair: None }];
@@ -141,11 +148,13 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
                 match block.check(shipped.contains(&ulid), &mut is_held_up, stop) {
                     Err(err) if err.kind() == Kind::Stopped => return Err(err),
                     // Prometheus has removed it, or its claim has ended, since the listing.
-                    Err(_) if !planned.found.dir.exists() => {
+                    Err(_) if scan::is_gone(audit.disk, &planned.found.dir) => {
                         summary.n_skipped += 1;
                         continue;
                     }
-                    Err(err) if err.kind() == Kind::Corrupt => finding(Problem::Unreadable(err.to_string())),
+                    Err(err) if err.kind() == Kind::Corrupt || err.class() == UNREADABLE => {
+                        finding(Problem::Unreadable(err.to_string()))
+                    }
                     Err(err) => finding(Problem::Unchecked(err.to_string())),
                     Ok(findings) => findings,
                 }
@@ -186,7 +195,7 @@ fn claims(audit: &Audit, found: &mut Vec<Found>) -> Result<BTreeMap<Ulid, bool>>
                 Ok(*meta)
             }
             Ok(SpoolEntry::Leftover) => continue,
-            Err(err) => Err(err),
+            Ok(SpoolEntry::Damaged(err)) | Err(err) => Err(err),
         };
         match found.iter_mut().find(|found| found.ulid == ulid) {
             Some(found) if meta.is_ok() => found.meta = meta,
@@ -350,7 +359,7 @@ impl Block<'_> {
             claim.record.set_done(&name, bucket.attributes(&format!("{}/{name}", self.meta.ulid), stop)?);
         }
         if writes_meta {
-            return uploader.upload(&claim, stop).map(drop);
+            return uploader.upload(&claim, &|| true, stop).map(drop);
         }
         let files = uploader.gather(&claim, stop)?;
         uploader.complete(&claim, &files, stop).map(drop)

@@ -18,6 +18,8 @@ pub struct Block {
     pub min_time_ms: i64,
     pub max_time_ms: i64,
     pub level: i64,
+    /// The blocks of level 1 it was made of; itself if there are none.
+    pub sources: Vec<u32>,
     pub n_samples: u64,
     /// Size of each file in `chunks/`.
     pub chunk_bytes: Vec<usize>,
@@ -42,6 +44,7 @@ impl Block {
             min_time_ms,
             max_time_ms: min_time_ms + BLOCK_MS,
             level: 1,
+            sources: Vec::new(),
             n_samples: 240,
             chunk_bytes: vec![3000, 500],
             more_meta: String::new(),
@@ -64,10 +67,11 @@ impl Block {
             text.push_str("\t\"stats\": {},\n");
         }
         let level = self.level;
-        let _ = writeln!(
-            text,
-            "\t\"compaction\": {{\n\t\t\"level\": {level},\n\t\t\"sources\": [\n\t\t\t\"{ulid}\"\n\t\t]\n\t}},"
-        );
+        let own = [self.n];
+        let sources = if self.sources.is_empty() { own.as_slice() } else { &self.sources };
+        let names = sources.iter().map(|n| format!("\t\t\t\"{}\"", self::ulid(*n))).collect::<Vec<_>>().join(",\n");
+        let _ =
+            writeln!(text, "\t\"compaction\": {{\n\t\t\"level\": {level},\n\t\t\"sources\": [\n{names}\n\t\t]\n\t}},");
         let _ = write!(text, "\t\"version\": 1{}\n}}\n", self.more_meta);
         text
     }

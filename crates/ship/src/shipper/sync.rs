@@ -4,31 +4,49 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Quarantined, Shipper, TickReport};
+use super::{Look, Quarantined, Shipper, TickReport, Unreadable};
 use crate::LOG_TARGET;
 use crate::background::run_in_background;
 use crate::backlog::PendingBlock;
 use crate::claim::{Claim, Files};
-use crate::claims::ClaimOutcome;
+use crate::claims::{Budget, ClaimOutcome};
 use crate::encodings;
 use crate::ledger::LedgerEntry;
+use crate::limits;
 use crate::meta::Meta;
-use crate::plan::{self, Action, BucketBlock, Found, Planned};
+use crate::plan::{self, Action, BucketBlock, Found, Past, Planned};
 use crate::remote::{self, Remote};
 use crate::scan::{self, Fingerprint};
 use crate::ulid::Ulid;
 use crate::upload::{ExistingBlock, Uploader};
+use crate::whole;
 use pillion_base::error::{Error, Kind, Result};
-use pillion_base::files::Disk;
+use pillion_base::files::{Disk, UNREADABLE};
 use pillion_base::stop::Stop;
 
 /// How a block came to be in the bucket, or why it is not shipped.
 enum Shipped {
-    Uploaded { resumed_bytes: u64 },
+    Uploaded {
+        resumed_bytes: u64,
+    },
     Repaired,
     AlreadyThere,
     Overlaps(Ulid),
+    /// The bucket has a block that was compacted of it.
+    Compacted(Ulid),
+    /// Its files changed while it was uploaded.
+    Changed,
+}
+
+/// What the bucket is looked through for before a block goes up.
+#[derive(Debug, Clone, Copy)]
+struct Checks {
+    /// For blocks that overlap it.
+    overlaps: bool,
+    /// For blocks that were compacted of it.
+    compacted: bool,
 }
 
 /// How the attempt to ship a block ended.
@@ -42,9 +60,9 @@ enum Attempt {
 impl Shipper {
     /// One tick. `Errors:` a failure that holds the order; what was done before it is kept.
     pub(super) fn sync(&mut self, stop: &Stop, report: &mut TickReport) -> Result<()> {
-        self.ledger.reload();
+        let is_ledger_known = self.ledger.reload();
         self.save_ledger();
-        self.remote.begin_tick();
+        self.remote.iter_mut().for_each(Remote::begin_tick);
         let shipped = self.ledger.ulids(|listed| listed.shipped);
         let found = match self.find_blocks(&shipped) {
             Err(err) => {
@@ -54,13 +72,24 @@ impl Shipper {
             Ok(found) => found,
         };
         self.forget_all_but(&found);
-        let planned = plan::plan(&found, |ulid| shipped.contains(&ulid), self.config.upload_compacted);
+        let history = self.begin_history(&found, &shipped);
+        if let Err(err) = is_ledger_known {
+            // Nobody knows what was shipped. What is claimed too much is let go later.
+            let is_shipped = |ulid: Ulid| self.history.has_shipped(ulid);
+            let planned = self.plan(&found, &is_shipped);
+            self.claim(planned.iter(), stop);
+            self.count(&err, report);
+            return Err(err);
+        }
+        let planned = self.plan(&found, &|ulid| shipped.contains(&ulid));
+        self.look(&planned);
         let done = planned.iter().filter(|planned| matches!(planned.action, Action::Done));
         self.shipped_min_times_ms =
             done.filter_map(|done| Some((done.found.ulid, done.found.meta.as_ref().ok()?.min_time_ms))).collect();
         // What the ledger will list: entries that are known before the first upload, then one after each block.
         let mut listing: Vec<Option<LedgerEntry>> =
             planned.iter().map(|planned| self.entry_before_upload(planned, report)).collect();
+        let coming = plan::coming(&found);
         let open = |listing: &[Option<LedgerEntry>], idx: usize| !listing.get(idx).is_some_and(Option::is_some);
         let to_ship = planned.iter().enumerate().filter(|(idx, _)| open(&listing, *idx));
         self.claim(to_ship.map(|(_, planned)| planned), stop);
@@ -71,15 +100,35 @@ impl Shipper {
             stop.check()?;
             match &planned.action {
                 // It has an entry because it was quarantined above.
-                Action::Ship(_) if !open(&listing, idx) => continue,
-                Action::Ship(_) => {}
+                Action::Ship(_) | Action::StandIn(_) if !open(&listing, idx) => continue,
+                // A block that was shipped since the plan was made may have had the same samples.
+                Action::StandIn(meta) if self.is_stood_in(meta, &coming) => {
+                    self.backlog.pending.retain(|block| block.ulid != planned.found.ulid);
+                    continue;
+                }
+                Action::Ship(_) | Action::StandIn(_) => {}
+                Action::Unreadable(err) if err.class() == UNREADABLE => {
+                    let listed = self.cannot_read(planned.found, err, report);
+                    if let Some(place) = listing.get_mut(idx) {
+                        *place = listed;
+                    }
+                    continue;
+                }
                 Action::Unreadable(err) => {
                     self.fail_block((*err).clone(), report)?;
                     continue;
                 }
                 _ => continue,
             }
-            match self.attempt(planned.found, stop, report)? {
+            if self.looks.contains_key(&planned.found.ulid) {
+                report.n_unsettled += 1;
+                continue;
+            }
+            if self.rests(planned.found) {
+                report.n_failed += 1;
+                continue;
+            }
+            match self.attempt(planned, stop, report)? {
                 Attempt::Ended(listed) => {
                     if listed.is_some() {
                         self.backlog.pending.retain(|block| block.ulid != planned.found.ulid);
@@ -98,15 +147,105 @@ impl Shipper {
             self.record(&listing);
             self.publish_metrics();
         }
+        history?;
         let bucket = Arc::clone(&self.bucket);
         self.claims.abandon_ended(&*bucket, stop);
         Ok(())
     }
 
+    /// Brings the memory of shipped blocks up to date. `Errors:` when it cannot be read now; then compacted blocks wait.
+    fn begin_history(&mut self, found: &[Found], shipped: &BTreeSet<Ulid>) -> Result<()> {
+        self.history.begin(found)?;
+        self.history.add(shipped.iter().copied());
+        self.history.prune(found);
+        self.history.save();
+        Ok(())
+    }
+
+    fn plan<'a>(&self, found: &'a [Found], is_shipped: &dyn Fn(Ulid) -> bool) -> Vec<Planned<'a>> {
+        let upload_compacted = self.config.upload_compacted;
+        // Nothing is known of compacted blocks while the memory cannot be read.
+        let is_covered = |ulid: Ulid| !self.history.is_known() || self.history.covers(ulid);
+        plan::plan(found, &Past { is_shipped, is_covered: &is_covered, upload_compacted })
+    }
+
+    fn is_stood_in(&self, meta: &Meta, coming: &BTreeSet<Ulid>) -> bool {
+        meta.covered().all(|ulid| coming.contains(&ulid) || self.history.covers(ulid))
+    }
+
+    /// Looks which blocks may still be written, such as one that is copied in. A block that Prometheus writes gets its name
+    /// when it is whole, but nothing tells the two apart. Both are claimed at once, and shipped once they have settled.
+    fn look(&mut self, planned: &[Planned]) {
+        let before = std::mem::take(&mut self.looks);
+        let (disk, time) = (self.config.disk.clone(), self.config.settle_time);
+        for one in planned {
+            let found = one.found;
+            let may_be_new = match &one.action {
+                Action::Ship(_) | Action::StandIn(_) => true,
+                // Damaged, or not whole yet.
+                Action::ListCorrupt(_) => !self.quarantine.contains_key(&found.ulid),
+                _ => false,
+            };
+            if !may_be_new || time.is_zero() || self.settled.contains(&found.ulid) {
+                continue;
+            }
+            let look = before.get(&found.ulid);
+            if !found.is_local {
+                if look.is_some() && !self.was_whole(found, planned) {
+                    self.gives_up_torn(found.ulid);
+                }
+                continue;
+            }
+            if scan::is_old(&disk, &found.dir, time) {
+                continue;
+            }
+            let fingerprint = scan::fingerprint(&disk, &found.dir);
+            match look {
+                Some(look) if look.fingerprint == fingerprint && look.since.elapsed() >= time => {
+                    self.settled.insert(found.ulid);
+                }
+                Some(look) if look.fingerprint == fingerprint => {
+                    self.looks.insert(found.ulid, Look { since: look.since, fingerprint });
+                }
+                look => {
+                    // Its links may be to files that others have replaced since.
+                    if look.is_some() {
+                        self.claims.end(found.ulid);
+                    }
+                    self.looks.insert(found.ulid, Look { since: Instant::now(), fingerprint });
+                }
+            }
+        }
+    }
+
+    /// Whether a block was whole that was removed before it had settled: Prometheus has merged it into another one, or all
+    /// of its chunks are there.
+    fn was_whole(&self, found: &Found, planned: &[Planned]) -> bool {
+        let metas = planned
+            .iter()
+            .filter(|other| other.found.ulid != found.ulid)
+            .filter_map(|other| other.found.meta.as_ref().ok());
+        if metas.flat_map(Meta::covered).any(|ulid| ulid == found.ulid) {
+            return true;
+        }
+        self.claims.get(found.ulid).is_some_and(|claim| whole::is_whole(claim, &self.config.disk))
+    }
+
+    fn gives_up_torn(&mut self, ulid: Ulid) {
+        if self.claims.get(ulid).is_none() {
+            return;
+        }
+        log::error!(target: LOG_TARGET, block = ulid.as_str();
+            "block is given up: it was removed before it was known to be whole, and some of it is missing");
+        self.claims.end(ulid);
+        self.backlog.n_given_up += 1;
+    }
+
     /// All blocks: those that Prometheus has, and those that only a claim has kept. A claimed block has the meta.json
     /// of its claim. There may be thousands of `shipped` blocks, so their meta.json is read once.
     fn find_blocks(&mut self, shipped: &BTreeSet<Ulid>) -> Result<Vec<Found>> {
-        self.claims.find()?;
+        let (disk, data_dir) = (self.config.disk.clone(), self.config.data_dir.clone());
+        self.claims.find(|ulid| !scan::is_gone(&disk, &data_dir.join(ulid.as_str())));
         let place =
             |ulid| Some(Meta::stub(ulid, *self.shipped_min_times_ms.get(&ulid).filter(|_| shipped.contains(&ulid))?));
         // The scan sorts by name.
@@ -143,7 +282,7 @@ impl Shipper {
         let labels = self.state.read().external_labels.clone();
         let mut pending = Vec::new();
         for planned in planned {
-            let Action::Ship(meta) = planned.action else { continue };
+            let Some(meta) = planned.action.to_ship() else { continue };
             let found = planned.found;
             match self.claims.claim_block(found, &labels, false) {
                 Ok(ClaimOutcome::Gone) => continue,
@@ -183,13 +322,17 @@ impl Shipper {
         // it needs no entry, because nothing is left that could be shipped again. And on a full disk the claim itself
         // may be what keeps the ledger from being written.
         let is_over =
-            |ulid: &Ulid| self.is_removed(*ulid) && self.ledger.entry(*ulid).is_some_and(|listed| listed.shipped);
+            |ulid: &Ulid| self.ledger.entry(*ulid).is_some_and(|listed| listed.shipped) && self.is_removed(*ulid);
         for ulid in self.claims.iter().map(|(ulid, _)| ulid).filter(is_over).collect::<Vec<_>>() {
             self.claims.end(ulid);
         }
-        let data_dir = self.config.data_dir.clone();
-        let is_local = |ulid: Ulid| data_dir.join(ulid.as_str()).is_dir();
-        let cost = self.claims.enforce_budget(self.config.claim_budget_bytes, is_local);
+        let (disk, data_dir) = (self.config.disk.clone(), self.config.data_dir.clone());
+        // A failed look proves nothing, and a block that may be there is not given up.
+        let is_local = |ulid: Ulid| !scan::is_gone(&disk, &data_dir.join(ulid.as_str()));
+        // The bucket has its time already.
+        let is_idle = |ulid: Ulid| self.overlaps.contains_key(&ulid);
+        let budget = Budget { bytes: self.config.claim_budget_bytes, reserve_bytes: self.config.claim_reserve_bytes };
+        let cost = self.claims.enforce_budget(&budget, is_local, is_idle);
         self.backlog.claimed_bytes = cost.bytes;
         self.backlog.n_given_up += cost.n_given_up;
         if cost.n_given_up > 0 {
@@ -208,7 +351,8 @@ impl Shipper {
                 return;
             }
         };
-        let planned = plan::plan(&found, |ulid| listed.contains(&ulid), self.config.upload_compacted);
+        let planned = self.plan(&found, &|ulid| listed.contains(&ulid));
+        self.look(&planned);
         let others = planned.iter().filter(|planned| planned.found.ulid != uploading);
         let before: Vec<PendingBlock> =
             self.backlog.pending.iter().filter(|block| block.ulid == uploading).cloned().collect();
@@ -223,18 +367,23 @@ impl Shipper {
         match planned.action {
             Action::Done => Some(LedgerEntry { ulid, shipped: true }),
             Action::ListEmpty => {
+                self.history.add([ulid]);
                 log::debug!(target: LOG_TARGET, block = ulid.as_str(); "ignoring empty block");
                 Some(LedgerEntry { ulid, shipped: false })
             }
+            Action::ListCorrupt(_) if self.looks.contains_key(&ulid) => self.ledger.entry(ulid),
             Action::ListCorrupt(err) => Some(self.quarantine(planned.found, err, None, report)),
             Action::SkipCompacted => {
                 // An earlier run that shipped compacted blocks may have claimed it.
-                self.claims.end(ulid);
+                if self.history.is_known() {
+                    self.claims.end(ulid);
+                }
                 None
             }
             Action::Unreadable(_) => self.ledger.entry(ulid),
             // Not listed until it is shipped, not even if it was listed as corrupted: Prometheus must wait for it.
-            Action::Ship(meta) => self
+            Action::Ship(_) | Action::StandIn(_) if self.looks.contains_key(&ulid) => self.ledger.entry(ulid),
+            Action::Ship(meta) | Action::StandIn(meta) => self
                 .found_corrupt(planned.found, meta)
                 .map(|(err, fingerprint)| self.quarantine(planned.found, &err, fingerprint, report)),
         }
@@ -259,8 +408,9 @@ impl Shipper {
     }
 
     /// Ships one block. An error ends the tick.
-    fn attempt(&mut self, found: &Found, stop: &Stop, report: &mut TickReport) -> Result<Attempt> {
-        let ulid = found.ulid;
+    fn attempt(&mut self, planned: &Planned, stop: &Stop, report: &mut TickReport) -> Result<Attempt> {
+        let (found, ulid) = (planned.found, planned.found.ulid);
+        let stands_in = matches!(planned.action, Action::StandIn(_));
         let labels = self.state.read().external_labels.clone();
         if labels.is_empty() && !self.claims.get(ulid).is_some_and(|claim| claim.is_pinned) {
             return Ok(Attempt::WaitsForLabels);
@@ -269,6 +419,9 @@ impl Shipper {
         let secured = match self.claims.claim_block(found, &labels, true) {
             Err(err) if err.kind() == Kind::Corrupt => {
                 return Ok(Attempt::Ended(Some(self.quarantine(found, &err, None, report))));
+            }
+            Err(err) if err.class() == UNREADABLE => {
+                return Ok(Attempt::Ended(self.cannot_read(found, &err, report)));
             }
             Err(err) => {
                 self.metrics.upload_failures.inc();
@@ -281,7 +434,8 @@ impl Shipper {
         let Some(claim) = self.claims.take(ulid).filter(|_| secured == ClaimOutcome::Claimed) else {
             return Ok(Attempt::Ended(None));
         };
-        let shipped = self.ship_in_background(&claim, stop);
+        let shipped = self.ship_in_background(&claim, stands_in, found, fingerprint.as_ref(), stop);
+        let covered: Vec<Ulid> = claim.meta.covered().chain([ulid]).collect();
         self.claims.put_back(claim);
         let shipped = match shipped {
             Err(err) if err.kind() == Kind::Stopped => return Err(err),
@@ -294,6 +448,9 @@ impl Shipper {
         };
         let listed = match shipped {
             Ok(Shipped::Uploaded { resumed_bytes }) => {
+                if stands_in {
+                    self.has_stood_in(ulid, report);
+                }
                 report.resumed_bytes += resumed_bytes;
                 self.backlog.resumed_bytes += resumed_bytes;
                 Some(self.uploaded(ulid, report))
@@ -303,6 +460,18 @@ impl Shipper {
                 Some(self.uploaded(ulid, report))
             }
             Ok(Shipped::AlreadyThere) => Some(LedgerEntry { ulid, shipped: true }),
+            Ok(Shipped::Compacted(other)) => {
+                log::info!(target: LOG_TARGET, block = ulid.as_str(), compacted = other.as_str();
+                    "the bucket has a block that was compacted of this one; it is not uploaded again");
+                Some(LedgerEntry { ulid, shipped: true })
+            }
+            Ok(Shipped::Changed) => {
+                log::warn!(target: LOG_TARGET, block = ulid.as_str(); "block changed while it was uploaded; it is uploaded anew");
+                self.settled.remove(&ulid);
+                self.claims.end(ulid);
+                report.n_unsettled += 1;
+                None
+            }
             Ok(Shipped::Overlaps(other)) => {
                 report.n_overlapping += 1;
                 if self.overlaps.insert(ulid, other) != Some(other) {
@@ -313,12 +482,18 @@ impl Shipper {
             }
             Err(err) if err.kind() == Kind::Corrupt => Some(self.quarantine(found, &err, fingerprint, report)),
             Err(err) if err.kind() == Kind::Stopped => return Err(err),
+            Err(err) if err.class() == UNREADABLE => self.cannot_read(found, &err, report),
             Err(err) => {
                 self.metrics.upload_failures.inc();
                 self.fail_block(err.context(format!("upload {ulid}")), report)?;
                 None
             }
         };
+        if listed.is_some_and(|listed| listed.shipped) {
+            self.unreadable.remove(&ulid);
+            self.history.add(covered);
+            self.history.save();
+        }
         if listed.is_some_and(|listed| listed.shipped) && self.quarantine.remove(&ulid).is_some() {
             log::info!(target: LOG_TARGET, block = ulid.as_str(); "block that was set aside is shipped");
         }
@@ -334,9 +509,76 @@ impl Shipper {
         LedgerEntry { ulid, shipped: true }
     }
 
+    /// Counts a compacted block that was shipped for others that never were, and says once how to avoid it.
+    fn has_stood_in(&mut self, ulid: Ulid, report: &mut TickReport) {
+        report.n_stand_ins += 1;
+        self.metrics.stand_in_blocks.inc();
+        if !std::mem::replace(&mut self.stand_in_is_said, true) {
+            let flag = format!(
+                "--storage.tsdb.delay-compact-file.path={}",
+                self.config.data_dir.join(&self.config.meta_file_name).display()
+            );
+            log::warn!(target: LOG_TARGET, block = ulid.as_str(), flag = flag;
+                "Prometheus has compacted blocks before they were shipped, so the compacted block is shipped in their place; \
+                 with this flag Prometheus 3 waits for the sidecar. The compactor needs --compact.enable-vertical-compaction \
+                 where samples come out of order");
+        }
+    }
+
+    /// Sets a block aside that the disk cannot read now, and keeps its claim. It is listed once it could not be read again
+    /// and again for a day.
+    fn cannot_read(&mut self, found: &Found, err: &Error, report: &mut TickReport) -> Option<LedgerEntry> {
+        report.n_failed += 1;
+        let (ulid, now) = (found.ulid, Instant::now());
+        let fingerprint = scan::fingerprint(&self.config.disk, &found.dir);
+        if self.unreadable.get(&ulid).is_none_or(|known| known.fingerprint != fingerprint) {
+            let begun = Unreadable { since: now, next: now, n_failed: 0, fingerprint: fingerprint.clone() };
+            self.unreadable.insert(ulid, begun);
+        }
+        let listed = self.ledger.entry(ulid);
+        let interval = self.config.interval;
+        let known = self.unreadable.get_mut(&ulid)?;
+        self.backlog.quarantined.insert(ulid.to_string(), format!("cannot be read, and is tried again: {err}"));
+        if now < known.next {
+            return listed;
+        }
+        let wait =
+            interval.saturating_mul(2_u32.saturating_pow(known.n_failed.min(20))).min(limits::UNREADABLE_WAIT_MAX);
+        known.n_failed += 1;
+        known.next = now.checked_add(wait).unwrap_or(now);
+        let is_over = known.n_failed > 1 && known.since.elapsed() >= self.config.unreadable_time;
+        let n_failed = known.n_failed;
+        if is_over {
+            self.unreadable.remove(&ulid);
+            let text = format!("the disk could not read it for {:?}: {err}", self.config.unreadable_time);
+            return Some(self.quarantine(found, &err.clone().context(text), Some(fingerprint), report));
+        }
+        self.count(err, report);
+        log::warn!(target: LOG_TARGET, block = ulid.as_str(), err = err.to_string(), attempts = n_failed, next_seconds = wait.as_secs();
+            "block cannot be read from the disk now; it is kept and tried again, and other blocks are not held up");
+        listed
+    }
+
+    /// Whether a block that could not be read waits for its next attempt.
+    fn rests(&mut self, found: &Found) -> bool {
+        let Some(known) = self.unreadable.get(&found.ulid) else { return false };
+        if Instant::now() >= known.next || known.fingerprint != scan::fingerprint(&self.config.disk, &found.dir) {
+            return false;
+        }
+        self.backlog.quarantined.insert(found.ulid.to_string(), "cannot be read, and is tried again".to_owned());
+        true
+    }
+
     /// Does all the work with the bucket for one block on a thread of its own, and claims new blocks meanwhile. The
     /// outer error means that the bucket could not be asked whether it has the block.
-    fn ship_in_background(&mut self, claim: &Claim, stop: &Stop) -> Result<Result<Shipped>> {
+    fn ship_in_background(
+        &mut self,
+        claim: &Claim,
+        stands_in: bool,
+        found: &Found,
+        fingerprint: Option<&Fingerprint>,
+        stop: &Stop,
+    ) -> Result<Result<Shipped>> {
         let (disk, bucket, gate) =
             (self.config.disk.clone(), Arc::clone(&self.bucket), self.config.upload_gate.clone());
         let uploader = Uploader {
@@ -346,24 +588,34 @@ impl Shipper {
             sha256: self.config.sha256,
             gate: gate.as_ref(),
         };
-        let is_checked = claim.meta.level > 1 && !self.config.allow_out_of_order_uploads;
-        let mut remote = std::mem::take(&mut self.remote);
+        let ulid = claim.meta.ulid;
+        let checks = Checks {
+            // What stands in for others has samples that are nowhere else.
+            overlaps: claim.meta.level > 1 && !stands_in && !self.config.allow_out_of_order_uploads,
+            // It was shipped once, says the history, but the ledger that said so is gone.
+            compacted: self.ledger.was_damaged() || self.history.has_shipped(ulid),
+        };
+        let is_unchanged = || {
+            let is_same = |before: &Fingerprint| *before == scan::fingerprint(&disk, &found.dir);
+            !found.is_local || scan::is_gone(&disk, &found.dir) || fingerprint.is_none_or(is_same)
+        };
+        let mut remote = self.remote.take();
         let mut encoding_is_said = self.encoding_is_said;
         let has_shipped = self.ledger.entries().iter().any(|listed| listed.shipped);
         let mut place = self.place.clone();
         let work = || -> Result<Result<Shipped>> {
             uploader.wait(stop)?;
             place.check(uploader.bucket, has_shipped, stop).map_err(remote::bucket_fault)?;
-            let meta_object = format!("{}/meta.json", claim.meta.ulid);
+            let meta_object = format!("{ulid}/meta.json");
             let is_there = uploader.bucket.exists(&meta_object, stop).map_err(remote::bucket_fault)?;
             if !is_there && !encoding_is_said {
                 encoding_is_said = say_newer_encoding(claim, &disk);
             }
-            Ok(ship(&uploader, claim, is_there, is_checked.then_some(&mut remote), stop))
+            Ok(ship(&uploader, claim, is_there, remote.as_mut(), checks, &is_unchanged, stop))
         };
         let shipped = run_in_background(work, self.config.interval, || {
             if !stop.is_stopped() {
-                self.claim_new_blocks(claim.meta.ulid, stop);
+                self.claim_new_blocks(ulid, stop);
             }
         });
         self.remote = remote;
@@ -408,8 +660,9 @@ impl Shipper {
         }
         self.backlog.quarantined.insert(ulid.to_string(), reason.clone());
         self.quarantine.insert(ulid, Quarantined { reason, fingerprint });
-        // Checked again: Prometheus may have removed it during the hours of an upload.
-        if found.is_local && found.dir.is_dir() {
+        // Checked again: Prometheus may have removed it during the hours of an upload. What the disk could not read may be
+        // readable one day.
+        if found.is_local && found.dir.is_dir() && err.class() != UNREADABLE {
             self.claims.end(ulid);
         }
         LedgerEntry { ulid, shipped: false }
@@ -418,8 +671,11 @@ impl Shipper {
     fn forget_all_but(&mut self, found: &[Found]) {
         let is_there = |ulid: &Ulid| found.iter().any(|found| found.ulid == *ulid);
         self.quarantine.retain(|ulid, _| is_there(ulid));
+        self.unreadable.retain(|ulid, _| is_there(ulid));
+        self.settled.retain(is_there);
         self.overlaps.retain(|ulid, _| is_there(ulid));
-        self.backlog.quarantined.clear();
+        let unread = self.claims.unread().map(|(ulid, err)| (ulid.to_string(), err.to_string()));
+        self.backlog.quarantined = unread.collect();
         let misnamed = scan::misnamed(&self.config.disk, &self.config.data_dir).unwrap_or_default();
         for name in misnamed {
             let reason = "its name is not that of a block: a ULID has 26 digits and capitals and begins with 0 to 7";
@@ -450,7 +706,7 @@ impl Shipper {
 
     /// Whether Prometheus has surely removed a block.
     fn is_removed(&self, ulid: Ulid) -> bool {
-        self.config.disk.stat_link(&self.block_dir(ulid)).is_err_and(|err| err.kind() == Kind::NotFound)
+        scan::is_gone(&self.config.disk, &self.block_dir(ulid))
     }
 
     /// Writes the ledger. Whether its entries are as safe as they will ever be.
@@ -479,12 +735,14 @@ fn say_newer_encoding(claim: &Claim, disk: &Disk) -> bool {
     true
 }
 
-/// Ships a block to the bucket. `remote` is given where overlaps count.
+/// Ships a block to the bucket. `is_unchanged` says whether Prometheus's files are still those that were claimed.
 fn ship(
     uploader: &Uploader,
     claim: &Claim,
     is_there: bool,
     mut remote: Option<&mut Remote>,
+    checks: Checks,
+    is_unchanged: &dyn Fn() -> bool,
     stop: &Stop,
 ) -> Result<Shipped> {
     if is_there {
@@ -494,16 +752,27 @@ fn ship(
             ExistingBlock::Unusable => {}
         }
     }
+    if let Some(remote) = remote.as_mut().filter(|_| checks.compacted && !is_there) {
+        match remote.compacted_of(&claim.meta, uploader.bucket, stop) {
+            Ok(None) => {}
+            Ok(Some(other)) => return Ok(Shipped::Compacted(other)),
+            Err(err) if err.kind() == Kind::Permanent => {
+                log::warn!(target: LOG_TARGET, block = claim.meta.ulid.as_str(), err = err.to_string();
+                "the bucket cannot be looked through for blocks that were compacted of this one; it is uploaded")
+            }
+            Err(err) => return Err(err),
+        }
+    }
     let block = BucketBlock::from(&claim.meta);
-    if let Some(remote) = remote.as_mut()
+    if let Some(remote) = remote.as_mut().filter(|_| checks.overlaps)
         && let Some(other) = remote.overlap(&block, uploader.bucket, stop)?
     {
         return Ok(Shipped::Overlaps(other));
     }
     log::info!(target: LOG_TARGET, id = claim.meta.ulid.as_str(); "upload new block");
-    let resumed_bytes = uploader.upload(claim, stop)?;
+    let Some(resumed_bytes) = uploader.upload(claim, is_unchanged, stop)? else { return Ok(Shipped::Changed) };
     if let Some(remote) = remote {
-        remote.add(block);
+        remote.add(&claim.meta);
     }
     Ok(Shipped::Uploaded { resumed_bytes })
 }

@@ -15,6 +15,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use pillion_base::error::Result;
 use pillion_base::files::{Disk, Op, Step};
@@ -230,7 +231,8 @@ impl World {
         let bucket = self.bucket(disk, judge);
         let labels = Labels::new([("region", region)]);
         let state = Published::new(PromState { external_labels: labels, ..PromState::unknown(0) });
-        let config = ShipConfig { disk: disk.clone(), ..ShipConfig::new(self.tsdb.path()) };
+        let config =
+            ShipConfig { disk: disk.clone(), settle_time: Duration::ZERO, ..ShipConfig::new(self.tsdb.path()) };
         Shipper::new(config, bucket, state, ShipMetrics::default())
     }
 

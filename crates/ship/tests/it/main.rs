@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
 mod crash;
+mod lost;
+mod rig;
 mod ship;

@@ -2,131 +2,23 @@
 
 use pillion_testing::bucket;
 
-use std::path::PathBuf;
+use super::rig::{Rig, failing, state_with, without_links};
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bucket::{Fate, Faulty, PART_BYTES, PartsBucket, PartsStore};
+use bucket::{Fate, PART_BYTES, PartsBucket, PartsStore};
 use pillion_base::error::Kind;
 use pillion_base::files::{Disk, Op, Step};
-use pillion_base::labels::Labels;
-use pillion_base::state::{PromState, Published};
-use pillion_base::stop::{Stop, Stopper, stop_pair};
+use pillion_base::state::PromState;
+use pillion_base::stop::{Stop, stop_pair};
 use pillion_base::threads::spawn_thread;
-use pillion_bucket::{Bucket, BucketMetrics, FolderBucket, Metered, Prefixed};
-use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::{ShipConfig, Shipper, TickReport};
+use pillion_bucket::{Bucket, FolderBucket, Prefixed};
+use pillion_ship::Shipper;
 use pillion_testing::tsdb::{BLOCK_MS, Block, Tsdb, ledger_text, tree, ulid};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-
-/// A shipper with its data directory, its bucket and its metrics.
-struct Rig {
-    tsdb: Tsdb,
-    bucket_dir: tempfile::TempDir,
-    bucket: Arc<Faulty>,
-    bucket_metrics: BucketMetrics,
-    metrics: ShipMetrics,
-    state: Published<PromState>,
-    config: ShipConfig,
-    shipper: Option<Shipper>,
-    stopper: Stopper,
-    stop: Stop,
-}
-
-fn state_with(labels: &[(&str, &str)]) -> PromState {
-    PromState { external_labels: Labels::new(labels.iter().copied()), ..PromState::unknown(0) }
-}
-
-impl Rig {
-    fn new() -> Self {
-        Self::with(|_| {})
-    }
-
-    fn with(change: impl FnOnce(&mut ShipConfig)) -> Self {
-        let (tsdb, bucket_dir) = (Tsdb::new(), tempfile::tempdir().unwrap());
-        let folder: Arc<dyn Bucket> = Arc::new(FolderBucket::open(bucket_dir.path(), Disk::real()).unwrap());
-        let bucket_metrics = BucketMetrics::default();
-        let bucket = Faulty::new(Metered::wrap(folder, bucket_metrics.clone()));
-        let mut config = ShipConfig::new(tsdb.path());
-        change(&mut config);
-        let (stopper, stop) = stop_pair().unwrap();
-        let state = Published::new(state_with(&[("region", "eu"), ("az", "1")]));
-        let ship = ShipMetrics::default();
-        Rig { tsdb, bucket_dir, bucket, bucket_metrics, metrics: ship, state, config, shipper: None, stopper, stop }
-    }
-
-    /// Forgets what the shipper has in memory.
-    fn restart(&mut self) {
-        self.shipper = None;
-    }
-
-    fn start(&self) -> Shipper {
-        let bucket: Arc<dyn Bucket> = Arc::<Faulty>::clone(&self.bucket);
-        Shipper::new(self.config.clone(), bucket, self.state.clone(), self.metrics.clone())
-    }
-
-    fn tick(&mut self) -> TickReport {
-        let mut shipper = self.shipper.take().unwrap_or_else(|| self.start());
-        let report = shipper.tick(&self.stop);
-        self.shipper = Some(shipper);
-        report
-    }
-
-    /// A tick without any trouble; how many blocks it uploaded.
-    fn clean_tick(&mut self) -> usize {
-        let report = self.tick();
-        assert!(report.error.is_none(), "{report:?}");
-        assert_eq!((report.n_failed, report.n_corrupted, report.n_overlapping), (0, 0, 0), "{report:?}");
-        report.n_uploaded
-    }
-
-    /// The blocks whose meta.json is in the bucket.
-    fn in_bucket(&self) -> Vec<u32> {
-        (0..100).filter(|n| self.object(*n, "meta.json").exists()).collect()
-    }
-
-    fn object(&self, n: u32, rel_path: &str) -> PathBuf {
-        self.bucket_dir.path().join(ulid(n).as_str()).join(rel_path)
-    }
-
-    fn meta(&self, n: u32) -> Value {
-        serde_json::from_slice(&std::fs::read(self.object(n, "meta.json")).unwrap()).unwrap()
-    }
-
-    /// The blocks that are claimed on the disk.
-    fn claimed(&self) -> Vec<u32> {
-        let dir = |n| self.tsdb.path().join("thanos/upload").join(ulid(n).as_str());
-        (0..100).filter(|n| dir(*n).join("meta.json").exists()).collect()
-    }
-
-    /// Removes a block, as Prometheus does.
-    fn remove(&self, n: u32) {
-        std::fs::remove_dir_all(self.tsdb.block_dir(n)).unwrap();
-    }
-
-    /// Checks that an ordinary block is in the bucket as it was made.
-    fn check_whole(&self, n: u32) {
-        let original = Tsdb::new();
-        original.add(&Block::new(n));
-        for name in ["chunks/000001", "chunks/000002", "index"] {
-            let local = std::fs::read(original.block_dir(n).join(name)).unwrap();
-            assert_eq!(std::fs::read(self.object(n, name)).unwrap(), local, "{n}: {name}");
-            let files = self.meta(n)["thanos"]["files"].clone();
-            let file = files.as_array().unwrap().iter().find(|file| file["rel_path"] == name).cloned();
-            assert_eq!(file.unwrap()["size_bytes"], local.len(), "{n}: {name}");
-        }
-    }
-
-    fn syncs(&self) -> (u64, u64) {
-        (self.metrics.dir_syncs.get(), self.metrics.dir_sync_failures.get())
-    }
-
-    fn uploads(&self) -> (u64, u64) {
-        (self.metrics.uploads.get(), self.metrics.upload_failures.get())
-    }
-}
 
 #[test]
 fn the_folder_bucket_is_a_bucket() {
@@ -193,7 +85,6 @@ fn blocks_go_oldest_first_as_they_appear_and_each_once() {
 
     // A block that is being written has another name, and is uploaded once it has its own.
     rig.tsdb.add_as(&Block::new(2), &format!("{}.tmp-for-creation", ulid(2)));
-    rig.tsdb.add(&Block { level: 2, ..Block::new(0) });
     assert_eq!(rig.clean_tick(), 0);
     std::fs::rename(rig.tsdb.path().join(format!("{}.tmp-for-creation", ulid(2))), rig.tsdb.block_dir(2)).unwrap();
     assert_eq!(rig.clean_tick(), 1);
@@ -376,33 +267,6 @@ fn one_bad_block_does_not_stop_the_others_and_ships_when_repaired() {
     check_isolated(write("index", ""), repair);
     check_isolated(write("chunks/000002", ""), repair);
     check_isolated(remove("chunks/000001"), repair);
-}
-
-#[test]
-fn a_block_on_a_bad_sector_is_set_aside_until_it_changes() {
-    let is_bad = Arc::new(AtomicUsize::new(1));
-    let bad = Arc::clone(&is_bad);
-    let disk = Disk::watched(move |step| {
-        let name = format!("{}/chunks/000002", ulid(1));
-        if step.op == Op::Read && step.path.ends_with(name) && bad.load(Ordering::SeqCst) == 1 {
-            return Err(std::io::Error::from_raw_os_error(5));
-        }
-        Ok(())
-    });
-    let mut rig = Rig::with(|config| config.disk = disk);
-    rig.tsdb.add(&Block::new(1));
-    rig.tsdb.add(&Block::new(2));
-    let report = rig.tick();
-    assert_eq!((report.n_uploaded, report.n_corrupted, report.n_failed), (1, 1, 0), "{report:?}");
-    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[1]));
-    assert!(rig.tsdb.staged().is_empty());
-    rig.bucket.calls();
-    assert_eq!(rig.tick().n_corrupted, 1);
-    assert!(rig.bucket.calls().is_empty());
-    is_bad.store(0, Ordering::SeqCst);
-    rig.tsdb.add(&Block { chunk_bytes: vec![3000, 600], ..Block::new(1) });
-    assert_eq!(rig.clean_tick(), 1);
-    assert_eq!(rig.tsdb.ledger(), ledger_text(&[1, 2], &[]));
 }
 
 #[test]
@@ -609,6 +473,8 @@ fn a_compacted_block_is_held_back_only_by_a_real_overlap() {
         level: 2,
         min_time_ms: from * BLOCK_MS,
         max_time_ms: to * BLOCK_MS,
+        // All of it was shipped.
+        sources: vec![1],
         ..Block::new(n)
     };
     rig.tsdb.add(&long(10, 0, 2)); // over block 1
@@ -694,14 +560,6 @@ fn past_their_budget_claims_are_given_up_newest_first() {
     rig.bucket.heal();
     assert_eq!(rig.clean_tick(), 3);
     assert_eq!(rig.in_bucket(), [1, 2, 4]);
-}
-
-/// Refuses links with an error number.
-fn without_links(errno: i32) -> Disk {
-    Disk::watched(move |step| match step.op {
-        Op::Link => Err(std::io::Error::from_raw_os_error(errno)),
-        _ => Ok(()),
-    })
 }
 
 #[test]
@@ -1071,17 +929,6 @@ fn a_stop_ends_the_claims_of_a_long_first_tick() {
     assert_eq!(rig.claimed(), [1]);
 }
 
-/// A disk whose operations at `at` fail with an error number while the flag is 1.
-fn failing(errno: i32, at: impl Fn(&Step) -> bool + Send + Sync + 'static) -> (Disk, Arc<AtomicUsize>) {
-    let fails = Arc::new(AtomicUsize::new(0));
-    let flag = Arc::clone(&fails);
-    let disk = Disk::watched(move |step| match flag.load(Ordering::SeqCst) == 1 && at(step) {
-        true => Err(std::io::Error::from_raw_os_error(errno)),
-        false => Ok(()),
-    });
-    (disk, fails)
-}
-
 #[test]
 fn a_block_that_cannot_be_read_for_a_moment_holds_younger_ones() {
     let meta = format!("{}/meta.json", ulid(2));
@@ -1215,26 +1062,6 @@ fn a_block_that_is_given_up_and_whose_folder_stays_is_not_called_corrupted() {
     fails.store(0, Ordering::SeqCst);
     assert_eq!(rig.clean_tick(), 0);
     assert!(rig.tsdb.staged().is_empty());
-}
-
-#[test]
-fn a_claim_that_cannot_be_read_and_became_the_last_copy_while_it_was_uploaded_is_kept() {
-    let mut rig = Rig::new();
-    rig.tsdb.add(&Block::new(1));
-    let dir = rig.tsdb.block_dir(1);
-    rig.config.disk = Disk::watched(move |step| {
-        if step.op != Op::Read || !step.path.ends_with("upload/01J00000000000000000000001/index") {
-            return Ok(());
-        }
-        let _ = std::fs::remove_dir_all(&dir);
-        Err(std::io::Error::from_raw_os_error(5))
-    });
-    assert_eq!(rig.tick().n_corrupted, 1);
-    assert_eq!(rig.claimed(), [1]);
-    rig.config.disk = Disk::real();
-    rig.restart();
-    assert_eq!(rig.clean_tick(), 1);
-    rig.check_whole(1);
 }
 
 #[test]
