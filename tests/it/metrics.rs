@@ -12,7 +12,7 @@ use crate::support::sidecar::{PATIENCE, Sidecar, pause};
 use crate::support::store_client::{Store, options, request};
 use pillion::inside::Metrics;
 use pillion_proto::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
-use pillion_testing::tsdb::{Block, Tsdb, ulid};
+use pillion_testing::tsdb::{Block, Tsdb, age, ulid};
 
 /// Metrics that nothing here moves, with the reason.
 const STILL: [(&str, &str); 6] = [
@@ -228,10 +228,14 @@ fn every_metric_is_there_from_the_start_and_moves() {
     clean.sidecar.wait_metric("thanos_shipper_uploads_total", |n| n >= 2.0);
     clean.sidecar.wait_metric("thanos_shipper_upload_compacted_done", |n| n >= 1.0);
     assert!(bucket.path().join(ulid(2).as_str()).join("meta.json").exists());
+    // Compacted of a block that nobody has seen.
+    tsdb.add(&Block { level: 2, sources: vec![8], ..Block::new(9) });
+    clean.wait("pillion_shipper_stand_in_blocks_total");
 
     let (tsdb, bucket) = (Tsdb::new(), tempfile::tempdir().unwrap());
     tsdb.add(&Block::new(1));
     std::fs::write(tsdb.block_dir(1).join("meta.json"), "{").unwrap();
+    age(&tsdb.block_dir(1));
     tsdb.add(&Block::new(2));
     // No folder can be made where a file is, not even by root.
     std::fs::write(bucket.path().join(ulid(2).as_str()), "in the way").unwrap();

@@ -259,7 +259,8 @@ fn blocks_that_are_not_shipped_are_named_and_sent_from_their_claims_too() {
     let mut rig = Rig::new();
     rig.tsdb.add(&Block::new(4));
     rig.tsdb.add(&Block { n_samples: 0, ..Block::new(5) });
-    rig.tsdb.add(&Block { level: 2, ..Block::new(6) });
+    // Compacted of what is shipped.
+    rig.tsdb.add(&Block { level: 2, sources: vec![1], ..Block::new(6) });
     std::fs::write(rig.tsdb.block_dir(3).join("chunks/000001"), b"").unwrap();
     let summary = "5 blocks checked: 2 whole, 2 wrong, 0 repaired, 0 gone from the bucket; 2 not to be shipped";
     let (lines, _) = rig.run(false);

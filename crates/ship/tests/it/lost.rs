@@ -418,7 +418,7 @@ fn a_block_that_changes_while_it_is_uploaded_gets_no_meta_json() {
 
 #[test]
 fn half_a_block_that_is_removed_again_is_given_up_and_one_that_was_merged_is_kept() {
-    let mut rig = Rig::with(|config| config.settle_time = Duration::from_secs(3600));
+    let mut rig = Rig::with(|config| config.settle_time = Duration::from_secs(24 * 3600));
     rig.tick();
     rig.tsdb.add(&Block::new(1));
     rig.tsdb.add(&Block::new(2));
