@@ -337,7 +337,7 @@ fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize
     }
 }
 
-/// The operation and the object. A slash in an object's name must be escaped, as Oracle's own libraries do it.
+/// The operation and the object. Slashes in an object's name stay as they are, as Oracle's own libraries send them.
 fn operation(method: &str, path: &str, query: &BTreeMap<String, String>) -> (&'static str, String) {
     if (method, path) == ("GET", "/n") {
         return ("GetNamespace", String::new());
@@ -359,10 +359,7 @@ fn operation(method: &str, path: &str, query: &BTreeMap<String, String>) -> (&'s
         ("DELETE", "u", true, true) => "AbortMultipartUpload",
         _ => "unknown",
     };
-    match key {
-        Some(key) if key.contains('/') => ("unknown", String::new()),
-        key => (operation, decode(key.unwrap_or_default())),
-    }
+    (operation, decode(key.unwrap_or_default()))
 }
 
 fn now(state: &State) -> Timestamp {
@@ -500,21 +497,22 @@ fn parts(call: &Call, state: &mut State, body: Vec<u8>, is_kept: bool) -> Reply 
         }
         _ => {
             let Ok(said) = serde_json::from_slice::<Value>(&body) else { return refusal(400, "InvalidJSON") };
-            let listed = said["partsToCommit"].as_array().unwrap();
+            // Their order in the list does not count.
+            let listed: BTreeMap<u64, &str> = said["partsToCommit"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|part| (part["partNum"].as_u64().unwrap(), part["etag"].as_str().unwrap()))
+                .collect();
+            let stored = upload.parts.iter().map(|(number, (etag, _))| (u64::from(*number), etag.as_str()));
             // Each part of the upload must be named.
-            if listed.len() != upload.parts.len() {
+            if listed != stored.collect() {
                 return refusal(400, "InvalidUploadPart");
             }
             let (mut bytes, mut hashes) = (Vec::new(), Vec::new());
-            for part in listed {
-                let number = u32::try_from(part["partNum"].as_u64().unwrap()).unwrap();
-                match upload.parts.get(&number).filter(|(etag, _)| part["etag"] == *etag) {
-                    Some((_, part)) => {
-                        hashes.extend_from_slice(&Md5::digest(part));
-                        bytes.extend_from_slice(part);
-                    }
-                    None => return refusal(400, "InvalidUploadPart"),
-                }
+            for (_, part) in upload.parts.values() {
+                hashes.extend_from_slice(&Md5::digest(part));
+                bytes.extend_from_slice(part);
             }
             let md5 = format!("{}-{}", md5_base64(&hashes), listed.len());
             state.uploads.remove(&id);

@@ -18,8 +18,8 @@ use super::{json, region};
 use crate::limits;
 use crate::pace::Pace;
 use crate::rest::{
-    Answer, Body, BodySink, Cause, ConnectionPool, Env, ExchangeError, Gate, Permit, RESERVED, SignedRequest, Waits,
-    authority, millis, plain_words, skew, wait_after,
+    Answer, Body, BodySink, Cause, ConnectionPool, Env, ExchangeError, Gate, Permit, RESERVED, RESERVED_IN_PATH,
+    SignedRequest, Waits, authority, millis, plain_words, skew, wait_after,
 };
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::stop::Stop;
@@ -303,12 +303,14 @@ impl Client {
         if request.place != Place::Tenancy {
             let namespace = self.namespace(stop)?;
             let escaped = |text| utf8_percent_encode(text, RESERVED);
+            // Slashes stay, as with Oracle's own libraries.
+            let escaped_object = |text| utf8_percent_encode(text, RESERVED_IN_PATH);
             path = format!("/n/{}/b/{}", escaped(&namespace), escaped(&self.bucket));
             match request.place {
                 Place::Objects => path.push_str("/o"),
-                Place::Object(object) => path.push_str(&format!("/o/{}", escaped(object))),
+                Place::Object(object) => path.push_str(&format!("/o/{}", escaped_object(object))),
                 Place::Uploads => path.push_str("/u"),
-                Place::Upload(object) => path.push_str(&format!("/u/{}", escaped(object))),
+                Place::Upload(object) => path.push_str(&format!("/u/{}", escaped_object(object))),
                 Place::Tenancy => {}
             }
         }
