@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
 use md5::{Digest, Md5};
 use pillion_base::threads::spawn_thread;
@@ -29,6 +29,12 @@ pub const USER: &str = "ocid1.user.oc1..bbbb";
 pub const KEY_PEM: &str = include_str!("fake_oci_key.pem");
 /// `openssl rsa -pubout -outform DER | openssl md5 -c`
 pub const FINGERPRINT: &str = "19:06:9a:45:57:ca:e3:8e:e5:36:49:3b:36:17:a4:c1";
+/// Key and certificate of a machine of that tenancy, made with `openssl req -x509 -newkey rsa:2048`; they open nothing.
+pub const LEAF_KEY_PEM: &str = include_str!("fake_oci_leaf_key.pem");
+pub const LEAF_CERT_PEM: &str = include_str!("fake_oci_leaf_cert.pem");
+/// `openssl x509 -fingerprint -sha256`
+const LEAF_FINGERPRINT: &str =
+    "a7:9c:80:30:61:5b:43:a6:f6:95:64:7f:d8:9c:38:d2:fb:8b:b1:64:00:d9:81:ab:13:6c:67:58:11:8e:ca:f1";
 
 /// What goes wrong with a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +105,9 @@ pub struct State {
     pub page_len: usize,
     /// Name of the key that is accepted.
     pub key_id: String,
+    /// Since when the tokens of machines count, which end an hour later.
+    pub tokens_issued_at_s: u64,
+    n_tokens: usize,
     rules: Vec<Rule>,
     n_written: usize,
 }
@@ -121,6 +130,8 @@ impl FakeOci {
             offset_s: 0,
             page_len: 1000,
             key_id: format!("{TENANCY}/{USER}/{FINGERPRINT}"),
+            tokens_issued_at_s: u64::try_from(Timestamp::now().as_second()).unwrap(),
+            n_tokens: 0,
             rules: Vec::new(),
             n_written: 0,
         }));
@@ -141,6 +152,11 @@ impl FakeOci {
 
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The URL of a machine's metadata service.
+    pub fn metadata(&self) -> String {
+        format!("http://127.0.0.1:{}/opc/v2", self.port)
     }
 
     /// The next `times` requests of `operation` (`""` is any) whose object contains `key` go wrong, after `skip` others.
@@ -342,6 +358,12 @@ fn operation(method: &str, path: &str, query: &BTreeMap<String, String>) -> (&'s
     if (method, path) == ("GET", "/n") {
         return ("GetNamespace", String::new());
     }
+    if (method, path) == ("POST", "/v1/x509") {
+        return ("x509", String::new());
+    }
+    if let ("GET", Some(name)) = (method, path.strip_prefix("/opc/v2/identity/")) {
+        return ("metadata", name.to_owned());
+    }
     let below = path.strip_prefix(&format!("/n/{NAMESPACE}/b/{BUCKET}/")).unwrap_or_default();
     let (kind, key) = below.split_once('/').map_or((below, None), |(kind, key)| (kind, Some(key)));
     let has_id = query.contains_key("uploadId");
@@ -394,8 +416,11 @@ fn md5_base64(bytes: &[u8]) -> String {
 fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>) -> Reply {
     let mut state = state.lock().unwrap();
     let state = &mut *state;
-    if !is_authentic(call, state) {
-        return refusal(401, "NotAuthenticated");
+    match call.operation {
+        "metadata" => return metadata(call),
+        "x509" => return token(call, state),
+        _ if is_authentic(call, state, KEY_PEM, &state.key_id, true) => {}
+        _ => return refusal(401, "NotAuthenticated"),
     }
     if call.operation == "GetNamespace" {
         return reply(200, format!("\"{NAMESPACE}\""));
@@ -559,19 +584,53 @@ fn list(call: &Call, state: &State) -> Reply {
     reply(200, json!({ "objects": objects, "prefixes": prefixes, "nextStartWith": next }).to_string())
 }
 
+/// What a machine knows of itself.
+fn metadata(call: &Call) -> Reply {
+    match call.key.as_str() {
+        _ if call.header("authorization") != "Bearer Oracle" => reply(403, "forbidden"),
+        "cert.pem" | "intermediate.pem" => reply(200, LEAF_CERT_PEM),
+        "key.pem" => reply(200, LEAF_KEY_PEM),
+        _ => reply(404, "not found"),
+    }
+}
+
+/// Gives a token for the session of a machine, which takes the place of the one before.
+fn token(call: &Call, state: &mut State) -> Reply {
+    let key_id = format!("{TENANCY}/fed-x509-sha256/{LEAF_FINGERPRINT}");
+    let said: Value = serde_json::from_slice(&call.body).unwrap_or_default();
+    let one_line = |pem: &str| pem.lines().filter(|line| !line.starts_with('-')).collect::<String>();
+    // The key of the session is that of the user: it ends the public key as X.509 writes it.
+    let public = BASE64_STANDARD.decode(said["publicKey"].as_str().unwrap_or_default()).unwrap_or_default();
+    let is_right = said["certificate"] == one_line(LEAF_CERT_PEM)
+        && said["intermediateCertificates"][0] == one_line(LEAF_CERT_PEM)
+        && said["fingerprintAlgorithm"] == "SHA256"
+        && public.ends_with(&public_key(KEY_PEM));
+    if !is_right || !is_authentic(call, state, LEAF_KEY_PEM, &key_id, false) {
+        return refusal(401, "NotAuthenticated");
+    }
+    state.n_tokens += 1;
+    let claims = json!({ "exp": state.tokens_issued_at_s + 3600 }).to_string();
+    let token = format!("head.{}.token-{}", BASE64_URL_SAFE_NO_PAD.encode(claims), state.n_tokens);
+    state.key_id = format!("ST${token}");
+    reply(200, json!({ "token": token }).to_string())
+}
+
 /// Checks the signature of a request, what is signed, and when.
-fn is_authentic(call: &Call, state: &State) -> bool {
+fn is_authentic(call: &Call, state: &State, key_pem: &str, key_id: &str, has_host: bool) -> bool {
     let Some(fields) = call.header("authorization").strip_prefix("Signature ") else { return false };
     let field = |name: &str| between(fields, &format!("{name}=\""), "\"").to_owned();
     let Ok(date) = jiff::fmt::rfc2822::parse(call.header("date")) else { return false };
     let age_s = now(state).as_second() - date.timestamp().as_second();
-    let is_known = field("version") == "1" && field("algorithm") == "rsa-sha256" && field("keyId") == state.key_id;
+    let is_known = field("version") == "1" && field("algorithm") == "rsa-sha256" && field("keyId") == key_id;
     if !is_known || age_s.abs() > 300 {
         return false;
     }
     let names = field("headers");
     let names: Vec<&str> = names.split(' ').collect();
-    let mut wanted = vec!["date", "(request-target)", "host"];
+    let mut wanted = vec!["date", "(request-target)"];
+    if has_host {
+        wanted.push("host");
+    }
     // Objects and their parts are exempt.
     if call.method == "POST" {
         wanted.extend(["content-length", "content-type", "x-content-sha256"]);
@@ -581,7 +640,7 @@ fn is_authentic(call: &Call, state: &State) -> bool {
             return false;
         }
     }
-    if wanted.iter().any(|name| !names.contains(name)) {
+    if wanted.iter().any(|name| !names.contains(name)) || names.contains(&"host") != has_host {
         return false;
     }
     let mut text = String::new();
@@ -596,14 +655,14 @@ fn is_authentic(call: &Call, state: &State) -> bool {
         text.push_str(&format!("{name}: {value}\n"));
     }
     let Ok(signature) = BASE64_STANDARD.decode(field("signature")) else { return false };
-    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key())
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, public_key(key_pem))
         .verify(text.trim_end_matches('\n').as_bytes(), &signature)
         .is_ok()
 }
 
-/// Modulus and exponent of the key that is accepted.
-fn public_key() -> Vec<u8> {
-    let body: String = KEY_PEM.lines().filter(|line| !line.starts_with('-')).collect();
+/// Modulus and exponent of a key.
+fn public_key(pem: &str) -> Vec<u8> {
+    let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
     let pair = KeyPair::from_der(&BASE64_STANDARD.decode(body).unwrap()).unwrap();
     pair.public().as_ref().to_vec()
 }

@@ -30,8 +30,11 @@ const FIELDS: [&str; 13] = [
 /// The keys of `provider: raw`.
 const RAW: [&str; 5] = ["tenancy_ocid", "user_ocid", "region", "fingerprint", "privatekey"];
 
+/// Keys that only `provider: raw` looks at.
+const UNUSED_BY_INSTANCES: [&str; 4] = ["tenancy_ocid", "user_ocid", "fingerprint", "passphrase"];
+
 /// What to use in place of a provider that is not supported.
-const INSTEAD: &str = "use provider: raw or provider: default with an API key of a user, or type: S3 with Oracle's S3 \
+const INSTEAD: &str = "use provider: instance-principal, or provider: raw or default with an API key of a user, or type: S3 with Oracle's S3 \
                        Compatibility API (endpoint: <namespace>.compat.objectstorage.<region>.oraclecloud.com, \
                        list_objects_version: v1) and a customer secret key";
 
@@ -44,25 +47,20 @@ pub(super) fn read(config: &Node, remarks: &mut Vec<String>) -> Result<OciConfig
     let bucket = bucket(config)?;
     let auth = match config.str_field("provider")?.unwrap_or_default().to_ascii_lowercase().as_str() {
         "default" => {
-            for name in RAW.into_iter().chain(["passphrase"]) {
-                if !text(config, name)?.is_empty() {
-                    remarks.push(format!("{name} has no effect with provider: default, in Thanos neither"));
-                }
-            }
+            unused(config, "default", &["region", "privatekey"], remarks)?;
+            unused(config, "default", &UNUSED_BY_INSTANCES, remarks)?;
             Auth::Profile
         }
         "raw" => raw(config, remarks)?,
-        "instance-principal" => {
-            return Err(at("provider").error(format!(
-                "provider instance-principal is not supported, because it needs an RSA key that is made anew for each \
-                 session: {INSTEAD}"
-            )));
-        }
+        "instance-principal" => instance(config, remarks)?,
         "oke-workload-identity" => {
             return Err(at("provider").error(format!("provider oke-workload-identity is not supported: {INSTEAD}")));
         }
-        "" => return Err(at("provider").error("field provider is missing in config: it must be default or raw")),
-        _ => return Err(at("provider").error("field provider must be default or raw")),
+        "" => {
+            return Err(at("provider")
+                .error("field provider is missing in config: it must be default, raw or instance-principal"));
+        }
+        _ => return Err(at("provider").error("field provider must be default, raw or instance-principal")),
     };
     if !text(config, "compartment_ocid")?.is_empty() {
         remarks.push("compartment_ocid has no effect, in Thanos neither: the bucket is found by its name".into());
@@ -112,6 +110,35 @@ fn bucket(config: &Node) -> Result<String> {
         true if name != "." && name != ".." => Ok(name.to_owned()),
         _ => Err(node.error("field bucket must be a name of letters, digits, dashes, underscores and dots")),
     }
+}
+
+/// Says which keys have no effect.
+fn unused(config: &Node, provider: &str, names: &[&str], remarks: &mut Vec<String>) -> Result<()> {
+    for name in names {
+        if !text(config, name)?.is_empty() {
+            remarks.push(format!("{name} has no effect with provider: {provider}, in Thanos neither"));
+        }
+    }
+    Ok(())
+}
+
+/// The machine that this runs on. Thanos asks it for the region, and makes the key of its sessions itself.
+fn instance(config: &Node, remarks: &mut Vec<String>) -> Result<Auth> {
+    let at = |name: &str| config.get(name).unwrap_or(config);
+    let (region, session_key) = (text(config, "region")?, Secret(text(config, "privatekey")?));
+    if region.is_empty() {
+        return Err(at("region").error("field region is missing in config: provider instance-principal needs it here"));
+    }
+    if session_key.0.is_empty() {
+        return Err(at("privatekey").error(
+            "field privatekey is missing in config: here provider instance-principal needs an RSA key for its sessions, \
+             which Thanos makes itself. Make one with `openssl genrsa -out session.pem 2048` and give the text of that file; \
+             Oracle need not know it",
+        ));
+    }
+    key::Key::read(&session_key.0).map_err(|err| at("privatekey").error(format!("field privatekey: {err}")))?;
+    unused(config, "instance-principal", &UNUSED_BY_INSTANCES, remarks)?;
+    Ok(Auth::Instance { region, session_key })
 }
 
 fn raw(config: &Node, remarks: &mut Vec<String>) -> Result<Auth> {
@@ -216,6 +243,10 @@ mod tests {
         };
         assert_eq!((oci, remarks), (OciConfig { auth, ..least() }, Vec::new()));
         assert_eq!(parse("provider: Default\nbucket: blocks").unwrap().0, least());
+        let (instance, remarks) = parse(&raw_with("provider", "instance-principal")).unwrap();
+        let auth = Auth::Instance { region: "eu-frankfurt-1".into(), session_key: Secret(KEY_PEM.trim().into()) };
+        assert_eq!(instance, OciConfig { auth, ..least() });
+        assert!(remarks.len() == 3 && remarks[0].contains("with provider: instance-principal"), "{remarks:?}");
     }
 
     #[test]
@@ -240,8 +271,11 @@ mod tests {
         let more = |text: &str| format!("{LEAST}{text}");
         check("provider: default", "1: field bucket is missing");
         check("bucket: blocks", "1: field provider is missing");
-        check("provider: hunter2\nbucket: b", "1: field provider must be default or raw");
-        check("provider: instance-principal\nbucket: b", "1: provider instance-principal is not supported");
+        check("provider: hunter2\nbucket: b", "1: field provider must be default, raw or instance-principal");
+        let instance = "provider: instance-principal\nbucket: b\n";
+        check(instance, "1: field region is missing in config: provider instance-principal");
+        check(&format!("{instance}region: r-1"), "1: field privatekey is missing in config: here provider");
+        check(&format!("{instance}region: r-1\nprivatekey: hunter2"), "4: field privatekey: it is not a key in PEM");
         check("provider: oke-workload-identity\nbucket: b", "1: provider oke-workload-identity is not supported: use");
         check("provider: default\nbucket: hunter2/x", "2: field bucket must be a name");
         check("provider: default\nbucket: ..", "2: field bucket must be a name");

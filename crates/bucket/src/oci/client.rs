@@ -11,7 +11,7 @@ use rusty_s3::Method;
 use url::Url;
 
 use super::config::OciConfig;
-use super::fault::{Fault, Next, Refusal, RequestContext, Tried};
+use super::fault::{By, Fault, Next, Refusal, RequestContext, Tried};
 use super::principal::{Principal, Principals};
 use super::sign::{self, Signed};
 use super::{json, region};
@@ -110,7 +110,7 @@ impl Client {
     pub(super) fn new(config: &OciConfig, user_agent: &str, env: Env) -> Result<Self> {
         let principals = Principals::new(config.auth.clone(), Env::clone(&env))?;
         let endpoint = match config.endpoint.as_str() {
-            "" => region::endpoint(&principals.current().region, &env)?,
+            "" => region::endpoint("objectstorage", principals.region(), &env)?,
             given => given.to_owned(),
         };
         let endpoint = Url::parse(&endpoint)
@@ -193,8 +193,8 @@ impl Client {
         loop {
             let permit = self.connections.permit(stop)?;
             let passed = self.gate.pass(stop)?;
-            let principal = self.principals.current();
-            let context = self.context(request, &host, principal.is_session);
+            let principal = self.principals.current(stop)?;
+            let context = self.context(request, &host, principal.by);
             let clock_offset_s = self.clock_offset_s.load(Ordering::Relaxed);
             let now = Timestamp::now();
             let now = now.checked_add(SignedDuration::from_secs(clock_offset_s)).unwrap_or(now);
@@ -225,7 +225,7 @@ impl Client {
                             (fault, true)
                         }
                         Next::RenewKey => {
-                            self.renew(&principal, fault)?;
+                            self.renew(&principal, fault, stop)?;
                             continue;
                         }
                         Next::SetClock(skew_s) => {
@@ -293,7 +293,7 @@ impl Client {
             (Method::Post, _) => Some(("application/json", b"".as_slice())),
             _ => None,
         };
-        let signed = Signed { method: &method, url, host: &authority(&self.endpoint), date: &date, body };
+        let signed = Signed { method: &method, url, host: Some(&authority(&self.endpoint)), date: &date, body };
         sign::headers(&signed, &principal.key_id, &principal.key)
     }
 
@@ -336,14 +336,15 @@ impl Client {
         Ok(name)
     }
 
-    /// Reads the files with credentials again.
-    fn renew(&self, used: &Principal, fault: Fault) -> Result<(), Fault> {
-        match self.principals.renew(used) {
+    /// Reads the files with credentials again, or fetches another token.
+    fn renew(&self, used: &Principal, fault: Fault, stop: &Stop) -> Result<(), Fault> {
+        match self.principals.renew(used, stop) {
             Ok(Some(_)) => {
                 log::info!(bucket = self.bucket.as_str(); "read the credentials again, because the store refused them");
                 Ok(())
             }
             Ok(None) => Err(fault),
+            Err(err) if err.kind() == Kind::Stopped => Err(err.into()),
             // Both reasons: what the store said, and why there is no other key.
             Err(err) => {
                 let error = err.context(fault.error.to_string());
@@ -353,14 +354,14 @@ impl Client {
     }
 
     /// What the text of an error names.
-    fn context<'a>(&'a self, request: &Request<'a>, host: &'a str, is_session: bool) -> RequestContext<'a> {
+    fn context<'a>(&'a self, request: &Request<'a>, host: &'a str, by: By) -> RequestContext<'a> {
         let (operation, object) = (request.operation, request.place.object());
-        RequestContext { operation, bucket: &self.bucket, object, host, is_session }
+        RequestContext { operation, bucket: &self.bucket, object, host, by }
     }
 
     /// The error of a success whose content is wrong.
     pub(super) fn integrity_error(&self, request: &Request<'_>, text: &str) -> Error {
-        self.context(request, &authority(&self.endpoint), false).integrity_error(text)
+        self.context(request, &authority(&self.endpoint), By::User).integrity_error(text)
     }
 
     /// Corrects the clock by the difference to the one that signed. If several threads see it, only one corrects it.

@@ -47,6 +47,13 @@ impl Default for OciConfig {
 pub enum Auth {
     /// The user of the profile `DEFAULT` in Oracle's configuration file, or of the environment.
     Profile,
+    /// This machine, an instance of Oracle Cloud, by a token that is fetched for a session.
+    Instance {
+        /// The region, such as `eu-frankfurt-1`.
+        region: String,
+        /// The private key of sessions, in PEM: any RSA key, which nobody else needs to know.
+        session_key: Secret,
+    },
     /// A user with one of its API keys.
     Keys {
         /// OCID of the tenancy.

@@ -8,6 +8,17 @@ use crate::limits;
 use crate::rest::{Cause, certificate_hint, duration};
 use pillion_base::error::{Error, Kind};
 
+/// Who signs requests, as far as errors need to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// A user with an API key.
+    User,
+    /// A user's session, whose token lies in a file.
+    Session,
+    /// This machine.
+    Instance,
+}
+
 /// The request that failed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestContext<'a> {
@@ -19,8 +30,8 @@ pub(super) struct RequestContext<'a> {
     pub object: Option<&'a str>,
     /// The server, `host[:port]`.
     pub host: &'a str,
-    /// Whether a session's token authorised it.
-    pub is_session: bool,
+    /// Who signed it.
+    pub by: By,
 }
 
 /// What the store answered instead of success.
@@ -212,9 +223,13 @@ impl RequestContext<'_> {
 
     /// What a policy must say. `Source:` Oracle's "Details for Object Storage".
     fn policy(&self) -> String {
+        let group = match self.by {
+            By::User | By::Session => "group <group>",
+            By::Instance => "dynamic-group <group of this instance>",
+        };
         format!(
-            "let policies say: Allow group <group> to read buckets in compartment <compartment>; Allow group <group> to \
-             manage objects in compartment <compartment> where target.bucket.name='{}' (a new one counts after some minutes)",
+            "let policies say: Allow {group} to read buckets in compartment <compartment>; Allow {group} to manage objects in \
+             compartment <compartment> where target.bucket.name='{}' (a new one counts after some minutes)",
             self.bucket
         )
     }
@@ -226,9 +241,14 @@ impl RequestContext<'_> {
             let hint = format!("this host's clock is {skew} {side} the store's: synchronise it");
             return (Kind::Permanent, "clock", hint);
         }
-        let hint = match self.is_session {
-            true => "the session's token has ended or is for another key: run `oci session refresh`, or use an API key",
-            false => {
+        let hint = match self.by {
+            By::Session => {
+                "the session's token has ended or is for another key: run `oci session refresh`, or use an API key"
+            }
+            By::Instance => {
+                "the token of this instance is not accepted: correct region, and see whether privatekey is an RSA key"
+            }
+            By::User => {
                 "the user has no API key of this fingerprint, or user_ocid or tenancy_ocid is another's (a new key counts \
                  after some minutes); or a proxy changes the request"
             }
@@ -272,8 +292,8 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn context(is_session: bool) -> RequestContext<'static> {
-        RequestContext { operation: "PutObject", bucket: "b", object: Some("01A/index"), host: "h.test", is_session }
+    fn context(by: By) -> RequestContext<'static> {
+        RequestContext { operation: "PutObject", bucket: "b", object: Some("01A/index"), host: "h.test", by }
     }
 
     fn refusal(status: u16, code: &str, skew_s: i64) -> Refusal {
@@ -283,7 +303,7 @@ mod tests {
     #[test]
     fn refusals_say_what_to_change() {
         let check = |status, code: &str, kind: Kind, class: &str, part: &str| {
-            let error = context(false).refused(&refusal(status, code, 0)).error;
+            let error = context(By::User).refused(&refusal(status, code, 0)).error;
             assert_eq!((error.kind(), error.class()), (kind, class), "{error}");
             assert!(error.to_string().contains(part), "{error} lacks {part}");
         };
@@ -310,16 +330,18 @@ mod tests {
         check(500, "InternalServerError", Retry, "server", "500");
         check(400, "InvalidParameter", Permanent, "permanent", "400 InvalidParameter");
         check(302, "", Permanent, "permanent", "redirects");
-        let session = context(true).refused(&refusal(401, "NotAuthenticated", 0)).error;
+        let session = context(By::Session).refused(&refusal(401, "NotAuthenticated", 0)).error;
         assert!(session.to_string().contains("oci session refresh"), "{session}");
+        let instance = context(By::Instance).refused(&refusal(404, "NotAuthorizedOrNotFound", 0)).error;
+        assert!(instance.to_string().contains("Allow dynamic-group"), "{instance}");
         let page = Refusal { status: 404, ..Refusal::default() };
-        assert_eq!(context(false).refused(&page).error.class(), "network");
+        assert_eq!(context(By::User).refused(&page).error.class(), "network");
     }
 
     #[test]
     fn a_wrong_clock_is_told_from_a_wrong_key() {
         let check = |skew_s, class: &str, part: &str| {
-            let error = context(false).refused(&refusal(401, "NotAuthenticated", skew_s)).error;
+            let error = context(By::User).refused(&refusal(401, "NotAuthenticated", skew_s)).error;
             assert_eq!(error.class(), class, "{error}");
             assert!(error.to_string().contains(part), "{error} lacks {part}");
         };
@@ -349,7 +371,7 @@ mod tests {
     #[test]
     fn an_answer_that_repeats_the_request_is_not_shown() {
         for message in ["bad header Signature=\"hunter2\"", "no such key ST$hunter2"] {
-            let error = context(false).refused(&Refusal { message: message.into(), ..refusal(400, "X", 0) }).error;
+            let error = context(By::User).refused(&Refusal { message: message.into(), ..refusal(400, "X", 0) }).error;
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
     }

@@ -12,7 +12,9 @@ use pillion_base::error::{Error, Kind, Result};
 /// An RSA key.
 pub(crate) struct Key {
     pair: KeyPair,
-    /// As Oracle shows it: the MD5 of the public key, such as `0a:1b:…`.
+    /// The public key as X.509 writes it.
+    public: Vec<u8>,
+    /// As Oracle shows it: the MD5 of that, such as `0a:1b:…`.
     fingerprint: String,
 }
 
@@ -21,7 +23,7 @@ impl Key {
     ///
     /// `Errors:` permanent; they say what to do.
     pub(crate) fn read(pem: &str) -> Result<Key> {
-        let (label, body) = block(pem).ok_or_else(|| {
+        let (label, body) = block(pem, "PRIVATE KEY").ok_or_else(|| {
             wrong("it is not a key in PEM: it must have the lines -----BEGIN PRIVATE KEY----- and -----END PRIVATE KEY-----")
         })?;
         if label == "ENCRYPTED PRIVATE KEY" || body.contains("ENCRYPTED") {
@@ -30,8 +32,7 @@ impl Key {
                  -nocrypt -in key.pem -out plain.pem`, protect the file by its mode, and remove the passphrase",
             ));
         }
-        let encoded: String = body.split_ascii_whitespace().collect();
-        let der = BASE64_STANDARD.decode(encoded).map_err(|_| wrong("it is damaged: its lines are not in base64"))?;
+        let der = decoded(body).ok_or_else(|| wrong("it is damaged: its lines are not in base64"))?;
         let read = match label {
             "RSA PRIVATE KEY" => KeyPair::from_der(&der),
             "PRIVATE KEY" => KeyPair::from_pkcs8(&der),
@@ -45,13 +46,19 @@ impl Key {
             "WrongAlgorithm" => wrong("it is not an RSA key, and Oracle knows no others: make one as an API key"),
             _ => wrong("it is damaged, or not an RSA key"),
         })?;
-        let fingerprint = fingerprint(pair.public().as_ref());
-        Ok(Key { pair, fingerprint })
+        let public = spki(pair.public().as_ref());
+        let fingerprint = colons(&Md5::digest(&public));
+        Ok(Key { pair, public, fingerprint })
     }
 
     /// Its fingerprint, which is no secret.
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+
+    /// The public key as X.509 writes it, in base64.
+    pub(super) fn public(&self) -> String {
+        BASE64_STANDARD.encode(&self.public)
     }
 
     /// Signs a text with RSA and SHA-256, in base64.
@@ -68,29 +75,42 @@ fn wrong(text: &str) -> Error {
     Error::new(Kind::Permanent, text)
 }
 
-/// Label and body of the first private key. Oracle's own files have a line behind it.
-fn block(pem: &str) -> Option<(&str, &str)> {
+/// The first certificate of a PEM text, in DER.
+pub(super) fn certificate(pem: &str) -> Option<Vec<u8>> {
+    decoded(block(pem, "CERTIFICATE")?.1)
+}
+
+/// Bytes in hex with colons between them.
+pub(super) fn colons(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+fn decoded(body: &str) -> Option<Vec<u8>> {
+    let encoded: String = body.split_ascii_whitespace().collect();
+    BASE64_STANDARD.decode(encoded).ok()
+}
+
+/// Label and body of the first block of this kind. Oracle's own files have a line behind it.
+fn block<'a>(pem: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     let mut rest = pem;
     loop {
         let (_, after) = rest.split_once("-----BEGIN ")?;
         let (label, after) = after.split_once("-----")?;
         let (body, behind) = after.split_once("-----END ")?;
-        if label.ends_with("PRIVATE KEY") {
+        if label.ends_with(kind) {
             return Some((label, body));
         }
         rest = behind;
     }
 }
 
-/// The MD5 of a public key as X.509 writes it, from its modulus and exponent in DER.
-fn fingerprint(public: &[u8]) -> String {
+/// A public key as X.509 writes it, from its modulus and exponent in DER.
+fn spki(public: &[u8]) -> Vec<u8> {
     // SEQUENCE { rsaEncryption, NULL }
     const ALGORITHM: [u8; 15] =
         [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let bits = tagged(0x03, &[&[0], public].concat());
-    let whole = tagged(0x30, &[ALGORITHM.as_slice(), &bits].concat());
-    let hash: Vec<String> = Md5::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect();
-    hash.join(":")
+    tagged(0x30, &[ALGORITHM.as_slice(), &bits].concat())
 }
 
 /// A value of DER with its tag and length.

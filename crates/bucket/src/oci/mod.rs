@@ -2,11 +2,12 @@
 //! file. After an upload the store is checked for what was sent.
 //!
 //! From the outside in: this file has the operations of a bucket, `multipart` the upload in parts, `client` sends requests
-//! with retries, `sign` signs them with the `key` of a `principal`. No redirect is followed.
+//! with retries, `sign` signs them with the `key` of a `principal`, which for this machine `federation` fetches. No redirect is followed.
 
 mod client;
 pub(crate) mod config;
 mod fault;
+mod federation;
 mod json;
 pub(crate) mod key;
 mod multipart;

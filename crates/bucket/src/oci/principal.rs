@@ -1,14 +1,19 @@
-//! Who signs requests: a user with an API key, or a session whose token lies in a file. The first place that has
-//! something decides; files are read again when the store refuses a key, for it may have been rotated.
+//! Who signs requests: a user with an API key, a session whose token lies in a file, or this machine. The first place that
+//! has something decides; files are read again when the store refuses a key, for it may have been rotated. A token that is
+//! fetched is kept for all threads, and another fetched before it ends.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, SystemTime};
 
 use super::config::Auth;
+use super::fault::By;
+use super::federation;
 use super::key::Key;
 use crate::limits;
-use crate::rest::{Env, read_text};
+use crate::rest::{Env, read_text, wire};
 use pillion_base::error::{Context, Error, Kind, Result};
+use pillion_base::stop::Stop;
 
 /// A key and its name.
 pub(super) struct Principal {
@@ -16,54 +21,182 @@ pub(super) struct Principal {
     pub key_id: String,
     /// The key.
     pub key: Key,
-    /// The region of the configuration.
-    pub region: String,
-    /// Whether it is a session, which ends.
-    pub is_session: bool,
+    /// What it is.
+    pub by: By,
+    /// When it is no longer accepted, if that is known.
+    pub expires: Option<SystemTime>,
 }
+
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// The principal of a configuration.
 pub(super) struct Principals {
     auth: Auth,
     env: Env,
-    current: Mutex<Arc<Principal>>,
+    region: String,
+    clock: Clock,
+    /// Never held across anything that blocks.
+    cache: Mutex<Cache>,
+    /// Held by the thread that fetches.
+    flight: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Cache {
+    kept: Option<Kept>,
+    /// The last failure, if no attempt has succeeded since.
+    failed: Option<(SystemTime, Error)>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    principal: Arc<Principal>,
+    at: SystemTime,
+}
+
+impl Kept {
+    fn is_ended(&self, now: SystemTime) -> bool {
+        // If our clock is wrong, a new token may seem expired; the store knows better.
+        let is_new = now.duration_since(self.at).unwrap_or_default() < limits::CREDENTIALS_AGE_MIN;
+        self.principal.expires.is_some_and(|end| end <= now) && !is_new
+    }
+
+    /// Whether four fifths of its life are over.
+    fn is_old(&self, now: SystemTime) -> bool {
+        let Some(end) = self.principal.expires else { return false };
+        let life = end.duration_since(self.at).unwrap_or_default();
+        self.at + (life / 5 * 4).max(limits::CREDENTIALS_AGE_MIN) <= now
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Principals {
-    /// Reads key and names. `Errors:` of class `credentials`; each says what is missing, and where.
+    /// Reads key and names; nothing is fetched yet. `Errors:` of class `credentials`; each says what is missing, and where.
     pub(super) fn new(auth: Auth, env: Env) -> Result<Principals> {
-        let current = Mutex::new(Arc::new(load(&auth, &env)?));
-        Ok(Principals { auth, env, current })
+        Principals::with_clock(auth, env, Arc::new(SystemTime::now))
     }
 
-    /// Who signs now.
-    pub(super) fn current(&self) -> Arc<Principal> {
-        Arc::clone(&self.lock())
+    fn with_clock(auth: Auth, env: Env, clock: Clock) -> Result<Principals> {
+        let (region, principal) = match &auth {
+            Auth::Instance { region, session_key } => {
+                Key::read(&session_key.0).context(|| "privatekey").map_err(|err| err.classed("credentials"))?;
+                (region.clone(), None)
+            }
+            other => load(other, &env).map(|(region, principal)| (region, Some(principal)))?,
+        };
+        let at = clock();
+        let kept = principal.map(|principal| Kept { principal: Arc::new(principal), at });
+        let cache = Mutex::new(Cache { kept, failed: None });
+        Ok(Principals { auth, env, region, clock, cache, flight: Mutex::default() })
     }
 
-    /// Reads the files again, because the store has refused `used`. `None` if they say the same.
-    pub(super) fn renew(&self, used: &Principal) -> Result<Option<Arc<Principal>>> {
+    /// The region of the configuration.
+    pub(super) fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Who signs now. `Errors:` of class `credentials`. `Blocks:` while a token is fetched, for a bounded time.
+    pub(super) fn current(&self, stop: &Stop) -> Result<Arc<Principal>> {
+        let now = (self.clock)();
+        if let Some(kept) = self.kept().filter(|kept| !kept.is_ended(now)) {
+            return Ok(if kept.is_old(now) { self.refresh(kept, now, stop) } else { kept.principal });
+        }
+        let _flight = lock(&self.flight);
+        // Another thread may have been here while this one waited.
+        if let Some(kept) = self.kept().filter(|kept| !kept.is_ended(now)) {
+            return Ok(kept.principal);
+        }
+        self.fetch_unless_failed(stop)
+    }
+
+    /// Reads the files again or fetches another token, because the store has refused `used`. `None` if nothing has changed.
+    pub(super) fn renew(&self, used: &Principal, stop: &Stop) -> Result<Option<Arc<Principal>>> {
         let is_other = |one: &Principal| {
             (one.key_id.as_str(), one.key.fingerprint()) != (used.key_id.as_str(), used.key.fingerprint())
         };
-        let current = self.current();
-        if is_other(&current) {
-            // Another thread was faster.
-            return Ok(Some(current));
+        let _flight = lock(&self.flight);
+        if let Some(kept) = self.kept().filter(|kept| is_other(&kept.principal)) {
+            return Ok(Some(kept.principal));
         }
-        if !matches!(self.auth, Auth::Profile) {
+        if matches!(self.auth, Auth::Keys { .. }) {
             return Ok(None);
         }
-        let read = Arc::new(load(&self.auth, &self.env)?);
-        if !is_other(&read) {
-            return Ok(None);
-        }
-        *self.lock() = Arc::clone(&read);
-        Ok(Some(read))
+        Ok(Some(self.fetch_unless_failed(stop)?).filter(|found| is_other(found)))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<Principal>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> Option<Kept> {
+        lock(&self.cache).kept.clone()
+    }
+
+    /// The last failure if it is younger than `age`.
+    fn failure(&self, age: Duration) -> Option<Error> {
+        let now = (self.clock)();
+        let cache = lock(&self.cache);
+        let (at, err) = cache.failed.as_ref()?;
+        now.duration_since(*at).is_ok_and(|passed| passed < age).then(|| err.clone())
+    }
+
+    /// One failure is for a moment the answer to all threads. The caller holds `flight`.
+    fn fetch_unless_failed(&self, stop: &Stop) -> Result<Arc<Principal>> {
+        stop.check()?;
+        match self.failure(limits::CREDENTIALS_FAILURE_KEPT) {
+            Some(err) => Err(err),
+            None => self.fetch(stop),
+        }
+    }
+
+    /// Fetches another token while the old one is valid. If that fails, the old one stays in use.
+    fn refresh(&self, old: Kept, now: SystemTime, stop: &Stop) -> Arc<Principal> {
+        if self.failure(limits::CREDENTIALS_REFRESH_PAUSE).is_some() {
+            return old.principal;
+        }
+        let _flight = match self.flight.try_lock() {
+            Ok(flight) => flight,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Another thread fetches already.
+            Err(TryLockError::WouldBlock) => return old.principal,
+        };
+        // That thread may be done by now.
+        if let Some(kept) = self.kept().filter(|kept| !kept.is_old(now)) {
+            return kept.principal;
+        }
+        let is_first_failure = lock(&self.cache).failed.is_none();
+        self.fetch(stop).unwrap_or_else(|err| {
+            if is_first_failure && err.kind() != Kind::Stopped {
+                log::warn!(err = err.to_string(); "failed to refresh the token, going on with the one that is still good");
+            }
+            old.principal
+        })
+    }
+
+    fn fetch(&self, stop: &Stop) -> Result<Arc<Principal>> {
+        let now = (self.clock)();
+        let (found, _) = wire::until_stopped(stop, || match &self.auth {
+            Auth::Instance { region, session_key } => federation::instance(&self.env, region, &session_key.0),
+            other => load(other, &self.env).map(|(_, principal)| principal),
+        });
+        stop.check()?;
+        match found {
+            Ok(principal) => {
+                let principal = Arc::new(principal);
+                let kept = Some(Kept { principal: Arc::clone(&principal), at: now });
+                *lock(&self.cache) = Cache { kept, failed: None };
+                Ok(principal)
+            }
+            Err(err) => {
+                // To callers `NotFound` would mean an object and `Corrupt` a file of a block.
+                let err = match err.kind() {
+                    Kind::Stopped | Kind::Permanent | Kind::Retry => err,
+                    _ => err.with_kind(Kind::Retry),
+                };
+                let err = err.classed("credentials");
+                lock(&self.cache).failed = Some((now, err.clone()));
+                Err(err)
+            }
+        }
     }
 }
 
@@ -71,8 +204,13 @@ fn wrong(text: impl Into<String>) -> Error {
     Error::new(Kind::Permanent, text).classed("credentials")
 }
 
-fn load(auth: &Auth, env: &Env) -> Result<Principal> {
+/// A principal and the region that goes with it.
+type Found = (String, Principal);
+
+/// Reads what lies in the configuration and in files.
+fn load(auth: &Auth, env: &Env) -> Result<Found> {
     let loaded = match auth {
+        Auth::Instance { .. } => Err(wrong("this machine's token is fetched")),
         Auth::Keys { tenancy, user, region, fingerprint, private_key } => {
             user_principal(tenancy, user, fingerprint, region, &private_key.0).context(|| "privatekey")
         }
@@ -83,7 +221,7 @@ fn load(auth: &Auth, env: &Env) -> Result<Principal> {
 
 /// `Source:` oci-go-sdk `DefaultConfigProvider`. `Differs:` the first place that there is decides; fields of several places
 /// are not mixed.
-fn look_around(env: &Env) -> Result<Principal> {
+fn look_around(env: &Env) -> Result<Found> {
     let home = env("HOME").map(PathBuf::from);
     let in_home = |name: &str| home.as_ref().map(|home| home.join(name));
     let files =
@@ -102,7 +240,7 @@ fn look_around(env: &Env) -> Result<Principal> {
     ))
 }
 
-fn environment(env: &Env) -> Result<Principal> {
+fn environment(env: &Env) -> Result<Found> {
     let get = |name: &str| {
         let name = format!("TF_VAR_{name}");
         env(&name).filter(|text| !text.is_empty()).ok_or_else(|| wrong(format!("{name} is not set")))
@@ -114,7 +252,7 @@ fn environment(env: &Env) -> Result<Principal> {
 }
 
 /// The profile `DEFAULT`. `Source:` Oracle's "SDK and CLI Configuration File".
-fn profile(text: &str, env: &Env) -> Result<Principal> {
+fn profile(text: &str, env: &Env) -> Result<Found> {
     let fields = section(text, "DEFAULT").ok_or_else(|| wrong("there is no section [DEFAULT]"))?;
     // The last of several counts.
     let find =
@@ -142,7 +280,7 @@ fn profile(text: &str, env: &Env) -> Result<Principal> {
                 return Err(wrong("security_token_file holds no token: run `oci session authenticate`"));
             }
             let key = Key::read(&pem).context(|| format!("{}", path.display()))?;
-            Ok(Principal { key_id: format!("ST${token}"), key, region, is_session: true })
+            Ok((region, Principal { key_id: format!("ST${token}"), key, by: By::Session, expires: None }))
         }
         None => user_principal(get("tenancy")?, get("user")?, get("fingerprint")?, &region, &pem)
             .context(|| format!("{}", path.display())),
@@ -153,7 +291,7 @@ fn key_file(path: &Path) -> Result<String> {
     read_text(path, limits::CREDENTIALS_BYTES_MAX)
 }
 
-fn user_principal(tenancy: &str, user: &str, fingerprint: &str, region: &str, pem: &str) -> Result<Principal> {
+fn user_principal(tenancy: &str, user: &str, fingerprint: &str, region: &str, pem: &str) -> Result<Found> {
     let key = Key::read(pem)?;
     if !key.fingerprint().eq_ignore_ascii_case(fingerprint) {
         return Err(wrong(format!(
@@ -166,7 +304,7 @@ fn user_principal(tenancy: &str, user: &str, fingerprint: &str, region: &str, pe
     if !key_id.bytes().all(|c| c.is_ascii_graphic() && c != b'"') {
         return Err(wrong("the OCID of the tenancy or of the user has characters that no OCID has"));
     }
-    Ok(Principal { key_id, key, region: region.to_owned(), is_session: false })
+    Ok((region.to_owned(), Principal { key_id, key, by: By::User, expires: None }))
 }
 
 /// A path with `~` for the home.
@@ -191,127 +329,5 @@ fn section<'a>(text: &'a str, name: &str) -> Option<Vec<(&'a str, &'a str)>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use pillion_base::secret::Secret;
-    use pillion_testing::fake_oci::{FINGERPRINT, KEY_PEM, TENANCY, USER};
-
-    struct Home(tempfile::TempDir);
-
-    impl Home {
-        fn new(config: &str) -> Home {
-            let home = Home(tempfile::tempdir().unwrap());
-            home.write(".oci/config", config);
-            home.write(".oci/key.pem", KEY_PEM);
-            home
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            let path = self.0.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-
-        fn env(&self, more: &[(&str, &str)]) -> Env {
-            let mut all = vec![("HOME".to_owned(), self.0.path().to_str().unwrap().to_owned())];
-            all.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-            Arc::new(move |name: &str| all.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone()))
-        }
-    }
-
-    fn config(more: &str) -> String {
-        format!(
-            "# made by `oci setup config`\n[OTHER]\nuser=hunter2\n[DEFAULT]\nuser = {USER}\nfingerprint={FINGERPRINT}\n\
-             tenancy={TENANCY}\nkey_file=~/.oci/key.pem\n{more}\n[LAST]\nregion=hunter2\n"
-        )
-    }
-
-    fn key_id() -> String {
-        format!("{TENANCY}/{USER}/{FINGERPRINT}")
-    }
-
-    #[test]
-    fn the_profile_is_read_and_the_first_place_decides() {
-        let home = Home::new(&config("region=eu-frankfurt-1"));
-        let check = |env: Env, region: &str| {
-            let found = load(&Auth::Profile, &env).unwrap();
-            assert_eq!((found.key_id, found.region.as_str(), found.is_session), (key_id(), region, false));
-        };
-        check(home.env(&[("OCI_REGION", "us-phoenix-1"), ("OCI_CONFIG_FILE", "/nowhere")]), "eu-frankfurt-1");
-        home.write(".oci/config", &config(""));
-        check(home.env(&[("OCI_REGION", "us-phoenix-1")]), "us-phoenix-1");
-        let away = Home::new("");
-        std::fs::remove_file(away.0.path().join(".oci/config")).unwrap();
-        away.write("elsewhere", &config("region=r-1"));
-        check(away.env(&[("OCI_CONFIG_FILE", "~/elsewhere")]), "r-1");
-        away.write(".obmcs/config", &config("region=r-2"));
-        check(away.env(&[]), "r-2");
-        std::fs::remove_file(away.0.path().join(".obmcs/config")).unwrap();
-        let vars = [
-            ("TF_VAR_user_ocid", USER),
-            ("TF_VAR_tenancy_ocid", TENANCY),
-            ("TF_VAR_fingerprint", FINGERPRINT),
-            ("TF_VAR_private_key_path", "~/.oci/key.pem"),
-            ("TF_VAR_region", "r-3"),
-        ];
-        check(away.env(&vars), "r-3");
-    }
-
-    #[test]
-    fn what_is_missing_or_wrong_is_named_and_no_secret_quoted() {
-        let check = |text: &str, part: &str| {
-            let home = Home::new(text);
-            let Err(err) = load(&Auth::Profile, &home.env(&[])) else { panic!("{part}: taken") };
-            assert!(err.to_string().contains(part), "{err} lacks {part}");
-            assert!(!err.to_string().contains("hunter2"), "{err}");
-            assert_eq!((err.kind(), err.class()), (Kind::Permanent, "credentials"), "{err}");
-        };
-        check("[OTHER]\nuser=hunter2", "there is no section [DEFAULT]");
-        check(&config(""), "region is missing, and OCI_REGION");
-        check(&config("region=r-1\nuser="), "user is missing");
-        check(&config("region=r-1\nfingerprint=hunter2"), &format!("the fingerprint of this key is {FINGERPRINT}"));
-        check(&config("region=r-1\ntenancy=a b"), "characters that no OCID has");
-        check(&config("region=r-1\nkey_file=~/missing"), "missing: No such file");
-        check(&config("region=r-1\nauthentication_type=instance_principal"), "authentication_type is not supported");
-        let home = Home::new("");
-        std::fs::remove_file(home.0.path().join(".oci/config")).unwrap();
-        let Err(err) = load(&Auth::Profile, &home.env(&[])) else { panic!("found") };
-        assert!(err.to_string().contains("~/.oci/config, the file that OCI_CONFIG_FILE names"), "{err}");
-        let Err(err) = load(&Auth::Profile, &home.env(&[("TF_VAR_user_ocid", "x")])) else { panic!("found") };
-        assert!(err.to_string().contains("TF_VAR_private_key_path is not set"), "{err}");
-    }
-
-    #[test]
-    fn a_session_and_a_rotated_key_are_read_again_when_they_are_refused() {
-        let text =
-            "[DEFAULT]\nfingerprint=x\ntenancy=t\nregion=r-1\nkey_file=~/.oci/key.pem\nsecurity_token_file=~/token";
-        let home = Home::new(text);
-        home.write("token", "first\n");
-        let principals = Principals::new(Auth::Profile, home.env(&[])).unwrap();
-        let used = principals.current();
-        assert_eq!((used.key_id.as_str(), used.is_session), ("ST$first", true));
-        assert!(principals.renew(&used).unwrap().is_none());
-        home.write("token", "second");
-        assert_eq!(principals.renew(&used).unwrap().unwrap().key_id, "ST$second");
-        assert_eq!(principals.renew(&used).unwrap().unwrap().key_id, "ST$second");
-        home.write("token", "");
-        let used = principals.current();
-        let Err(err) = principals.renew(&used) else { panic!("taken") };
-        assert!(err.to_string().contains("oci session authenticate"), "{err}");
-    }
-
-    #[test]
-    fn keys_of_the_configuration_do_not_change() {
-        let auth = Auth::Keys {
-            tenancy: TENANCY.into(),
-            user: USER.into(),
-            region: "r-1".into(),
-            fingerprint: FINGERPRINT.to_uppercase(),
-            private_key: Secret(KEY_PEM.into()),
-        };
-        let principals = Principals::new(auth, Arc::new(|_: &str| None)).unwrap();
-        let used = principals.current();
-        assert!(used.key_id.starts_with(&format!("{TENANCY}/{USER}/")));
-        assert!(principals.renew(&used).unwrap().is_none());
-    }
-}
+#[path = "principal_tests.rs"]
+mod tests;

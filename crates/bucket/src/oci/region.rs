@@ -1,4 +1,4 @@
-//! From a region to the URL of its Object Storage. Pure.
+//! From a region to the URLs of its services. Pure.
 
 use std::collections::BTreeMap;
 
@@ -25,11 +25,11 @@ const REALMS: [(&str, &str); 12] = [
 ];
 const COMMERCIAL: &str = "oraclecloud.com";
 
-/// The URL of a region's Object Storage. `OCI_REGION_METADATA` tells the domain of a region that is not known here,
+/// The URL of a service in a region, such as `objectstorage`. `OCI_REGION_METADATA` tells the domain of a region that is not known here,
 /// `OCI_DEFAULT_REALM` that of all such regions, as for Oracle's own libraries.
 ///
 /// `Errors:` permanent, for what is no region.
-pub(super) fn endpoint(region: &str, env: &Env) -> Result<String> {
+pub(super) fn endpoint(service: &str, region: &str, env: &Env) -> Result<String> {
     let region = region.trim().to_ascii_lowercase();
     let is_name =
         |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'.');
@@ -38,7 +38,7 @@ pub(super) fn endpoint(region: &str, env: &Env) -> Result<String> {
     }
     // The region of a cloud that is not Oracle's own brings its domain with it.
     if region.contains('.') {
-        return Ok(format!("https://objectstorage.{region}"));
+        return Ok(format!("https://{service}.{region}"));
     }
     let known = REALMS.iter().find(|(begins, _)| region.starts_with(begins)).map(|(_, domain)| (*domain).to_owned());
     let domain = known.or_else(|| metadata(&region, env)).or_else(|| env("OCI_DEFAULT_REALM"));
@@ -48,7 +48,7 @@ pub(super) fn endpoint(region: &str, env: &Env) -> Result<String> {
             Kind::Permanent,
             "OCI_REGION_METADATA or OCI_DEFAULT_REALM must name a realm's domain, such as oraclecloud.com",
         )),
-        domain => Ok(format!("https://objectstorage.{region}.{}", domain.as_deref().unwrap_or(COMMERCIAL))),
+        domain => Ok(format!("https://{service}.{region}.{}", domain.as_deref().unwrap_or(COMMERCIAL))),
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
         let check = |region: &str, variable: (&str, &str), want: std::result::Result<&str, &str>| {
             let (name, value) = (variable.0.to_owned(), variable.1.to_owned());
             let env: Env = Arc::new(move |other| (other == name).then(|| value.clone()));
-            match (endpoint(region, &env), want) {
+            match (endpoint("objectstorage", region, &env), want) {
                 (Ok(got), Ok(want)) => assert_eq!(got, format!("https://objectstorage.{want}"), "{region}"),
                 (Err(err), Err(want)) => assert!(err.to_string().contains(want), "{region}: {err}"),
                 (got, want) => panic!("{region}: {got:?}, not {want:?}"),

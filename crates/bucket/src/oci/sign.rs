@@ -11,8 +11,8 @@ use url::{Position, Url};
 use super::key::Key;
 use pillion_base::error::Result;
 
-/// What is signed of every request, in this order.
-const ALWAYS: [&str; 3] = ["date", "(request-target)", "host"];
+/// What is signed of every request, in this order; then the host.
+const ALWAYS: [&str; 2] = ["date", "(request-target)"];
 /// What is signed of a request with a body that is not streamed.
 const WITH_BODY: [&str; 3] = ["content-length", "content-type", "x-content-sha256"];
 
@@ -22,8 +22,8 @@ pub(super) struct Signed<'a> {
     pub method: &'a str,
     /// The URL, with its query.
     pub url: &'a Url,
-    /// `host[:port]`.
-    pub host: &'a str,
+    /// `host[:port]`; `None` where it is not signed.
+    pub host: Option<&'a str>,
     /// The time, as a header writes it.
     pub date: &'a str,
     /// Type and content of a body that is signed.
@@ -34,6 +34,7 @@ pub(super) struct Signed<'a> {
 pub(super) fn headers(request: &Signed<'_>, key_id: &str, key: &Key) -> Result<Vec<(String, String)>> {
     let mut headers = vec![("date".to_owned(), request.date.to_owned())];
     let mut names = ALWAYS.to_vec();
+    names.extend(request.host.map(|_| "host"));
     if let Some((content_type, bytes)) = request.body {
         headers.push(("content-type".into(), content_type.into()));
         headers.push(("x-content-sha256".into(), BASE64_STANDARD.encode(Sha256::digest(bytes))));
@@ -55,7 +56,7 @@ fn text(request: &Signed<'_>, names: &[&str], headers: &[(String, String)]) -> S
             "(request-target)" => {
                 format!("{} {}", request.method, &request.url[Position::BeforePath..Position::AfterQuery])
             }
-            "host" => request.host.to_owned(),
+            "host" => request.host.unwrap_or_default().to_owned(),
             "content-length" => request.body.map_or(0, |(_, bytes)| bytes.len()).to_string(),
             name => headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone()).unwrap_or_default(),
         };
@@ -76,7 +77,7 @@ mod tests {
         let check = |method: &str, path: &str, body: Option<(&str, &[u8])>, names: &str, want: &str| {
             let host = "objectstorage.eu-frankfurt-1.oraclecloud.com";
             let url = Url::parse(&format!("https://{host}{path}")).unwrap();
-            let request = Signed { method, url: &url, host, date: "Thu, 05 Jan 2014 21:31:40 GMT", body };
+            let request = Signed { method, url: &url, host: Some(host), date: "Thu, 05 Jan 2014 21:31:40 GMT", body };
             let signed = headers(&request, "t/u/f", &key).unwrap();
             let want = format!(
                 "Signature version=\"1\",keyId=\"t/u/f\",algorithm=\"rsa-sha256\",headers=\"{names}\",signature=\"{want}\""

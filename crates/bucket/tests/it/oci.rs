@@ -54,12 +54,24 @@ impl Rig {
         };
         change(&mut config);
         let home = dir.path().to_str().unwrap().to_owned();
-        let env = move |name: &str| (name == "HOME").then(|| home.clone());
+        let (metadata, auth) = (fake.metadata(), fake.endpoint());
+        let env = move |name: &str| match name {
+            "HOME" => Some(home.clone()),
+            "OCI_METADATA_BASE_URL" => Some(metadata.clone()),
+            "OCI_SDK_AUTH_CLIENT_REGION_URL" => Some(auth.clone()),
+            _ => None,
+        };
         let short = Duration::from_millis(2);
         let bucket = OciBucket::open(&config, "pillion-test", Arc::new(env)).unwrap();
         let bucket = bucket.with_waits(Waits { step: short, step_max: short, rest: short, rest_max: short });
         let (stopper, stop) = stop_pair().unwrap();
         Rig { fake, bucket, dir, stopper, stop }
+    }
+
+    fn on_an_instance() -> Rig {
+        Rig::with(|config| {
+            config.auth = Auth::Instance { region: "eu-frankfurt-1".into(), session_key: Secret(KEY_PEM.into()) };
+        })
     }
 
     fn file(&self, bytes: &[u8]) -> Source {
@@ -95,6 +107,7 @@ fn the_suite_passes_on_the_fake() {
         assert_eq!(rig.fake.n_uploads(), 0);
     };
     check(Rig::new());
+    check(Rig::on_an_instance());
     check(Rig::with(|config| config.part_bytes = 1000));
     check(Rig::with(|config| config.http.max_conns_per_host = 1));
 }
@@ -238,6 +251,28 @@ fn a_profile_is_read_again_when_the_store_refuses_its_key() {
     rig.fake.with(|state| state.key_id = "another".into());
     let err = rig.put().unwrap_err().to_string();
     assert!(err.contains("401 NotAuthenticated") && err.contains("no section [DEFAULT]"), "{err}");
+}
+
+#[test]
+fn a_token_of_the_machine_that_the_store_refuses_is_renewed_once() {
+    let rig = Rig::on_an_instance();
+    rig.put().unwrap();
+    let fetched = ["metadata", "metadata", "metadata", "x509"];
+    assert_eq!(rig.fake.operations(), [&fetched[..], &["GetNamespace", "PutObject"]].concat());
+    rig.fake.with(|state| state.key_id = "of somebody else".into());
+    rig.put().unwrap();
+    assert_eq!(rig.fake.operations(), [&["PutObject"], &fetched[..], &["PutObject"]].concat());
+    rig.fake.rule("PutObject", "", 0, 9, Fault::Refuse(401, "NotAuthenticated"));
+    let err = rig.put().unwrap_err();
+    assert_eq!((err.kind(), err.class()), (Kind::Permanent, "credentials"), "{err}");
+    assert!(err.to_string().contains("the token of this instance") && !err.to_string().contains("head."), "{err}");
+    assert_eq!(rig.fake.operations(), [&["PutObject"], &fetched[..], &["PutObject"]].concat());
+    // No token at all.
+    let rig = Rig::on_an_instance();
+    rig.fake.rule("metadata", "cert.pem", 0, 9, Fault::Reset(0));
+    let err = rig.put().unwrap_err();
+    assert_eq!((err.kind(), err.class()), (Kind::Retry, "credentials"), "{err}");
+    assert!(err.to_string().contains("which instances of Oracle Cloud have"), "{err}");
 }
 
 #[test]
