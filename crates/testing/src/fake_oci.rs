@@ -21,7 +21,7 @@ use sha2::Sha256;
 
 use crate::fake_s3::{between, decode, reset};
 
-pub const NAMESPACE: &str = "fakespace";
+const NAMESPACE: &str = "fakespace";
 pub const BUCKET: &str = "fake-bucket";
 pub const TENANCY: &str = "ocid1.tenancy.oc1..aaaa";
 pub const USER: &str = "ocid1.user.oc1..bbbb";
@@ -30,7 +30,7 @@ pub const KEY_PEM: &str = include_str!("fake_oci_key.pem");
 /// `openssl rsa -pubout -outform DER | openssl md5 -c`
 pub const FINGERPRINT: &str = "19:06:9a:45:57:ca:e3:8e:e5:36:49:3b:36:17:a4:c1";
 /// Key and certificate of a machine of that tenancy, made with `openssl req -x509 -newkey rsa:2048`; they open nothing.
-pub const LEAF_KEY_PEM: &str = include_str!("fake_oci_leaf_key.pem");
+const LEAF_KEY_PEM: &str = include_str!("fake_oci_leaf_key.pem");
 pub const LEAF_CERT_PEM: &str = include_str!("fake_oci_leaf_cert.pem");
 /// `openssl x509 -fingerprint -sha256`
 const LEAF_FINGERPRINT: &str =

@@ -198,7 +198,10 @@ impl Client {
             let clock_offset_s = self.clock_offset_s.load(Ordering::Relaxed);
             let now = Timestamp::now();
             let now = now.checked_add(SignedDuration::from_secs(clock_offset_s)).unwrap_or(now);
-            let result = self.attempt(request, &permit, &url, &principal, now, sink.reborrow(), stop);
+            let mut headers = self.signed(request, &url, &principal, now)?;
+            headers.extend(request.headers.iter().cloned());
+            let signed = SignedRequest { method: request.method, url: url.clone(), headers, body: request.body };
+            let result = self.attempt(&signed, &permit, now, sink.reborrow(), stop);
             drop(permit);
             let (fault, has_rested) = match result {
                 Ok(Ok(answer)) => {
@@ -249,22 +252,16 @@ impl Client {
     }
 
     /// Makes one attempt.
-    #[allow(clippy::too_many_arguments)] // What differs between attempts, and what does not.
     fn attempt(
         &self,
-        request: &Request<'_>,
+        signed: &SignedRequest<'_>,
         permit: &Permit<'_>,
-        url: &Url,
-        principal: &Principal,
         now: Timestamp,
         sink: BodySink<'_>,
         stop: &Stop,
     ) -> Result<Result<Answer, Refusal>, ExchangeError> {
         let begun = Instant::now();
-        let mut headers = self.signed(request, url, principal, now).map_err(ExchangeError::Local)?;
-        headers.extend(request.headers.iter().cloned());
-        let signed = SignedRequest { method: request.method, url: url.clone(), headers, body: request.body };
-        let answer = self.connections.exchange(permit, &signed, sink, &self.pace, stop)?;
+        let answer = self.connections.exchange(permit, signed, sink, &self.pace, stop)?;
         // The page of a captive portal or a proxy must not pass for an object.
         let is_store = !answer.header("opc-request-id").is_empty();
         match answer.status {
