@@ -63,9 +63,10 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    /// Whether the store does not know the upload in parts.
+    /// Whether the store does not know the upload in parts. Of a request to one; bucket and rights are told apart.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.code == "UploadNotFound"
+        const OTHERS: [&str; 4] = ["", "BucketNotFound", "NamespaceNotFound", "NotAuthorizedOrNotFound"];
+        self.status == 404 && !OTHERS.contains(&self.code.as_str())
     }
 }
 
@@ -211,8 +212,8 @@ impl RequestContext<'_> {
                 404 if refusal.request_id.is_empty() => {
                     (Kind::Retry, "network", "no answer of Oracle Cloud: correct region, or see the proxy".to_owned())
                 }
-                // The answer to a HEAD has no code.
-                404 if self.object.is_some() && refusal.code.is_empty() => (Kind::NotFound, "missing", String::new()),
+                // Of the store's, only the answer to a HEAD has no code; it does not say what is missing.
+                404 if refusal.code.is_empty() => (Kind::Retry, "server", String::new()),
                 403 => permanent("denied", &self.policy()),
                 300..=399 => permanent("", "redirects are not followed: correct region"),
                 200 | 408 | 500.. => (Kind::Retry, "server", String::new()),
@@ -309,7 +310,7 @@ mod tests {
         };
         use Kind::{NotFound, Permanent, Retry};
         check(404, "ObjectNotFound", NotFound, "missing", "404 ObjectNotFound (opc-request-id fra-1:x)");
-        check(404, "", NotFound, "missing", "404");
+        check(404, "", Retry, "server", "404");
         check(404, "BucketNotFound", Permanent, "no_bucket", "create the bucket b in this region");
         check(404, "BucketNotFound", Permanent, "no_bucket", "where target.bucket.name='b'");
         check(404, "NamespaceNotFound", Permanent, "no_bucket", "tenancy_ocid");
@@ -336,6 +337,21 @@ mod tests {
         assert!(instance.to_string().contains("Allow dynamic-group"), "{instance}");
         let page = Refusal { status: 404, ..Refusal::default() };
         assert_eq!(context(By::User).refused(&page).error.class(), "network");
+    }
+
+    #[test]
+    fn a_forgotten_upload_is_told_from_a_missing_bucket_or_right() {
+        let check = |status, code: &str, want| {
+            let fault = context(By::User).refused(&refusal(status, code, 0));
+            assert_eq!(fault.is_forgotten(), want, "{code}");
+        };
+        check(404, "UploadNotFound", true);
+        check(404, "ObjectNotFound", true);
+        check(404, "BucketNotFound", false);
+        check(404, "NamespaceNotFound", false);
+        check(404, "NotAuthorizedOrNotFound", false);
+        check(404, "", false);
+        check(400, "InvalidUploadPart", false);
     }
 
     #[test]

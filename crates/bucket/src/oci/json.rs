@@ -20,9 +20,10 @@ pub(super) struct ErrorAnswer {
     pub message: String,
 }
 
-/// What a refusal says; `None` if it is not the store's.
+/// What a refusal says; `None` if it is not the store's. One that came early may have the frame of a chunk around it.
 pub(super) fn error(body: &[u8]) -> Option<ErrorAnswer> {
-    serde_json::from_slice(body).ok()
+    let (start, end) = (body.iter().position(|c| *c == b'{')?, body.iter().rposition(|c| *c == b'}')?);
+    serde_json::from_slice(body.get(start..=end)?).ok()
 }
 
 /// The name of the tenancy's namespace.
@@ -173,7 +174,8 @@ mod tests {
         assert_eq!(listing(b"[]").unwrap_err().kind(), Kind::Retry);
         assert_eq!(upload(br#"{"object":"o","uploadId":""}"#).unwrap_err().kind(), Kind::Retry);
         assert_eq!(parts(b"{}").unwrap_err().kind(), Kind::Retry);
-        assert!(error(b"<html>").is_none());
+        assert!(error(b"<html>").is_none() && error(b"}{").is_none());
+        assert_eq!(error(b"19\r\n{\"code\":\"X\"}\r\n0\r\n\r\n").unwrap().code, "X");
         assert_eq!(error(br#"{"code":"X","message":"y"}"#).unwrap().code, "X");
     }
 

@@ -77,7 +77,7 @@ pub(super) fn abort(bucket: &OciBucket, object: &str, upload_id: &str, stop: &St
     let request =
         Request::new("AbortMultipartUpload", Method::Delete, Place::Upload(object)).with("uploadId", upload_id);
     match bucket.client.send(&request, stop) {
-        Err(fault) if fault.is_forgotten() || fault.code == "ObjectNotFound" => Ok(()),
+        Err(fault) if fault.is_forgotten() => Ok(()),
         Err(fault) if fault.error.class() == "denied" => {
             log::warn!(bucket = bucket.name.as_str(), object = object, err = fault.error.to_string();
                 "cannot abort an upload in parts; what it has stored stays until a lifecycle rule of the bucket removes it");
