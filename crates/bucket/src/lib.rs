@@ -1,4 +1,4 @@
-//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure), and the configuration of a bucket.
+//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure, Oracle Cloud), and the configuration of a bucket.
 //!
 //! It never retries for ever, and never shows a key or a signature.
 
@@ -12,6 +12,7 @@ mod config;
 mod folder;
 mod limits;
 mod metrics;
+pub mod oci;
 mod open;
 mod pace;
 mod rest;

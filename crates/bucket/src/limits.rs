@@ -75,3 +75,23 @@ pub(crate) const AZURE_BLOCK_BYTES: u64 = 16 * 1024 * 1024;
 pub(crate) const AZURE_BLOCK_BYTES_MAX: u64 = 4000 * 1024 * 1024;
 /// Most blocks of one blob. `Source:` as above.
 pub(crate) const AZURE_BLOCKS_MAX: u64 = 50_000;
+/// Attempts for each request to Oracle Cloud where the configuration says none. Thanos makes one.
+pub(crate) const OCI_ATTEMPTS: u32 = 4;
+/// Longest wait after the first failure of a request to Oracle Cloud, and after later ones. `Source:` oci-go-sdk's default
+/// policy, whose waits double from one second.
+pub(crate) const OCI_RETRY_DELAY: Duration = Duration::from_secs(1);
+pub(crate) const OCI_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
+/// Files that are larger go to Oracle Cloud in parts of this size: a kill costs one of them, and their requests cost little.
+pub(crate) const OCI_PART_BYTES: u64 = 16 * 1024 * 1024;
+/// Largest part, and largest object that is stored with one request. `Source:` Oracle's "Using Multipart Uploads".
+pub(crate) const OCI_PART_BYTES_MAX: u64 = 50 * 1024 * 1024 * 1024;
+/// Most parts of one upload. `Source:` as above.
+pub(crate) const OCI_PARTS_MAX: u64 = 10_000;
+/// Largest object. `Source:` as above.
+pub(crate) const OCI_OBJECT_BYTES_MAX: u64 = 10 * 1024 * 1024 * 1024 * 1024;
+/// Part size of objects that Thanos has made. `Source:` oci-go-sdk `transfer`.
+pub(crate) const OCI_THANOS_PART_BYTES: u64 = 128 * 1024 * 1024;
+/// A larger difference of clocks is taken as the reason of a refusal; Oracle accepts five minutes.
+pub(crate) const OCI_SKEW_MAX: Duration = Duration::from_secs(4 * 60);
+/// Largest JSON answer that is read: a page of 1000 names of 1024 bytes, each escaped.
+pub(crate) const OCI_JSON_BYTES_MAX: u64 = 16 * 1024 * 1024;

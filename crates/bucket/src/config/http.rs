@@ -30,9 +30,14 @@ const IDLE_PER_HOST: usize = 2;
 ///
 /// `Source:` objstore `exthttp/transport.go`, `exthttp/tlsconfig.go`.
 pub(super) fn read(config: &Node, remarks: &mut Vec<String>) -> Result<HttpConfig> {
+    read_with(config, &[], remarks)
+}
+
+/// As [`read`], for a store whose section has more fields, which the caller looks at.
+pub(super) fn read_with(config: &Node, more: &[&str], remarks: &mut Vec<String>) -> Result<HttpConfig> {
     let default = HttpConfig::default();
     let Some(node) = config.get("http_config").filter(|node| !node.is_null()) else { return Ok(default) };
-    node.check_fields("http_config", &FIELDS)?;
+    node.check_fields("http_config", &[&FIELDS, more].concat())?;
     duration(node, "expect_continue_timeout", Duration::ZERO)?;
     node.bool_field("disable_compression")?;
     let insecure_skip_verify = node.bool_field("insecure_skip_verify")?.unwrap_or(false);
