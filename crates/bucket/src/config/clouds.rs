@@ -8,12 +8,7 @@ use pillion_base::yaml::Node;
 use super::{http, s3};
 
 /// Types that are not supported, and what to use instead.
-pub(super) const REFUSED: [(&str, &str); 3] = [
-    (
-        "GCS",
-        "use Google's S3-compatible interface: type: S3 with endpoint: storage.googleapis.com, and an HMAC key of the \
-         service account as access_key and secret_key",
-    ),
+pub(super) const REFUSED: [(&str, &str); 2] = [
     (
         "SWIFT",
         "use the S3-compatible interface where the cloud has switched it on (Swift's s3api, or Ceph): type: S3 with its \
