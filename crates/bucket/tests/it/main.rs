@@ -6,6 +6,7 @@
 mod azure;
 mod azurite;
 mod folder;
+mod gcs;
 mod s3;
 mod s3_checks;
 mod s3_tls;
