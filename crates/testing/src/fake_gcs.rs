@@ -91,7 +91,8 @@ pub enum Fault {
     Say(u16, &'static str, &'static str),
     /// The request is done, but the answer is this status and reason.
     DoAndRefuse(u16, &'static str),
-    /// One byte of what is stored is changed; the sums are those of what is stored.
+    /// One byte of what is stored is changed, and the sums are those of what is stored; or one of what is read, and they
+    /// are not.
     Corrupt,
     /// Something in between answers with this status and a web page.
     Portal(u16),
@@ -150,8 +151,6 @@ pub struct State {
     pub token: String,
     /// Anybody may do everything, as with an emulator.
     pub is_open: bool,
-    /// What the next tokens are said to last.
-    pub token_life_s: u64,
     pub n_tokens: usize,
     /// Whoever replaces an object is refused.
     pub forbids_replacing: bool,
@@ -179,7 +178,6 @@ impl FakeGcs {
             page_names: 1000,
             token: String::new(),
             is_open: false,
-            token_life_s: 3599,
             n_tokens: 0,
             forbids_replacing: false,
             rules: Vec::new(),
@@ -542,7 +540,7 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>, port: u16) 
             Some(object) => resource(200, &describe(call, &key, object)),
             None => no_such(&key),
         },
-        "content" => content(call, state),
+        "content" => content(call, state, fault == Some(&Fault::Corrupt)),
         "objects.delete" => match state.objects.get(&key).map(|object| object.generation.to_string()) {
             Some(generation) if call.query.get("ifGenerationMatch").is_some_and(|wanted| *wanted != generation) => {
                 say(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
@@ -686,13 +684,17 @@ fn question(call: &Call, state: &mut State) -> Reply {
     finish(call, state)
 }
 
-fn content(call: &Call, state: &State) -> Reply {
+fn content(call: &Call, state: &State, is_corrupt: bool) -> Reply {
     let Some(object) = state.objects.get(&call.key) else {
         return with(reply(404, format!("No such object: {BUCKET}/{}", call.key)), "Content-Type", "text/html");
     };
     let range = call.headers.get("range").map(|range| between(range, "bytes=", "-").parse::<usize>().unwrap());
     let status = if range.is_some() { 206 } else { 200 };
-    let answer = reply(status, object.bytes[range.unwrap_or(0)..].to_vec());
+    let mut bytes = object.bytes[range.unwrap_or(0)..].to_vec();
+    if is_corrupt && let Some(byte) = bytes.first_mut() {
+        *byte ^= 1;
+    }
+    let answer = reply(status, bytes);
     let answer = with(answer, "X-Goog-Generation", &object.generation.to_string());
     if object.has_no_sums { answer } else { with(answer, "X-Goog-Hash", &hash_header(&object.bytes)) }
 }
@@ -756,6 +758,6 @@ fn token(call: &Call, state: &mut State, port: u16) -> Reply {
     }
     state.n_tokens += 1;
     state.token = format!("token-{}-never-shown", state.n_tokens);
-    let given = json!({ "access_token": state.token, "expires_in": state.token_life_s, "token_type": "Bearer" });
+    let given = json!({ "access_token": state.token, "expires_in": 3599, "token_type": "Bearer" });
     resource(200, &given)
 }

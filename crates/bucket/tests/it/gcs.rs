@@ -208,13 +208,16 @@ fn content_that_was_changed_on_the_way_is_found_out() {
     rig.put().unwrap();
     rig.fake.rule("content", "x", 0, 1, Fault::Truncate);
     assert_eq!(rig.bucket.get("x", &rig.stop).unwrap(), b"small");
+    rig.fake.rule("content", "x", 0, 1, Fault::Corrupt);
+    let err = rig.bucket.get("x", &rig.stop).unwrap_err();
+    assert_eq!((err.kind(), err.class()), (Kind::Retry, "integrity"), "{err}");
     rig.fake.rule("content", "x", 0, 9, Fault::Portal(200));
     let err = rig.bucket.get("x", &rig.stop).unwrap_err();
     assert_eq!((err.kind(), err.class()), (Kind::Retry, "network"), "{err}");
 }
 
 #[test]
-fn a_token_is_kept_renewed_before_its_end_and_once_when_it_is_refused() {
+fn a_token_is_kept_and_renewed_once_when_it_is_refused() {
     let rig = Rig::new();
     rig.put().unwrap();
     rig.put().unwrap();
@@ -384,6 +387,16 @@ fn a_session_that_is_gone_begins_anew() {
         rig.assert_whole();
         assert_eq!(journal.parts(), None);
     }
+    // The object is there although its session is gone.
+    let rig = Rig::new();
+    let journal = Kept::default();
+    journal.fail_after(3);
+    rig.upload(&journal).unwrap_err();
+    journal.recover();
+    rig.fake.with(|state| state.sessions.clear());
+    rig.fake.seen();
+    assert_eq!(rig.upload(&journal).unwrap().resumed_bytes, SIZE as u64);
+    assert_eq!((rig.fake.operations(), journal.parts()), (vec!["question", "objects.get"], None));
     let rig = Rig::new();
     rig.fake.rule("chunk", "", 0, 99, Fault::Forget(410));
     let journal = Kept::default();
@@ -413,7 +426,6 @@ fn the_end_of_an_upload_is_looked_into() {
     check(Fault::LoseAnswer, 1, Ok(3));
     check(Fault::Truncate, 1, Ok(3));
     check(Fault::DoAndRefuse(500, "internalError"), 1, Ok(3));
-    // The object is there although its session is gone.
     check(Fault::Reset(0), 1, Ok(4));
     check(Fault::Refuse(500, "internalError"), 2, Ok(5));
     check(Fault::Portal(200), 1, Ok(4));

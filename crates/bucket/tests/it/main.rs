@@ -7,6 +7,7 @@ mod azure;
 mod azurite;
 mod folder;
 mod gcs;
+mod gcs_server;
 mod s3;
 mod s3_checks;
 mod s3_tls;
