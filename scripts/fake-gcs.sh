@@ -29,7 +29,7 @@ install_it() {
   trap 'rm -rf "$work"' EXIT
   # Nothing of it is left in the caches of whoever runs this.
   (cd "$work" && env GOPATH="$work/path" GOMODCACHE="$work/modules" GOCACHE="$work/build" GOBIN="$work/bin" GOFLAGS=-modcacherw \
-    CGO_ENABLED=0 "$go" install -trimpath -ldflags=-s "$module@v$version") >&2
+    GOTOOLCHAIN=auto CGO_ENABLED=0 "$go" install -trimpath -ldflags=-s "$module@v$version") >&2
   # By one rename, so that a half-finished one is never taken for complete.
   mv -T "$work/bin" "$home"
 }

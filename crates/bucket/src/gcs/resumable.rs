@@ -23,8 +23,6 @@ use pillion_base::stop::Stop;
 
 /// How often one call begins a session: the first, and after the store has forgotten one.
 const SESSIONS_MAX: u32 = 2;
-/// What the address of a session begins with.
-const PATH: &str = "/upload/storage/v1/b/";
 
 /// What the store says of a session.
 enum Progress {
@@ -93,7 +91,7 @@ pub(super) fn upload(
 /// Ends a session; it is no error if there is none.
 pub(super) fn abandon(bucket: &GcsBucket, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
     let address = parts.upload_id.as_str();
-    if !address.starts_with(PATH) {
+    if !is_address(address) {
         return Ok(());
     }
     let request =
@@ -123,11 +121,14 @@ impl Upload<'_> {
 
     /// The session of an earlier attempt, and how far it is. One of another content is ended.
     fn known(&self) -> Result<Option<(String, Progress)>> {
-        let Some(parts) = self.journal.parts().filter(|parts| parts.upload_id.starts_with(PATH)) else {
+        let Some(parts) = self.journal.parts().filter(|parts| is_address(&parts.upload_id)) else {
             return Ok(None);
         };
         let is_same_part = |(part, crc32c): (&Part, &u32)| part.md5 == base64_of(*crc32c);
-        let is_same = (parts.size_bytes, parts.part_bytes) == (self.sums.size_bytes, self.chunk_bytes())
+        // The configuration may name another bucket by now.
+        let is_ours = parts.upload_id.contains(&format!("/b/{}/o?", self.bucket.name));
+        let is_same = is_ours
+            && (parts.size_bytes, parts.part_bytes) == (self.sums.size_bytes, self.chunk_bytes())
             && parts.sent.len() <= self.chunks.len()
             && parts.sent.iter().zip(&self.chunks).all(is_same_part);
         if !is_same {
@@ -159,12 +160,12 @@ impl Upload<'_> {
             .with_body(Body::Bytes(metadata.as_bytes()));
         let answer = self.bucket.client.send(&request, self.stop)?;
         // Only the path counts: whatever the answer says, tokens go to the configured server.
-        let url = Url::parse(answer.header("location")).ok().filter(|url| url.path().starts_with(PATH));
-        let Some(url) = url else {
+        let url = Url::parse(answer.header("location")).ok();
+        let address = url.map(|url| format!("{}?{}", url.path(), url.query().unwrap_or_default()));
+        let Some(address) = address.filter(|address| is_address(address)) else {
             let text = format!("objects.insert {}/{}: the answer has no address", self.bucket.name, self.object);
             return Err(Error::new(Kind::Retry, text).classed("server"));
         };
-        let address = format!("{}?{}", url.path(), url.query().unwrap_or_default());
         self.record(&address, 0)?;
         Ok(address)
     }
@@ -309,6 +310,11 @@ impl Upload<'_> {
         let request = Request::new("objects.insert", Method::Put, Place::Upload(self.object), Expected::Progress);
         self.bucket.client.integrity_error(&request, text)
     }
+}
+
+/// Whether a text is the address of a session: a path and a query, to be asked of the configured server.
+fn is_address(text: &str) -> bool {
+    text.starts_with('/') && text.contains("upload_id=")
 }
 
 /// Whether a session has come to its end without an object.

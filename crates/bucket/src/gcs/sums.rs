@@ -1,4 +1,4 @@
-//! The sums of a file that Google compares: CRC-32C always, MD5 where it costs little. Pure.
+//! The sums of a file that Google compares: CRC-32C always, MD5 where it costs little.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

@@ -343,6 +343,18 @@ fn a_changed_file_ends_the_session_of_the_old_one() {
     assert_eq!((rig.fake.object("01A/index").unwrap(), stored.resumed_bytes), (bytes, 0));
     assert_eq!(rig.fake.n_open_sessions(), 0);
     assert_eq!(rig.fake.operations(), ["cancel", "begin", "chunk", "chunk", "chunk"]);
+    // The same with a session of another bucket.
+    let rig = Rig::new();
+    let journal = Kept::default();
+    journal.fail_after(2);
+    rig.upload(&journal).unwrap_err();
+    journal.recover();
+    let mut parts = journal.parts().unwrap();
+    parts.upload_id = parts.upload_id.replace(BUCKET, "other-bucket");
+    journal.record(Some(&parts)).unwrap();
+    rig.fake.seen();
+    assert_eq!(rig.upload(&journal).unwrap().resumed_bytes, 0);
+    assert_eq!(rig.fake.operations(), ["unknown", "begin", "chunk", "chunk", "chunk"]);
     // Before any chunk was recorded only the sum of the whole tells: no object is made of two files.
     let rig = Rig::new();
     let journal = Kept::default();
