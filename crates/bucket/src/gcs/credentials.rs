@@ -248,7 +248,7 @@ fn external(raw: Raw) -> Result<External> {
         "json" => Some(required("subject_token_field_name", source.format.subject_token_field_name)?),
         _ => return Err(wrong("credential_source.format.type of the credentials must be text or json")),
     };
-    let client = (!raw.client_id.is_empty()).then(|| (raw.client_id, Secret(raw.client_secret)));
+    let client = (!raw.client_id.is_empty()).then_some((raw.client_id, Secret(raw.client_secret)));
     Ok(External {
         audience: required("audience", raw.audience)?,
         subject_token_type: required("subject_token_type", raw.subject_token_type)?,
