@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 
+use crc32c::crc32c_combine;
 use rusty_s3::Method;
 use url::Url;
 
@@ -140,11 +141,7 @@ impl Upload<'_> {
             self.journal.record(None)?;
             return Ok(None);
         }
-        let progress = match self.bucket.client.is_emulator() {
-            // fake-gcs-server takes the question for the end of the upload.
-            true => Progress::At(self.sums.size_bytes.min(parts.sent.len() as u64 * self.chunk_bytes())),
-            false => self.ask(&parts.upload_id)?,
-        };
+        let progress = self.ask(&parts.upload_id)?;
         Ok(Some((parts.upload_id, progress)))
     }
 
@@ -262,12 +259,41 @@ impl Upload<'_> {
     }
 
     fn ask(&self, address: &str) -> Result<Progress> {
+        if let Some(offset) = self.ask_emulator(address)? {
+            return Ok(Progress::At(offset));
+        }
         match self.bucket.client.send(&self.question(address), self.stop) {
             Ok(answer) => self.read(&answer),
             Err(fault) if is_over(&fault) => Ok(Progress::Gone(fault)),
             Err(fault) if fault.error.kind() == Kind::Retry => Err(fault.into()),
             Err(fault) => self.refused(fault),
         }
+    }
+
+    /// fake-gcs-server takes the question for the end of the upload, and bytes that it has already for new ones. It answers
+    /// an empty chunk with the sum of what it has. `None`: it is another server, which understands the question.
+    fn ask_emulator(&self, address: &str) -> Result<Option<u64>> {
+        if !self.bucket.client.is_emulator() {
+            return Ok(None);
+        }
+        let request = Request { headers: Vec::new(), ..self.question(address) }
+            .with_header("content-range", format!("bytes 0-0/{}", self.sums.size_bytes));
+        let answer = match self.bucket.client.send(&request, self.stop) {
+            Err(fault) if fault.error.kind() == Kind::Stopped => return Err(fault.into()),
+            Err(_) => return Ok(None),
+            Ok(answer) => answer,
+        };
+        let said = json::object(&answer.body).ok().and_then(|object| object.crc32c);
+        let (mut offset, mut crc32c) = (0, 0);
+        for chunk in &self.chunks {
+            if said == Some(crc32c) {
+                return Ok(Some(offset));
+            }
+            let length = self.chunk_bytes().min(self.sums.size_bytes - offset);
+            crc32c = crc32c_combine(crc32c, *chunk, usize::try_from(length).unwrap_or(usize::MAX));
+            offset += length;
+        }
+        Ok(None)
     }
 
     /// What the answer to a chunk or to the question says.
