@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::azure::{AzureBucket, AzureConfig};
 use crate::folder::FolderBucket;
+use crate::gcs::{GcsBucket, GcsConfig};
 use crate::oci::{OciBucket, OciConfig};
 use crate::pace::Pace;
 use crate::s3::{CredentialsChain, S3Bucket, S3Config};
@@ -38,6 +39,8 @@ pub enum Provider {
     Azure(Box<AzureConfig>),
     /// A bucket of Oracle Cloud.
     Oci(Box<OciConfig>),
+    /// A bucket of Google Cloud Storage.
+    Gcs(Box<GcsConfig>),
 }
 
 /// Opens the bucket, below its prefix, with uploads at the given pace. No request is made yet, and operations are not
@@ -58,6 +61,10 @@ pub fn open(config: &BucketConfig, disk: &Disk, pace: Pace) -> Result<Arc<dyn Bu
         Provider::Oci(oci) => {
             let env = Arc::new(|name: &str| std::env::var(name).ok());
             Arc::new(OciBucket::open(oci, USER_AGENT, env)?.with_pace(pace))
+        }
+        Provider::Gcs(gcs) => {
+            let env = Arc::new(|name: &str| std::env::var(name).ok());
+            Arc::new(GcsBucket::open(gcs, USER_AGENT, env)?.with_pace(pace))
         }
         Provider::S3(s3) => {
             let env = |name: &str| std::env::var(name).ok();

@@ -2,6 +2,7 @@
 
 mod azure;
 mod clouds;
+mod gcs;
 mod http;
 mod oci;
 mod s3;
@@ -34,6 +35,7 @@ fn parse_text(text: &str) -> Result<BucketConfig> {
         "S3" => Provider::S3(Box::new(s3::read(config, &mut remarks)?)),
         "AZURE" => Provider::Azure(Box::new(azure::read(config, &mut remarks)?)),
         "OCI" => Provider::Oci(Box::new(oci::read(config, &mut remarks)?)),
+        "GCS" => Provider::Gcs(Box::new(gcs::read(config, &mut remarks)?)),
         "COS" => Provider::S3(Box::new(clouds::cos(config, &mut remarks)?)),
         "ALIYUNOSS" => Provider::S3(Box::new(clouds::aliyun(config)?)),
         "BOS" => Provider::S3(Box::new(clouds::bos(config)?)),
@@ -113,7 +115,7 @@ mod tests {
             ("type: [S3]", "line 1: field type must be a text"),
             ("type: S3\nconfig: {bucket: hunter2}", "line 2: no s3 endpoint in config file"),
             ("type: S3", "line 1: no s3 endpoint in config file"),
-            ("type: gcs", "bucket with type GCS is not supported: use Google's S3-compatible interface: type: S3"),
+            ("type: gcs\nconfig:\n  use_grpc: hunter2", "line 3: missing Google Cloud Storage bucket name"),
             ("type: azure\nconfig:\n  storage_account_key: hunter2", "line 3: no container specified"),
             ("type: Swift", "bucket with type SWIFT is not supported: use the S3-compatible interface"),
             ("type: oci\nconfig:\n  privatekey: hunter2", "line 3: field bucket is missing in config"),

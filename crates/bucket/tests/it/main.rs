@@ -6,6 +6,8 @@
 mod azure;
 mod azurite;
 mod folder;
+mod gcs;
+mod gcs_server;
 mod oci;
 mod s3;
 mod s3_checks;
