@@ -7,6 +7,7 @@ use crate::azure::{AzureBucket, AzureConfig};
 use crate::folder::FolderBucket;
 use crate::pace::Pace;
 use crate::s3::{CredentialsChain, S3Bucket, S3Config};
+use crate::swift::{SwiftBucket, SwiftConfig};
 use crate::{Bucket, Prefixed};
 use pillion_base::error::Result;
 use pillion_base::files::Disk;
@@ -35,6 +36,8 @@ pub enum Provider {
     S3(Box<S3Config>),
     /// A container of an Azure storage account.
     Azure(Box<AzureConfig>),
+    /// A container of an OpenStack object store.
+    Swift(Box<SwiftConfig>),
 }
 
 /// Opens the bucket, below its prefix, with uploads at the given pace. No request is made yet, and operations are not
@@ -51,6 +54,10 @@ pub fn open(config: &BucketConfig, disk: &Disk, pace: Pace) -> Result<Arc<dyn Bu
         Provider::Azure(azure) => {
             let env = Arc::new(|name: &str| std::env::var(name).ok());
             Arc::new(AzureBucket::open(azure, USER_AGENT, env)?.with_pace(pace))
+        }
+        Provider::Swift(swift) => {
+            let env = Arc::new(|name: &str| std::env::var(name).ok());
+            Arc::new(SwiftBucket::open(swift, USER_AGENT, env)?.with_pace(pace))
         }
         Provider::S3(s3) => {
             let env = |name: &str| std::env::var(name).ok();

@@ -4,6 +4,7 @@ mod azure;
 mod clouds;
 mod http;
 mod s3;
+mod swift;
 
 use pillion_base::content::Content;
 use pillion_base::error::{Context, Error, Kind, Result};
@@ -32,6 +33,7 @@ fn parse_text(text: &str) -> Result<BucketConfig> {
         "FILESYSTEM" => filesystem(&root, config)?,
         "S3" => Provider::S3(Box::new(s3::read(config, &mut remarks)?)),
         "AZURE" => Provider::Azure(Box::new(azure::read(config, &mut remarks)?)),
+        "SWIFT" => Provider::Swift(Box::new(swift::read(config, &mut remarks)?)),
         "COS" => Provider::S3(Box::new(clouds::cos(config, &mut remarks)?)),
         "ALIYUNOSS" => Provider::S3(Box::new(clouds::aliyun(config)?)),
         "BOS" => Provider::S3(Box::new(clouds::bos(config)?)),
@@ -113,7 +115,7 @@ mod tests {
             ("type: S3", "line 1: no s3 endpoint in config file"),
             ("type: gcs", "bucket with type GCS is not supported: use Google's S3-compatible interface: type: S3"),
             ("type: azure\nconfig:\n  storage_account_key: hunter2", "line 3: no container specified"),
-            ("type: Swift", "bucket with type SWIFT is not supported: use the S3-compatible interface"),
+            ("type: Swift\nconfig:\n  password: hunter2", "line 3: no auth_url specified"),
             ("type: oci", "bucket with type OCI is not supported: use Oracle's S3 Compatibility API"),
             ("type: COS\nconfig:\n  secret_key: hunter2", "line 3: field bucket is missing in config"),
             ("type: ALIYUNOSS", "line 1: field bucket is missing in config"),
