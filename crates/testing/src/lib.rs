@@ -1,4 +1,4 @@
-//! What tests of several crates need: buckets, an S3 store, an Azure account, and data directories. Never part of the daemon.
+//! What tests of several crates need: buckets, an S3 store, an Azure account, a Swift store, and data directories. Never part of the daemon.
 
 #![warn(unreachable_pub)]
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
@@ -6,5 +6,6 @@
 pub mod bucket;
 pub mod fake_azure;
 pub mod fake_s3;
+pub mod fake_swift;
 pub mod journal;
 pub mod tsdb;

@@ -368,7 +368,10 @@ fn request_id(answer: &Answer) -> &str {
 /// pass for an object.
 fn is_swift(answer: &Answer) -> bool {
     let has = |name: &str| !answer.header(name).is_empty();
-    has("x-timestamp") || has("x-container-object-count") || matches!(answer.status, 201 | 204)
+    has("x-timestamp")
+        || has("x-container-object-count")
+        || matches!(answer.status, 201 | 204)
+        || answer.header("content-type").starts_with("application/json")
 }
 
 /// Reads an answer that is no success.

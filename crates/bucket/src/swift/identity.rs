@@ -84,7 +84,7 @@ impl Asker {
         let headers = [("x-auth-user", user), ("x-auth-key", key.0.as_str())];
         let answer = self.send(Method::Get, self.url.clone(), &headers, Body::None, stop)?;
         if !(200..300).contains(&answer.status) {
-            let hint = "correct username (with tempauth it is account:user) and password";
+            let hint = "correct username (with tempauth it is account:user), password and auth_url";
             return Err(self.refused(&answer, &plain_words(&answer), &[&key.0], hint));
         }
         let expires = answer.header("x-auth-token-expires").parse().ok().map(Duration::from_secs);

@@ -194,10 +194,11 @@ pub(super) fn upload(
         let resumed_bytes = attributes.size_bytes;
         return Ok(Stored { attributes, resumed_bytes });
     }
-    let mut resumed_bytes = None;
-    for round in 1..=ROUNDS_MAX {
+    let (mut resumed_bytes, mut n_rounds) = (None, 0);
+    loop {
         let kept_bytes = upload.send_missing()?;
         let resumed_bytes = *resumed_bytes.get_or_insert(kept_bytes);
+        n_rounds += 1;
         match upload.commit() {
             Ok(()) => {
                 let attributes = upload.check()?;
@@ -206,15 +207,17 @@ pub(super) fn upload(
                 return Ok(Stored { attributes, resumed_bytes });
             }
             // The list names what the store does not have.
-            Err(fault) if fault.status == 400 && round < ROUNDS_MAX => {
+            Err(fault) if fault.status == 400 && n_rounds < ROUNDS_MAX => {
                 log::info!(bucket = bucket.name.as_str(), object = object, err = fault.error.to_string();
                     "the object store refuses the list of segments; looking which are missing");
+            }
+            Err(fault) if fault.status == 400 => {
+                let text = format!("the store has refused the list of segments {ROUNDS_MAX} times");
+                return Err(fault.error.with_kind(ErrorKind::Retry).classed("server").context(text));
             }
             Err(fault) => return Err(fault.into()),
         }
     }
-    let text = format!("upload {object}: the store has forgotten segments {ROUNDS_MAX} times");
-    Err(Error::new(ErrorKind::Retry, text).classed("server"))
 }
 
 /// The MD5s of a file and of its segments.

@@ -9,3 +9,5 @@ mod folder;
 mod s3;
 mod s3_checks;
 mod s3_tls;
+mod swift;
+mod swift_server;
