@@ -343,10 +343,12 @@ fn url(storage: &Url, request: &Request<'_>) -> Url {
             format!("{account}/{}/{}", escaped(container), utf8_percent_encode(object, RESERVED_IN_PATH))
         }
         Target::Container(container) => format!("{account}/{}", escaped(container)),
-        // Beside the version: the account's URL ends in `/v1/AUTH_…`.
+        // Beside the version: the account's URL ends in `/v1/AUTH_…`, and with Ceph in `/v1`.
         Target::Info => {
-            let above = account.rsplitn(3, '/').nth(2).unwrap_or_default();
-            format!("{above}/info")
+            let parts: Vec<&str> = account.split('/').collect();
+            let is_version = |part: &&str| matches!(*part, "v1" | "v1.0");
+            let n_above = parts.iter().rposition(is_version).unwrap_or(parts.len().saturating_sub(2));
+            format!("{}/info", parts.get(..n_above).unwrap_or_default().join("/"))
         }
     };
     url.set_path(&path);
@@ -402,7 +404,8 @@ mod tests {
         let info = || Request::new("GET info", Method::Get, Target::Info);
         check("https://h/v1/AUTH_p", info(), "https://h/info");
         check("https://h/swift/v1/AUTH_p/", info(), "https://h/swift/info");
-        check("https://h/swift/v1", info(), "https://h/info");
+        check("https://h/swift/v1", info(), "https://h/swift/info");
+        check("https://h/rest/AUTH_p", info(), "https://h/info");
         check("https://h/", info(), "https://h/info");
     }
 }

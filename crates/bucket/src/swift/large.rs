@@ -14,7 +14,7 @@ use rusty_s3::Method;
 use super::client::Request;
 use super::fault::Fault;
 use super::json::{self, Abilities, Entry};
-use super::{CONTENT_TYPE, Hash, SEGMENTS, SwiftBucket, hash, hex};
+use super::{CONTENT_TYPE, Hash, Head, SEGMENTS, SwiftBucket, hash, hex};
 use crate::limits;
 use crate::rest::{Answer, Body, RESERVED, RESERVED_IN_PATH};
 use crate::{Attributes, Journal, Part, Parts, Stored};
@@ -97,7 +97,21 @@ impl SwiftBucket {
     }
 
     /// Whether the segments of a large object are, each by its MD5, the parts of a file of the same size.
-    pub(super) fn has_segments_of(&self, object: &str, kind: &Kind, source: &Source, stop: &Stop) -> Result<bool> {
+    pub(super) fn has_segments_of(&self, object: &str, head: &Head, source: &Source, stop: &Stop) -> Result<bool> {
+        if head.kind == Kind::Plain {
+            return Ok(false);
+        }
+        // The tag of what this bucket makes of the file.
+        if let Some(segment_bytes) = self.segment_bytes(source.size_bytes(), stop)?
+            && Sums::of(source, segment_bytes, stop)?.tag() == head.attributes.tag
+        {
+            return Ok(true);
+        }
+        self.has_listed_segments_of(object, &head.kind, source, stop)
+    }
+
+    /// As above, by the list of the segments.
+    fn has_listed_segments_of(&self, object: &str, kind: &Kind, source: &Source, stop: &Stop) -> Result<bool> {
         let segments = match kind {
             Kind::Plain => return Ok(false),
             Kind::Static => self.manifest(object, stop)?,
@@ -148,18 +162,59 @@ impl SwiftBucket {
         }
     }
 
-    /// Removes the segments of earlier attempts at an object, but not those with the prefix `kept`.
-    fn sweep(&self, object: &str, kept: &str, stop: &Stop) -> Result<(), Fault> {
+    /// The segments of all attempts at an object that the store lists.
+    fn attempts(&self, object: &str, stop: &Stop) -> Result<Vec<Entry>, Fault> {
         let folder = folder_of(object);
-        for entry in self.list_all(&self.segments_container, &folder, stop)? {
-            // Deeper are those of objects whose names begin with this one and a slash.
-            let is_ours = entry.name.strip_prefix(&folder).is_some_and(|below| below.split('/').count() == 2);
-            if is_ours && (kept.is_empty() || !entry.name.starts_with(kept)) {
+        let mut all = self.list_all(&self.segments_container, &folder, stop)?;
+        // Deeper are those of objects whose names begin with this one and a slash.
+        all.retain(|entry| entry.name.strip_prefix(&folder).is_some_and(|below| below.split('/').count() == 2));
+        Ok(all)
+    }
+
+    /// Removes the segments of earlier attempts at an object, but not those with one of the prefixes `kept`.
+    fn sweep(&self, object: &str, kept: &BTreeSet<String>, stop: &Stop) -> Result<(), Fault> {
+        for entry in self.attempts(object, stop)? {
+            if !kept.contains(attempt_of(&entry.name)) {
                 self.delete_segment(&self.segments_container, &entry.name, stop)?;
             }
         }
         Ok(())
     }
+
+    /// The prefixes of the segments that an object needs; `None` if that cannot be told.
+    fn needed(&self, object: &str, stop: &Stop) -> Result<Option<BTreeSet<String>>> {
+        let head = match self.head(object, stop) {
+            Err(fault) if fault.error.kind() == ErrorKind::NotFound => return Ok(Some(BTreeSet::new())),
+            other => other?,
+        };
+        match &head.kind {
+            Kind::Plain => Ok(Some(BTreeSet::new())),
+            Kind::Dynamic(manifest) => Ok(Some(BTreeSet::from([unescaped(manifest).1]))),
+            Kind::Static => {
+                let segments = self.manifest(object, stop)?;
+                // `/container/name`.
+                let name = |path: &str| path.splitn(3, '/').nth(2).map(|name| attempt_of(name).to_owned());
+                let needed: BTreeSet<String> = segments.iter().filter_map(|segment| name(&segment.name)).collect();
+                if !needed.is_empty() {
+                    return Ok(Some(needed));
+                }
+                // Ceph shows no list. The object's tag tells which attempt it is made of.
+                let mut tags: BTreeMap<String, String> = BTreeMap::new();
+                for entry in self.attempts(object, stop)? {
+                    tags.entry(attempt_of(&entry.name).to_owned()).or_default().push_str(&entry.hash);
+                }
+                let is_it = |tags: &String| hex(&Md5::digest(tags.as_bytes()).into()) == head.attributes.tag;
+                let found: BTreeSet<String> =
+                    tags.into_iter().filter(|(_, tags)| is_it(tags)).map(|(prefix, _)| prefix).collect();
+                Ok(Some(found).filter(|found| !found.is_empty()))
+            }
+        }
+    }
+}
+
+/// The prefix of a segment's name.
+fn attempt_of(name: &str) -> &str {
+    name.rfind('/').and_then(|end| name.get(..=end)).unwrap_or_default()
 }
 
 /// The folder of an object's segments.
@@ -408,7 +463,7 @@ impl Upload<'_> {
             return wrong(&format!("{size_bytes} bytes were sent and the store has {}", head.attributes.size_bytes));
         }
         let is_ours = head.attributes.tag == self.sums.tag()
-            || self.bucket.has_segments_of(self.object, &head.kind, self.source, self.stop)?;
+            || self.bucket.has_listed_segments_of(self.object, &head.kind, self.source, self.stop)?;
         match is_ours {
             true => Ok(head.attributes),
             false => wrong("the store has other segments than were sent: somebody else writes under this name"),
@@ -417,7 +472,7 @@ impl Upload<'_> {
 
     /// Removes what earlier attempts left. The object is stored, so that it may fail.
     fn sweep(&self) {
-        if let Err(fault) = self.bucket.sweep(self.object, &self.prefix, self.stop) {
+        if let Err(fault) = self.bucket.sweep(self.object, &BTreeSet::from([self.prefix.clone()]), self.stop) {
             log::debug!(bucket = self.bucket.name.as_str(), object = self.object, err = fault.error.to_string();
                 "cannot remove the segments of earlier attempts");
         }
@@ -426,29 +481,18 @@ impl Upload<'_> {
 
 /// Removes the segments of an upload that will not go on, but never those of an object that is there.
 pub(super) fn abandon(bucket: &SwiftBucket, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
-    let kept: BTreeSet<String> = match bucket.head(object, stop) {
-        Ok(head) => match &head.kind {
-            Kind::Plain => BTreeSet::new(),
-            Kind::Static => {
-                let segments = bucket.manifest(object, stop)?;
-                let prefix =
-                    |name: &str| Some(name.rsplit_once('/')?.0.split_once('/')?.1.split_once('/')?.1.to_owned());
-                segments.iter().filter_map(|segment| prefix(&segment.name)).collect()
-            }
-            Kind::Dynamic(manifest) => BTreeSet::from([unescaped(manifest).1.trim_end_matches('/').to_owned()]),
-        },
-        Err(fault) if fault.error.kind() == ErrorKind::NotFound => BTreeSet::new(),
-        Err(fault) => return Err(fault.into()),
+    let Some(needed) = bucket.needed(object, stop)? else {
+        log::debug!(bucket = bucket.name.as_str(), object = object;
+            "the object store does not say which segments an object needs; leaving those of earlier attempts");
+        return Ok(());
     };
-    // An upload has one prefix, so an object of ours has one too.
-    let kept = kept.iter().find(|prefix| prefix.starts_with(&folder_of(object))).map(|prefix| format!("{prefix}/"));
-    let kept = kept.unwrap_or_default();
-    bucket.sweep(object, &kept, stop)?;
+    bucket.sweep(object, &needed, stop)?;
     // What was sent last may not be listed yet.
-    let is_ours = parts.upload_id.starts_with(&folder_of(object)) && parts.upload_id != kept;
-    if let Some(idx) = parts.sent.len().checked_sub(1).filter(|_| is_ours) {
-        for idx in [idx, idx + 1] {
-            bucket.delete_segment(&bucket.segments_container, &segment_name(&parts.upload_id, idx), stop)?;
+    let is_ours = parts.upload_id.starts_with(&folder_of(object)) && !needed.contains(&parts.upload_id);
+    if is_ours {
+        for idx in parts.sent.len().saturating_sub(2)..=parts.sent.len() {
+            let name = segment_name(&parts.upload_id, idx);
+            bucket.delete_segment(&bucket.segments_container, &name, stop)?;
         }
     }
     Ok(())

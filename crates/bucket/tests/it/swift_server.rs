@@ -1,5 +1,5 @@
-//! The Swift bucket on OpenStack's own servers, through `scripts/swift.sh`. Left out with a line where they are not
-//! installed, unless `CI=true`.
+//! The Swift bucket on OpenStack's own servers, through `scripts/swift.sh`, and on Ceph, which speaks the same, through
+//! `scripts/rgw.sh`. Each is left out with a line where it is not installed, unless `CI=true`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ use pillion_testing::bucket;
 use pillion_testing::journal::{Kept, content};
 
 const MIB: usize = 1024 * 1024;
-/// What the script ends with when Swift is not installed.
+/// What the scripts end with when something is not installed.
 const NOT_INSTALLED: i32 = 3;
 
 /// The servers. They end with the process: the script waits for the end of its standard input.
@@ -30,8 +30,8 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Option<Server> {
-        let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/swift.sh"))
+    fn start(script: &str) -> Option<Server> {
+        let mut child = Command::new(format!("{}/../../scripts/{script}", env!("CARGO_MANIFEST_DIR")))
             .args(["run", "--until-eof"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,14 +50,34 @@ impl Server {
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         let status = child.wait().unwrap();
         let is_left_out = std::env::var_os("CI").is_none_or(|value| value != "true");
-        assert!(status.code() == Some(NOT_INSTALLED) && is_left_out, "scripts/swift.sh ({status}): {said}");
-        eprintln!("not run against OpenStack Swift: {}", said.trim());
+        assert!(status.code() == Some(NOT_INSTALLED) && is_left_out, "scripts/{script} ({status}): {said}");
+        eprintln!("not run, because it is not installed: {}", said.trim());
         None
     }
 
     fn shared() -> Option<&'static Server> {
         static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-        SERVER.get_or_init(Server::start).as_ref()
+        SERVER.get_or_init(|| Server::start("swift.sh")).as_ref()
+    }
+
+    fn ceph() -> Option<&'static Server> {
+        static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+        let start = || {
+            let mut server = Server::start("rgw.sh")?;
+            for (name, of_ceph) in
+                [("auth_url", "swift_auth_url"), ("username", "swift_username"), ("password", "secret_key")]
+            {
+                let value = server.fact(of_ceph).to_owned();
+                server.facts.insert(name.into(), value);
+            }
+            Some(server)
+        };
+        SERVER.get_or_init(start).as_ref()
+    }
+
+    /// Those of both that are there.
+    fn all() -> Vec<&'static Server> {
+        [Server::shared(), Server::ceph()].into_iter().flatten().collect()
     }
 
     fn fact(&self, name: &str) -> &str {
@@ -128,7 +148,10 @@ fn is_empty(server: &Server, container: &str) -> bool {
 
 #[test]
 fn the_suite_passes_in_one_piece_and_in_segments_of_both_kinds() {
-    let Some(server) = Server::shared() else { return };
+    Server::all().into_iter().for_each(suite_on);
+}
+
+fn suite_on(server: &Server) {
     for (segment_bytes, is_dynamic) in [(None, false), (Some(40_000), false), (Some(40_000), true)] {
         let config = SwiftConfig { segment_bytes, is_dynamic, page_names: 3, ..server.config() };
         bucket::suite(&open(&config));
@@ -151,7 +174,10 @@ fn the_suite_passes_in_one_piece_and_in_segments_of_both_kinds() {
 
 #[test]
 fn a_large_file_goes_in_segments_and_goes_on_where_it_was_killed() {
-    let Some(server) = Server::shared() else { return };
+    Server::all().into_iter().for_each(large_file_on);
+}
+
+fn large_file_on(server: &Server) {
     let (_stopper, stop) = stop_pair().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let size = 5 * MIB + 17;
@@ -189,7 +215,10 @@ fn a_large_file_goes_in_segments_and_goes_on_where_it_was_killed() {
 
 #[test]
 fn what_is_abandoned_leaves_nothing_unless_it_is_in_use() {
-    let Some(server) = Server::shared() else { return };
+    Server::all().into_iter().for_each(abandoned_on);
+}
+
+fn abandoned_on(server: &Server) {
     let (_stopper, stop) = stop_pair().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let source = file(&dir, &content(3 * MIB));
@@ -253,7 +282,10 @@ fn refusals_of_the_store_say_what_to_change() {
 
 #[test]
 fn names_with_any_characters_are_stored_as_they_are() {
-    let Some(server) = Server::shared() else { return };
+    Server::all().into_iter().for_each(names_on);
+}
+
+fn names_on(server: &Server) {
     let (_stopper, stop) = stop_pair().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let source = file(&dir, &content(100_000));
