@@ -130,8 +130,8 @@ impl RequestContext<'_> {
                 "denied",
                 format!(
                     "the user lacks the right: it needs a role in the project that may use object storage (often member \
-                     or swiftoperator), or to be named in the container's lists of access (openstack container set, \
-                     read and write) of {}",
+                     or swiftoperator), or to be named for reading and writing in the lists of the container {} (swift \
+                     post --read-acl, --write-acl)",
                     self.container
                 ),
             ),
