@@ -38,7 +38,7 @@ rgw: ## Install Ceph's S3 server from Debian, for the tests; says first what
 azurite: ## Install Azure's emulator from npm into the cache folder, for the tests; says first what it will do
 	@scripts/azurite.sh install
 
-swift: ## Unpack OpenStack Swift from Debian into the cache folder, for the tests; says first what it will do
+swift: ## Unpack OpenStack Swift and Keystone from Debian into the cache folder, for the tests; says first what it will do
 	@scripts/swift.sh install
 
 # LTO only where it is worth its minute: it makes a Series call a sixth cheaper and the binary a ninth smaller.

@@ -85,7 +85,7 @@ impl Asker {
         let answer = self.send(Method::Get, self.url.clone(), &headers, Body::None, stop)?;
         if !(200..300).contains(&answer.status) {
             let hint = "correct username (with tempauth it is account:user), password and auth_url";
-            return Err(self.refused(&answer, &plain_words(&answer), &[&key.0], hint));
+            return Err(self.refused(&answer, &[&key.0], hint));
         }
         let expires = answer.header("x-auth-token-expires").parse().ok().map(Duration::from_secs);
         self.token(answer.header("x-auth-token"), answer.header("x-storage-url"), expires)
@@ -105,7 +105,7 @@ impl Asker {
                 return self.token(&token, &storage, life);
             }
             let hint = "correct username, password and project_name (the tenant)";
-            let error = self.refused(&answer, &said(&answer), &[&password.0], hint);
+            let error = self.refused(&answer, &[&password.0], hint);
             if !matches!(answer.status, 400 | 401) {
                 return Err(error);
             }
@@ -138,7 +138,7 @@ impl Asker {
                      username",
                 ),
             };
-            return Err(self.refused(&answer, &said(&answer), &[&secret.0], hint));
+            return Err(self.refused(&answer, &[&secret.0], hint));
         }
         let (storage, life) = read_v3(&answer.body, &self.region).map_err(|text| self.odd(&text))?;
         self.token(answer.header("x-subject-token"), &storage, life)
@@ -158,9 +158,12 @@ impl Asker {
         Error::new(Kind::Permanent, format!("{}: the answer {text}", self.what())).classed("credentials")
     }
 
-    fn refused(&self, answer: &Answer, said: &str, secrets: &[&str], hint: &str) -> Error {
+    fn refused(&self, answer: &Answer, secrets: &[&str], hint: &str) -> Error {
+        let keystones = keystones_words(&answer.body);
         let hint = match answer.status {
             400 | 401 | 403 => hint,
+            // Keystone does not find a token or a credential; its URLs that are not there have no such answer.
+            404 if keystones.is_some() => hint,
             300..=399 | 404 | 405 => {
                 "correct auth_url and auth_version: Keystone's URL ends in /v3 (auth_version 3), tempauth's in /auth/v1.0"
             }
@@ -168,7 +171,7 @@ impl Asker {
             _ => "",
         };
         let mut text = format!("{}: {}", self.what(), answer.status);
-        let said = quoted(said, secrets);
+        let said = quoted(&keystones.unwrap_or_else(|| plain_words(answer)), secrets);
         if !said.is_empty() {
             text.push_str(&format!(": {said}"));
         }
@@ -246,8 +249,8 @@ fn v3_body(identity: &Identity, project: Option<&Project>) -> Value {
     json!({ "auth": auth })
 }
 
-/// What a refusal says: Keystone's message, or the text of something else.
-fn said(answer: &Answer) -> String {
+/// What a refusal of Keystone says.
+fn keystones_words(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Said {
         error: Message,
@@ -256,8 +259,7 @@ fn said(answer: &Answer) -> String {
     struct Message {
         message: String,
     }
-    let read: Option<Said> = serde_json::from_slice(&answer.body).ok();
-    read.map_or_else(|| plain_words(answer), |said| said.error.message)
+    serde_json::from_slice(body).ok().map(|said: Said| said.error.message)
 }
 
 /// How long a token is good, by the server's own clock where it says both times.

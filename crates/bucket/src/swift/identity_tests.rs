@@ -118,6 +118,8 @@ fn refusals_say_what_to_change_and_show_no_secret() {
     check(password(), 401, "hunter2 is wrong", Permanent, "credentials", "(not shown, for it holds a secret)");
     check(application(), 401, said, Permanent, "credentials", "has the credential expired");
     check(v3(Identity::Token(secret())), 401, said, Permanent, "credentials", "taken for a token");
+    let unknown = r#"{"error":{"code":404,"message":"Could not recognize Fernet token","title":"Not Found"}}"#;
+    check(v3(Identity::Token(secret())), 404, unknown, Permanent, "credentials", "taken for a token");
     check(password(), 404, "", Permanent, "credentials", "Keystone's URL ends in /v3");
     check(password(), 302, "", Permanent, "credentials", "Keystone's URL ends in /v3");
     check(v2(), 410, "", Permanent, "credentials", "set auth_version 3");

@@ -30,9 +30,10 @@ struct Server {
 }
 
 impl Server {
-    fn start(script: &str) -> Option<Server> {
+    fn start(script: &str, options: &[&str]) -> Option<Server> {
         let mut child = Command::new(format!("{}/../../scripts/{script}", env!("CARGO_MANIFEST_DIR")))
             .args(["run", "--until-eof"])
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -57,13 +58,13 @@ impl Server {
 
     fn shared() -> Option<&'static Server> {
         static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-        SERVER.get_or_init(|| Server::start("swift.sh")).as_ref()
+        SERVER.get_or_init(|| Server::start("swift.sh", &[])).as_ref()
     }
 
     fn ceph() -> Option<&'static Server> {
         static SERVER: OnceLock<Option<Server>> = OnceLock::new();
         let start = || {
-            let mut server = Server::start("rgw.sh")?;
+            let mut server = Server::start("rgw.sh", &[])?;
             for (name, of_ceph) in
                 [("auth_url", "swift_auth_url"), ("username", "swift_username"), ("password", "secret_key")]
             {
@@ -304,4 +305,65 @@ fn names_on(server: &Server) {
         bucket.iter("ü", &mut each, &stop).unwrap();
         assert_eq!(names, ["ü/%41&x=?#"]);
     }
+}
+
+#[test]
+fn keystone_gives_tokens_in_every_way() {
+    let Some(server) = Server::start("swift.sh", &["--keystone"]) else { return };
+    let (_stopper, stop) = stop_pair().unwrap();
+    let fact = |name: &str| server.fact(name);
+    let open = |auth: &[&str], more: &str| {
+        let lines: String = auth.iter().map(|name| format!("\n  {name}: {}", fact(name))).collect();
+        let text = format!(
+            "type: SWIFT\nconfig:\n  auth_url: {}\n  container_name: missing\n  retries: 1{lines}\n{more}",
+            fact("auth_url")
+        );
+        let config = BucketConfig::parse(&Content { origin: "bucket.yml".into(), text }).unwrap();
+        pillion_bucket::open(&config, &Disk::real(), Pace::default()).unwrap()
+    };
+    let here = ["region_name"].as_slice();
+    let by_name = ["username", "domain_name", "password", "project_name"].as_slice();
+    let token = format!("  password: {}", fact("token"));
+    let ways: [(&[&str], &str); 8] = [
+        (by_name, ""),
+        (&["username", "domain_id", "password", "project_id"], ""),
+        (&["user_id", "password", "project_name"], "  project_domain_name: blocks"),
+        // In the user's own project.
+        (&["user_id", "password"], ""),
+        (&["application_credential_id", "application_credential_secret"], ""),
+        (&["application_credential_name", "application_credential_secret", "user_id"], ""),
+        (&["application_credential_name", "application_credential_secret", "username", "domain_name"], ""),
+        (&["project_id"], &token),
+    ];
+    for (auth, more) in ways {
+        // The store accepts the token: it says that there is no such container.
+        let err = open(&[auth, here].concat(), more).exists("x", &stop).unwrap_err();
+        assert_eq!((err.kind(), err.class()), (Kind::Permanent, "no_bucket"), "{auth:?}: {err}");
+    }
+    let check = |auth: &[&str], more: &str, kind: Kind, class: &str, part: &str| {
+        let err = open(auth, more).exists("x", &stop).unwrap_err();
+        assert_eq!((err.kind(), err.class()), (kind, class), "{err}");
+        assert!(err.to_string().contains(part) && !err.to_string().contains("hunter2"), "{err} lacks {part}");
+    };
+    use Kind::{Permanent, Retry};
+    let wrong = "  password: hunter2";
+    check(
+        &["username", "domain_name", "project_name"],
+        wrong,
+        Permanent,
+        "credentials",
+        "correct username, domain_name",
+    );
+    check(&["project_id"], wrong, Permanent, "credentials", "taken for a token");
+    check(
+        &["application_credential_id"],
+        "  application_credential_secret: hunter2",
+        Permanent,
+        "credentials",
+        "has the credential expired",
+    );
+    check(by_name, "  region_name: nowhere", Permanent, "credentials", "it has elsewhere, here");
+    // Nobody is at the store of the other region.
+    let elsewhere = format!("  region_name: {}", fact("other_region_name"));
+    check(by_name, &elsewhere, Retry, "network", "HEAD object missing/x at 127.0.0.1:1");
 }
