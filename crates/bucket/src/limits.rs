@@ -79,6 +79,8 @@ pub(crate) const AZURE_BLOCKS_MAX: u64 = 50_000;
 pub(crate) const SWIFT_ATTEMPTS: u32 = 4;
 /// Time to establish a connection to Swift or to Keystone. `Source:` Thanos's default.
 pub(crate) const SWIFT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an answer with a token must come within this: other requests wait for it.
+pub(crate) const SWIFT_TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer with a token that is read: it lists all services of a cloud in all its regions.
 pub(crate) const SWIFT_CATALOGUE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// Larger files go to Swift in segments of this size: a kill costs one of them, and their requests cost little.

@@ -43,7 +43,9 @@ impl Asker {
     pub(super) fn new(config: &SwiftConfig, user_agent: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Asker> {
         let url = http_url(&config.auth_url)
             .ok_or_else(|| Error::new(Kind::Permanent, "auth_url is not a URL of http or https"))?;
-        let connections = ConnectionPool::new(&config.http, &url, user_agent, env)?;
+        let mut http = config.http.clone();
+        http.response_header_timeout = http.response_header_timeout.min(limits::SWIFT_TOKEN_TIMEOUT);
+        let connections = ConnectionPool::new(&http, &url, user_agent, env)?;
         Ok(Asker { auth: config.auth.clone(), url, region: config.region.clone(), connections })
     }
 

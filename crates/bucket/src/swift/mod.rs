@@ -1,8 +1,8 @@
 //! The Swift bucket: objects of a container of OpenStack's object store, over its own interface. Large files go in
 //! segments, straight from the file. The store checks the MD5 of everything it is sent.
 //!
-//! From the outside in: this file has the operations of a bucket, `large` has large objects and their segments, `client`
-//! sends requests with retries, `token` and `identity` give what authorises them. No redirect is followed, and no
+//! From the outside in: this file has the operations of a bucket, `upload` and `large` have large objects, `segments` says
+//! what they consist of, `client` sends requests with retries, `token` and `identity` give what authorises them. No redirect is followed, and no
 //! container is created.
 
 mod client;
@@ -11,7 +11,9 @@ mod fault;
 mod identity;
 mod json;
 mod large;
+mod segments;
 mod token;
+mod upload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -21,7 +23,7 @@ use rusty_s3::Method;
 use self::client::{Client, Request};
 use self::fault::Fault;
 use self::json::Entry;
-use self::large::Kind as ObjectKind;
+use self::segments::Kind as ObjectKind;
 use crate::limits;
 use crate::pace::Pace;
 use crate::rest::Env;
@@ -284,7 +286,7 @@ impl Bucket for SwiftBucket {
         check_name(object)?;
         stop.check()?;
         if let Some(segment_bytes) = self.segment_bytes(source.size_bytes(), stop)? {
-            return large::upload(self, object, source, segment_bytes, journal, stop);
+            return upload::upload(self, object, source, segment_bytes, journal, stop);
         }
         let hash = hash(source, 0..source.size_bytes(), stop)?;
         let body = Body::File { source, range: (0, source.size_bytes()), is_hashed: false };
