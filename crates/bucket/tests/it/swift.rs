@@ -256,6 +256,23 @@ fn a_token_that_the_store_refuses_is_renewed_once() {
 }
 
 #[test]
+fn a_token_that_ends_during_an_upload_costs_one_segment_at_most() {
+    let rig = Rig::with(|config, _| config.segment_bytes = Some(4 << 20));
+    rig.fake.rule("PUT segment", "", 1, 1, Fault::RefuseEarly(401));
+    let bytes = content(9 << 20);
+    rig.bucket.upload("01A/index", &rig.file(&bytes), &NoJournal, &rig.stop).unwrap();
+    assert_eq!(rig.fake.object("01A/index").unwrap(), bytes);
+    let seen = rig.fake.operations();
+    let n = |operation: &str| seen.iter().filter(|seen| **seen == operation).count();
+    assert_eq!((n("PUT segment"), n("token v1")), (4, 2));
+    // One that nears its end is renewed before.
+    let rig = Rig::with(|_, fake| fake.with(|state| state.token_life_s = 1));
+    rig.put().unwrap();
+    rig.put().unwrap();
+    assert_eq!(rig.fake.operations(), ["token v1", "PUT object", "PUT object"], "not at every request, though");
+}
+
+#[test]
 fn a_segment_that_meets_a_fault_is_sent_again_and_nothing_else() {
     for fault in [
         Fault::Reset(SEGMENT / 2),
