@@ -1,4 +1,4 @@
-//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure, Google Cloud Storage, Oracle Cloud), and the configuration of a bucket.
+//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure, Google Cloud Storage, Oracle Cloud, Swift), and the configuration of a bucket.
 //!
 //! It never retries for ever, and never shows a key or a signature.
 
@@ -18,6 +18,7 @@ mod open;
 mod pace;
 mod rest;
 pub mod s3;
+pub mod swift;
 mod wrap;
 
 pub use bucket::{Attributes, Bucket, Compared, Journal, NoJournal, Part, Parts, Stored, check_name};

@@ -111,3 +111,20 @@ pub(crate) const GCS_CHUNK_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub(crate) const GCS_OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024 * 1024;
 /// How long a token for Google is asked for: the longest that every service account may have. `Units:` s.
 pub(crate) const GCS_TOKEN_LIFE_S: u64 = 3600;
+/// Attempts for each request to Swift. `Source:` Thanos's three retries.
+pub(crate) const SWIFT_ATTEMPTS: u32 = 4;
+/// Time to establish a connection to Swift or to Keystone. `Source:` Thanos's default.
+pub(crate) const SWIFT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an answer with a token must come within this: other requests wait for it.
+pub(crate) const SWIFT_TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer with a token that is read: it lists all services of a cloud in all its regions.
+pub(crate) const SWIFT_CATALOGUE_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// Larger files go to Swift in segments of this size: a kill costs one of them, and their requests cost little.
+pub(crate) const SWIFT_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// As above, for dynamic large objects: stores slow down whoever reads more than ten of their segments at once.
+/// `Source:` Swift's `proxy-server.conf`, `rate_limit_after_segment`.
+pub(crate) const SWIFT_DYNAMIC_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Most segments of a static large object of a store that does not say it. `Source:` Swift's `max_manifest_segments`.
+pub(crate) const SWIFT_SEGMENTS_MAX: u64 = 1000;
+/// How often the size of a dynamic large object is looked at until all its segments show up in it.
+pub(crate) const SWIFT_LOOKS_MAX: u32 = 8;

@@ -12,3 +12,5 @@ mod oci;
 mod s3;
 mod s3_checks;
 mod s3_tls;
+mod swift;
+mod swift_server;
