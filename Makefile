@@ -17,7 +17,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Cargo's own place has whichever was built last, this or the one without LTO that tests use.
 SHIPPED := $(abspath $(TARGET))/shipped/pillion
 
-.PHONY: help setup prometheus rgw build demo clean-demo quick test e2e budgets bench check fmt clippy doc audit fuzz dist
+.PHONY: help setup prometheus rgw azurite build demo clean-demo quick test e2e budgets bench check fmt clippy doc audit fuzz dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ prometheus: ## Unpack real Prometheus releases (2.42, 2.53, 3.5) into the cache 
 rgw: ## Install Ceph's S3 server from Debian, for the tests; says first what
 	@[ "$$PILLION_NO_RGW" = 1 ] || scripts/rgw.sh install || \
 	  { echo "make: PILLION_NO_RGW=1 leaves out what needs this S3 server" >&2; exit 1; }
+
+azurite: ## Install Azure's emulator from npm into the cache folder, for the tests; says first what it will do
+	@scripts/azurite.sh install
 
 # LTO only where it is worth its minute: it makes a Series call a sixth cheaper and the binary a ninth smaller.
 build: setup ## Build the binary that is shipped, with LTO

@@ -23,6 +23,8 @@ pub(crate) const CALL_THREADS_KEPT: usize = 2;
 pub(crate) const CALL_THREAD_IDLE: Duration = Duration::from_secs(5);
 /// Time between two looks at memory that could be given back, while there is work.
 pub(crate) const TIDY_EVERY: Duration = Duration::from_secs(15);
+/// A call that took longer than this, with no other beside it, is tidied up after at once: that takes a few milliseconds.
+pub(crate) const TIDY_AFTER: Duration = Duration::from_millis(50);
 /// Calls that may wait for a thread; a queued call is a request and a sink, a few KiB. A querier sends bursts.
 pub const CALL_QUEUE: usize = 256;
 /// Stack of a call thread, in bytes: patterns are compiled and JSON is decoded on it.

@@ -1,17 +1,19 @@
 //! The lines of the log: logfmt as go-kit writes it, JSON, and logfmt with a priority for the journal. The lines are
 //! built by pure functions; only [`init`] touches the process.
 
+mod complaints;
 mod logfmt;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use log::kv::{self, Key, Value, VisitSource, VisitValue};
 use log::{Level, LevelFilter, Record};
 
+pub(crate) use complaints::n_complaints;
 use logfmt::{logfmt_pair, logfmt_raw};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::time::format_rfc3339_nano;
@@ -46,6 +48,7 @@ pub(crate) enum LogFormat {
 pub(crate) fn init(level: LogLevel, format: LogFormat, debug_name: &str) -> Result<()> {
     let own = level_filter(level);
     let debug_name = debug_name.to_owned();
+    let heard = complaints::Heard::default();
     env_logger::Builder::new()
         // Libraries are heard only when something is wrong. The gRPC core's own records have no target at all.
         .filter_level(own.min(LevelFilter::Warn))
@@ -55,7 +58,10 @@ pub(crate) fn init(level: LogLevel, format: LogFormat, debug_name: &str) -> Resu
         .filter_module("rustls", own.min(LevelFilter::Error))
         .target(env_logger::Target::Stderr)
         .format(move |out, record| {
-            let line = Line::of(record, SystemTime::now(), &debug_name);
+            let mut line = Line::of(record, SystemTime::now(), &debug_name);
+            if record.target().is_empty() && (!heard.passes(&mut line, Instant::now()) || line.level > own) {
+                return Ok(());
+            }
             out.write_all(line.print(format).as_bytes())
         })
         .try_init()

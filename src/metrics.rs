@@ -13,6 +13,7 @@ use prometheus::{
     Opts, Registry,
 };
 
+use crate::log_format::n_complaints;
 use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
 use pillion_http::tls::TlsMetrics;
 use pillion_http::web::{REFUSAL_REASONS, WebMetrics};
@@ -64,6 +65,7 @@ pub struct Metrics {
     pub grpc: GrpcMetrics,
     tls: TlsFamilies,
     process: ProcessMetrics,
+    core_errors: IntCounter,
 }
 
 /// By server; nothing is shown of a server without TLS.
@@ -245,6 +247,11 @@ impl Metrics {
             grpc,
             tls: TlsFamilies::new(r),
             process: ProcessMetrics::new(r),
+            core_errors: int_counter(
+                r,
+                "pillion_grpc_core_errors_total",
+                "Total number of complaints of the gRPC core, mostly about what clients sent.",
+            ),
             registry,
         }
     }
@@ -441,6 +448,7 @@ impl Metrics {
     /// The page of `/metrics`, in the text format 0.0.4.
     pub fn render(&self) -> Vec<u8> {
         self.process.refresh();
+        self.core_errors.inc_by(n_complaints().saturating_sub(self.core_errors.get()));
         let mut page = String::with_capacity(32 * 1024);
         exposition::write(&self.registry.gather(), &mut page);
         page.into_bytes()

@@ -1,10 +1,11 @@
-//! Answers of S3 servers: any bytes are an answer or an error that is worth another attempt, texts are no longer than what
+//! Answers of S3 servers and of Azure: any bytes are an answer or an error that is worth another attempt, texts are no longer than what
 //! they were read from, and what is escaped as servers do it is read back as it was.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use pillion_base::error::{Kind, Result};
+use pillion_bucket::azure::xml as azure;
 use pillion_bucket::s3::xml;
 use pillion_fuzz::Dice;
 
@@ -29,6 +30,16 @@ fn check_any(body: &[u8]) {
         assert!(!id.is_empty() && id.trim() == id);
     }
     assert_ne!(checked(xml::location(body)), Some(String::new()));
+    if let Some(page) = checked(azure::listing(body)) {
+        assert!(page.names.iter().map(String::len).sum::<usize>() <= body.len());
+        assert!(page.next.is_none_or(|next| !next.is_empty() && next.len() <= body.len()));
+    }
+    if let Some(blocks) = checked(azure::uncommitted(body)) {
+        assert!(blocks.iter().map(|(id, _)| id.len()).sum::<usize>() <= body.len());
+    }
+    if let Some(error) = azure::error(body) {
+        assert!(error.code.len() + error.message.len() + error.detail.len() <= body.len());
+    }
     if let Some(error) = xml::error(body) {
         // What the reader of the listing refuses as XML holds no error either.
         assert!(xml::first(body, "Nothing").is_none_or(|text| text.len() <= body.len()));

@@ -160,6 +160,7 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pillion_read::store::Holder;
     use prometheus::Opts;
 
     struct Fake {
@@ -168,8 +169,8 @@ mod tests {
     }
 
     impl Client for Fake {
-        fn holder(&self) -> u64 {
-            0
+        fn holder(&self) -> Holder {
+            Holder::default()
         }
 
         fn is_gone(&self) -> bool {

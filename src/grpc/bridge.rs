@@ -22,7 +22,7 @@ use crate::grpc::pool::Pool;
 use crate::grpc::request::{Bytes, Incoming, Late};
 use crate::limits;
 use pillion_base::error::{Error, Kind, Result};
-use pillion_read::store::{Client, EncodedMessage, MessageSink, Outlet, client_gone};
+use pillion_read::store::{Client, EncodedMessage, Holder, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -152,6 +152,14 @@ impl Bridge {
         wake(state);
     }
 
+    /// Lets what was kept back leave: the thread is about to wait.
+    pub(crate) fn flush(&self) {
+        let state = self.0.lock();
+        if !state.queue.is_empty() {
+            wake(state);
+        }
+    }
+
     /// Whether the client went away.
     pub fn is_gone(&self) -> bool {
         self.0.lock().gone
@@ -212,9 +220,9 @@ impl Bridge {
                         self.0.room.notify_one();
                     }
                 }
-                (message, !state.queue.is_empty())
+                (message, !state.queue.is_empty() || state.end.is_some())
             };
-            // With more to come the core may gather messages before it writes.
+            // With more to come, be it only the status, the core may gather before it writes.
             let flags = WriteFlags::default().buffer_hint(more);
             if Pin::new(&mut *sink).start_send((message, flags)).is_err() {
                 return Poll::Ready(None);
@@ -228,9 +236,13 @@ impl Bridge {
         let shared = &*self.0;
         state.wanted = Some(wanted);
         state.taken = Instant::now();
+        let waker = state.waker.take();
         let message_bytes = state.queued_bytes + state.core_bytes + in_hand;
         let held_bytes = message_bytes + shared.held_bytes.load(Ordering::Relaxed);
         drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         let outside = shared.seat.get().map(|seat| {
             // What clients leave lying takes memory: past a bound it also holds shares of the work, of which each has only so
             // many.
@@ -346,7 +358,10 @@ impl MessageSink for Bridge {
         state.sent_bytes = state.sent_bytes.saturating_add(n_bytes);
         state.n_sent += 1;
         state.queue.push_back(slice);
-        wake(state);
+        // A little goes with what follows at once, or when this thread is about to wait.
+        if state.queued_bytes > limits::SMALL_MESSAGE_BYTES {
+            wake(state);
+        }
         Ok(())
     }
 }
@@ -367,6 +382,7 @@ impl Outlet for Bridge {
     }
 
     fn outside(&self, wait: &mut dyn FnMut()) {
+        self.flush();
         let seat = self.0.seat.get();
         let _outside = seat.map(|seat| seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_prometheus));
         wait();
@@ -378,10 +394,11 @@ impl Outlet for Bridge {
 }
 
 impl Client for Shared {
-    fn holder(&self) -> u64 {
+    fn holder(&self) -> Holder {
         let mut hasher = DefaultHasher::new();
-        self.seat.get().map(|seat| seat.caller.network).hash(&mut hasher);
-        hasher.finish()
+        let caller = self.seat.get().map(|seat| seat.caller);
+        caller.map(|caller| caller.network).hash(&mut hasher);
+        Holder { address: hasher.finish(), connection: caller.map_or(0, |caller| caller.connection) }
     }
 
     fn is_gone(&self) -> bool {

@@ -9,6 +9,7 @@ use crate::grpc::bridge::Bridge;
 use crate::metrics::{GRPC_CODES, GrpcMetrics};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::threads::panic_text;
+use pillion_http::client::before_waits;
 
 /// Type, service and method, as the metrics name them.
 pub(crate) type Name = (&'static str, &'static str, &'static str);
@@ -62,7 +63,9 @@ pub(crate) fn run(
 ) {
     let metrics = call.metrics.clone();
     let method = call.name.2;
-    let outcome = catch_unwind(AssertUnwindSafe(|| if bridge.is_gone() { Ok(()) } else { work(bridge) }));
+    let flushed = bridge.clone();
+    let work = || before_waits(Box::new(move || flushed.flush()), || work(bridge));
+    let outcome = catch_unwind(AssertUnwindSafe(|| if bridge.is_gone() { Ok(()) } else { work() }));
     let status = match outcome {
         _ if bridge.is_gone() && deadline_exceeded() => {
             RpcStatus::with_message(RpcStatusCode::DEADLINE_EXCEEDED, "deadline exceeded".into())

@@ -178,14 +178,19 @@ impl Pool {
             shared.gauges.queued.set(to_i64(state.queue.len()));
             state.is_untidy = true;
             drop(state);
+            let begun = Instant::now();
             (queued.job)();
+            let was_long = begun.elapsed() > limits::TIDY_AFTER;
             state = shared.lock();
             shared.ends(&mut state, queued.caller);
             // The end of this job may let more than one run: this thread takes one, and an idle one the other.
             if state.n_idle > 0 && state.queue.len() > 1 {
                 shared.work.notify_one();
             }
-            if state.queue.is_empty() && state.tidied.is_none_or(|at| at.elapsed() > limits::TIDY_EVERY) {
+            // The next large answer does not find the leavings of this one in its way, so that answers after each other take no
+            // more than one.
+            let is_alone = was_long && state.running.is_empty();
+            if state.queue.is_empty() && (is_alone || state.tidied.is_none_or(|at| at.elapsed() > limits::TIDY_EVERY)) {
                 state = self.tidy_up(state);
             }
         }
@@ -411,6 +416,29 @@ mod tests {
         assert!(rig.began.1.is_empty());
         rig.release_all();
         assert_eq!(rig.begins(3), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_long_job_that_was_alone_is_tidied_up_after_at_once() {
+        static TIDIED: (Mutex<u32>, Condvar) = (Mutex::new(0), Condvar::new());
+        let tidy_up = || {
+            *TIDIED.0.lock().unwrap() += 1;
+            TIDIED.1.notify_all();
+        };
+        let tidied = |n: u32| {
+            let count = TIDIED.0.lock().unwrap();
+            let (count, timeout) = TIDIED.1.wait_timeout_while(count, PATIENCE, |count| *count < n).unwrap();
+            assert!(!timeout.timed_out(), "{count} of {n}");
+        };
+        let pool = Pool::new(1, 10, 100, crate::metrics::Metrics::new().grpc.calls, tidy_up);
+        let caller = Caller { connection: 1, network: IpAddr::from([10, 0, 0, 1]) };
+        // More than the look that comes with the first job, and sooner than the next of those.
+        for n in 1..=3 {
+            let begun = Instant::now();
+            let job = move || while begun.elapsed() <= 2 * limits::TIDY_AFTER {};
+            pool.submit(caller, 1, Box::new(job));
+            tidied(n);
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the completion queues and the server. A connection older than `age_max` is asked to come again.
     pub(crate) fn start(services: Vec<Service>, request_bytes_max: usize, age_max: Option<Duration>) -> Result<Self> {
+        // Else it writes to standard error by itself.
+        grpcio::redirect_log();
         let env = Arc::new(EnvBuilder::new().cq_count(limits::GRPC_CQ_THREADS).name_prefix("grpc-").build());
         let mut args = ChannelBuilder::new(Arc::clone(&env))
             .reuse_port(false)

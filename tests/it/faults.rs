@@ -234,7 +234,10 @@ fn a_bad_server_costs_time_and_no_block() {
             Case::new(
                 "an object is acknowledged and never stored",
                 put("/index", Fault::Lose).times(FOR_EVER),
-                Fails("integrity", &["index is missing"]),
+                Fails(
+                    "integrity",
+                    &["01J00000000000000000000001/index", "the store has acknowledged an object and has none"],
+                ),
             ),
             Case::new("an object is stored, acknowledged and forgotten", put("/index", forget(rgw)), Shipped),
             Case::new(

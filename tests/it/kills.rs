@@ -5,10 +5,11 @@
 //! `PILLION_SEED` repeats a run's moments.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::support::fault_proxy::Seen;
 use crate::support::outpost::Outpost;
+use crate::support::random::Random;
 use crate::support::rgw::Rgw;
 use pillion_testing::tsdb::Block;
 
@@ -18,25 +19,6 @@ const N_KILLS: u32 = 13;
 const PART_BYTES: u64 = 5 << 20;
 /// Slow enough that most kills come in the middle of a part.
 const RATE_BYTES: u64 = 24 << 20;
-
-/// Numbers that a seed repeats (an LCG's upper bits).
-struct Random(u64);
-
-impl Random {
-    fn seeded() -> Self {
-        let seed = std::env::var("PILLION_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok())
-            .unwrap_or_else(|| u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()));
-        println!("PILLION_SEED={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
 
 /// Two chunk files, of five parts (the last a short one) and of one PUT.
 fn block(n: u32) -> Block {

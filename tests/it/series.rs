@@ -448,7 +448,10 @@ fn a_call_that_has_begun_to_answer_when_labels_change_fails_and_the_next_one_doe
     let rig = rig_with_labels(external, frames(local));
     let answer = rig.store.series(&request(&[("job", "=~", ".+")]));
     assert_eq!(answer.code(), CODE_UNAVAILABLE, "{:?}", answer.status);
-    // The core drops messages that its client has not yet taken when a failure arrives.
+    // All three are sent; the core drops those that its client has not yet taken when a failure arrives.
+    let sent =
+        "grpc_server_msg_sent_total{grpc_method=\"Series\",grpc_service=\"thanos.Store\",grpc_type=\"server_stream\"}";
+    rig.sidecar.wait_metric(sent, |n| n == 3.0);
     assert!(answer.series.len() <= 3, "{:?}", answer.series);
     assert!(answer.status.message().contains("ask again"), "{:?}", answer.status);
     let again = rig.store.series(&request(&[("job", "=~", ".+")])).ok();

@@ -1,8 +1,10 @@
 //! What clients that pause do to others: nothing. A querier may pause on one store for as long as another one takes.
+//! `PILLION_SEED` repeats a run of drawn schedules, `PILLION_SCHEDULES` says how many there are.
 
 use std::time::{Duration, Instant};
 
 use crate::support::fake_prometheus::{FakePrometheus, Read_};
+use crate::support::random::Random;
 use crate::support::sidecar::Sidecar;
 use crate::support::store_client::{Store, options, request};
 use futures_executor::block_on;
@@ -85,34 +87,84 @@ fn clients_that_stop_reading_stop_nobody_else_and_lose_nothing() {
     }
 }
 
-/// Queriers that merge two stores read from each only what they need next. Here one sidecar begins with the calls that the
-/// other begins last.
+/// What one lazy querier does: as a merge it reads from one store and then from another. `turn` says which is next, and for
+/// how many messages.
+fn merge(
+    mut streams: Vec<Option<ClientSStreamReceiver<SeriesResponse>>>,
+    mut turn: impl FnMut() -> (usize, u64),
+) -> Result<usize, RpcStatusCode> {
+    let mut n = 0;
+    while streams.iter().any(Option::is_some) {
+        let (idx, n_messages) = turn();
+        for _ in 0..n_messages {
+            let Some(stream) = &mut streams[idx] else { break };
+            match next(stream)? {
+                Some(more) => n += more,
+                None => streams[idx] = None,
+            }
+        }
+    }
+    Ok(n)
+}
+
+/// Queriers that merge several stores read from each only what they need next, and each sidecar has other calls to do first.
+/// How many sidecars there are, the order of all calls and of all reads are drawn from a seed.
+fn lazy_queriers(mut random: Random, n_queriers: usize) {
+    let n_sidecars = 2 + random.index(2);
+    let n_series = WIDE / 4;
+    let prometheis: Vec<_> = (0..n_sidecars).map(|_| prometheus(n_series)).collect();
+    let sidecars: Vec<_> = prometheis.iter().map(|prometheus| Sidecar::ready(&prometheus.url(), &[])).collect();
+    // Of one address; each few have a connection of their own.
+    let stores: Vec<_> = (0..3).flat_map(|_| sidecars.iter().map(|sidecar| Store::connect(sidecar.grpc))).collect();
+    let mut calls: Vec<_> =
+        (0..n_queriers).flat_map(|querier| (0..n_sidecars).map(move |store| (querier, store))).collect();
+    let mut streams: Vec<Vec<_>> = (0..n_queriers).map(|_| (0..n_sidecars).map(|_| None).collect()).collect();
+    while !calls.is_empty() {
+        let (querier, store) = calls.swap_remove(random.index(calls.len()));
+        let connection = store + n_sidecars * random.index(3);
+        streams[querier][store] = Some(stores[connection].stream(&wide(), options()));
+    }
+    let threads: Vec<_> = streams
+        .into_iter()
+        .map(|streams| {
+            let mut random = Random(random.below(u64::from(u32::MAX)));
+            let turn = move || (random.index(n_sidecars), 1 + random.below(200));
+            #[allow(clippy::disallowed_methods)]
+            std::thread::spawn(move || merge(streams, turn))
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), Ok(n_sidecars * n_series));
+    }
+}
+
 #[test]
-fn two_sidecars_and_lazy_queriers_do_not_wait_for_each_other() {
+fn sidecars_and_lazy_queriers_do_not_wait_for_each_other() {
+    let mut random = Random::seeded();
+    let n_schedules = std::env::var("PILLION_SCHEDULES").map_or(3, |n| n.parse().unwrap());
+    for _ in 0..n_schedules {
+        lazy_queriers(Random(random.below(u64::from(u32::MAX))), 36);
+    }
+}
+
+/// The schedule that was found by hand: one sidecar begins with the calls that the other begins last.
+#[test]
+fn two_sidecars_that_begin_in_opposite_orders_do_not_wait_for_each_other() {
     const N: usize = 36;
     let prometheis = [prometheus(WIDE / 4), prometheus(WIDE / 4)];
     let sidecars = prometheis.each_ref().map(|prometheus| Sidecar::ready(&prometheus.url(), &[]));
     let stores = sidecars.each_ref().map(|sidecar| Store::connect(sidecar.grpc));
-    let mut first: Vec<_> = (0..N).map(|_| Some(stores[0].stream(&wide(), options()))).collect();
-    let mut second: Vec<_> = (0..N).map(|_| None).collect();
-    for idx in (0..N).rev() {
-        second[idx] = Some(stores[1].stream(&wide(), options()));
-    }
-    let pairs = first.iter_mut().zip(&mut second).map(|(a, b)| (a.take().unwrap(), b.take().unwrap()));
-    let threads: Vec<_> = pairs
-        .map(|(mut a, mut b)| {
+    let first: Vec<_> = (0..N).map(|_| Some(stores[0].stream(&wide(), options()))).collect();
+    let mut second: Vec<_> = (0..N).rev().map(|_| Some(stores[1].stream(&wide(), options()))).collect();
+    second.reverse();
+    let threads: Vec<_> = first
+        .into_iter()
+        .zip(second)
+        .map(|(one, other)| {
+            // The next of one, then the next of the other.
+            let mut turns = [(0, 1), (1, 1)].into_iter().cycle();
             #[allow(clippy::disallowed_methods)]
-            std::thread::spawn(move || {
-                let mut n = 0;
-                // As in a merge: the next of one, then the next of the other.
-                loop {
-                    let (one, other) = (next(&mut a)?, next(&mut b)?);
-                    n += one.unwrap_or(0) + other.unwrap_or(0);
-                    if one.is_none() && other.is_none() {
-                        return Ok::<_, RpcStatusCode>(n);
-                    }
-                }
-            })
+            std::thread::spawn(move || merge(vec![one, other], move || turns.next().unwrap()))
         })
         .collect();
     for thread in threads {

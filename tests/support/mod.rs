@@ -12,6 +12,7 @@ pub mod go_client;
 pub mod outpost;
 mod ports;
 pub mod prometheus;
+pub mod random;
 pub mod raw;
 pub mod rgw;
 pub mod server;

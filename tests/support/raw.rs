@@ -30,6 +30,11 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// HEADERS that open a call, in literals without indexing.
 pub fn open_call(stream: u32, path: &str) -> Vec<u8> {
+    open_call_with(stream, path, &[])
+}
+
+/// As `open_call`, with more fields.
+pub fn open_call_with(stream: u32, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -39,7 +44,7 @@ pub fn open_call(stream: u32, path: &str) -> Vec<u8> {
         ("te", "trailers"),
     ];
     let mut block = Vec::new();
-    for text in fields {
+    for text in fields.iter().chain(more) {
         block.push(0);
         for text in [text.0, text.1] {
             block.push(u8::try_from(text.len()).unwrap());

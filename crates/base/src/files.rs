@@ -7,7 +7,7 @@
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -316,9 +316,47 @@ impl Writer {
         self.disk.run(Op::SyncFile, &self.path, || self.file.sync_all())
     }
 
-    /// Takes an advisory lock, which is held until the writer is dropped; false if somebody else has it.
-    pub fn lock(&self) -> bool {
-        self.file.try_lock().is_ok()
+    /// Appends `length` bytes of `source` from `offset` and returns how many it did, at least one. Where the file systems
+    /// can, the kernel copies them, or lets both files share them.
+    ///
+    /// `Errors:` as of [`Source::read_at`] and [`Writer::write`]; `Retry` when the source has become shorter.
+    pub fn copy(&mut self, source: &Source, offset: u64, length: usize) -> Result<usize> {
+        // Both seams are asked as if it were read and written here.
+        source.disk.run(Op::Read, &source.path, || Ok(()))?;
+        self.disk.run(Op::Write, &self.path, || Ok(()))?;
+        let mut from = offset;
+        match rustix::fs::copy_file_range(&*source.file, Some(&mut from), &self.file, None, length) {
+            Ok(n_copied) if n_copied > 0 => Ok(n_copied),
+            // What the kernel cannot copy, and why it cannot, shows when the bytes are read and written.
+            _ => {
+                let mut buffer = vec![0; length.min(limits::COPY_BUFFER_BYTES)];
+                let n_read = source.read_at(offset, &mut buffer)?;
+                if n_read == 0 {
+                    return Err(source.shrunk());
+                }
+                self.write(buffer.get(..n_read).unwrap_or_default())?;
+                Ok(n_read)
+            }
+        }
+    }
+
+    /// Takes an advisory lock, which is held until the writer is dropped; `None` where there are no locks, and false if
+    /// somebody else has it.
+    pub fn lock(&self) -> Option<bool> {
+        match self.file.try_lock() {
+            Ok(()) => Some(true),
+            Err(std::fs::TryLockError::WouldBlock) => Some(false),
+            Err(std::fs::TryLockError::Error(_)) => None,
+        }
+    }
+
+    /// Whether the path still names this file, and not nothing or another one.
+    pub fn is_named(&self) -> Result<bool> {
+        let ours = self.disk.run(Op::Stat, &self.path, || self.file.metadata())?;
+        match self.disk.stat_link(&self.path) {
+            Err(err) if err.kind() == Kind::NotFound => Ok(false),
+            found => found.map(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+        }
     }
 }
 
@@ -467,6 +505,28 @@ mod tests {
         });
         assert_eq!(bad.read(&path, 9).unwrap_err().kind(), Kind::Corrupt);
         assert_eq!(bad.open_source(&path).unwrap().for_each(0..5, |_| Ok(())).unwrap_err().kind(), Kind::Corrupt);
+    }
+
+    #[test]
+    fn a_copy_has_the_bytes_and_its_faults_are_those_of_reading_and_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::write(&from, b"0123456789").unwrap();
+        let source = Disk::real().open_source(&from).unwrap();
+        let mut writer = Disk::real().create_new(&to).unwrap();
+        assert_eq!((writer.copy(&source, 2, 3).unwrap(), writer.copy(&source, 8, 99).unwrap()), (3, 2));
+        assert_eq!(std::fs::read(&to).unwrap(), b"23489");
+        assert_eq!(writer.copy(&source, 10, 1).unwrap_err().kind(), Kind::Retry);
+        let bad = Disk::watched(|step| match step.op {
+            Op::Read => Err(io::Error::from_raw_os_error(5)),
+            _ => Ok(()),
+        });
+        assert_eq!(writer.copy(&bad.open_source(&from).unwrap(), 0, 1).unwrap_err().kind(), Kind::Corrupt);
+        assert!(writer.is_named().unwrap());
+        std::fs::rename(&from, &to).unwrap();
+        assert!(!writer.is_named().unwrap());
+        std::fs::remove_file(&to).unwrap();
+        assert!(!writer.is_named().unwrap());
     }
 
     #[test]

@@ -12,6 +12,16 @@ pub trait Bucket: Send + Sync {
     /// The name that logs and metrics show, such as `fs: /var/lib/bucket`.
     fn name(&self) -> &str;
 
+    /// Makes sure that this is the store that earlier blocks went to, where something else can take its place: the empty
+    /// folder of a file system that is not mounted. Returns what `known` is to be in later calls, also of later processes;
+    /// `None` where nothing can take its place. `known` is empty if blocks were shipped and nobody noted where to, and
+    /// `None` before the first one, which creates the store.
+    ///
+    /// `Errors:` of class `no_bucket` when it is not that store.
+    fn check_place(&self, _known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        stop.check().map(|()| None)
+    }
+
     /// Whether there is an object of this name; a folder is not one.
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool>;
 
@@ -99,7 +109,7 @@ pub struct Parts {
 pub struct Part {
     /// Its ETag as the store gave it, without quotes.
     pub tag: String,
-    /// MD5 of its content, in hex.
+    /// MD5 of its content in hex, or another sum that the bucket can tell from one.
     pub md5: String,
 }
 
@@ -135,12 +145,20 @@ pub fn check_name(object: &str) -> Result<()> {
     Ok(())
 }
 
+/// As [`check_name`], for what a bucket is asked for: a prefix may bring empty parts with it, as in `a//b`, which stores
+/// of objects keep and folders pass over.
+pub(crate) fn check_key(key: &str) -> Result<()> {
+    let is_edged = key.starts_with('/') || key.ends_with('/');
+    let parts: Vec<&str> = key.split('/').filter(|part| !part.is_empty()).collect();
+    if is_edged { check_name(key) } else { check_name(&parts.join("/")) }
+}
+
 /// As [`check_name`], for the folder of a listing: the root is `""`, and one slash at the end is allowed. Returns the
 /// name without that slash.
 pub(crate) fn check_dir_name(dir: &str) -> Result<&str> {
     let dir = dir.strip_suffix('/').unwrap_or(dir);
     if !dir.is_empty() {
-        check_name(dir)?;
+        check_key(dir)?;
     }
     Ok(dir)
 }
@@ -160,6 +178,10 @@ mod tests {
         assert_eq!(check_dir_name("a/b/").unwrap(), "a/b");
         assert_eq!(check_dir_name("").unwrap(), "");
         check_dir_name("a//").unwrap_err();
+        check_key("a//b/c").unwrap();
+        for odd in ["", "/", "//", "/a", "a/", "a//", "a//..", "a//.//b", "a//\n"] {
+            assert_eq!(check_key(odd).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        }
         check_dir_name("..").unwrap_err();
     }
 }

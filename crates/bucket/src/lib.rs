@@ -1,11 +1,12 @@
-//! Object storage: the trait that the shipper uses, its stores (a folder, S3), and the configuration of a bucket.
+//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure), and the configuration of a bucket.
 //!
-//! It never retries for ever, and never shows a key or a signed URL.
+//! It never retries for ever, and never shows a key or a signature.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![warn(unreachable_pub)]
 
+pub mod azure;
 mod bucket;
 mod config;
 mod folder;
@@ -13,6 +14,7 @@ mod limits;
 mod metrics;
 mod open;
 mod pace;
+mod rest;
 pub mod s3;
 mod wrap;
 
@@ -24,4 +26,4 @@ pub use open::{BucketConfig, Provider, open};
 pub use pace::Pace;
 pub use wrap::{Metered, Prefixed};
 
-use bucket::check_dir_name;
+use bucket::{check_dir_name, check_key};

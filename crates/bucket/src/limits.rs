@@ -7,6 +7,12 @@ pub(crate) use pillion_http::{CONNECT_TIMEOUT, ERROR_BODY_BYTES_MAX, HTTP_CLIENT
 
 /// The time-out that applies where the operator sets one to 0, which means "no limit": nothing may wait for ever.
 pub(crate) const BUCKET_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Bytes that a folder bucket copies with one call: few enough that a stop need not wait long on a slow disk.
+pub(crate) const FOLDER_COPY_BYTES: usize = 8 * 1024 * 1024;
+/// A temporary file of another host that nobody has written for so long has no writer any more.
+pub(crate) const FOLDER_TEMP_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Names that are tried for one temporary file: another daemon that starts may sweep one before it is locked.
+pub(crate) const FOLDER_TEMP_ATTEMPTS: usize = 8;
 /// Smallest part of an upload in parts; the last may be smaller. `Source:` Amazon S3, and all others.
 pub(crate) const PART_BYTES_MIN: u64 = 5 * 1024 * 1024;
 /// Largest part, and largest object that is stored with one request. `Source:` Amazon S3.
@@ -39,9 +45,6 @@ pub(crate) const S3_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const S3_UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// How long to wait for the answer of a server that has stopped reading the request.
 pub(crate) const S3_LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a signed URL is valid. It is as long as the largest accepted difference of clocks, because the store's
-/// clock may be ahead by that much.
-pub(crate) const S3_SIGNATURE_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// A larger difference of clocks is taken as the reason of a refusal; stores accept 15 minutes.
 pub(crate) const S3_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// Largest XML answer that is read: a page of 1000 names of 1024 bytes, each byte escaped.
@@ -50,6 +53,8 @@ pub(crate) const S3_XML_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub(crate) const S3_PAGE_NAMES: usize = 1000;
 /// A listing with more pages is taken for endless.
 pub(crate) const S3_PAGES_MAX: usize = 100_000;
+/// Objects of which it is remembered that they were not stored as they were sent.
+pub(crate) const S3_DOUBTS_MAX: usize = 64;
 /// Part size of files that are smaller than the configured part size. `Source:` minio-go `minPartSize`.
 pub(crate) const S3_SMALL_PART_BYTES: u64 = 16 * 1024 * 1024;
 /// Most parts of one upload. `Source:` Amazon S3.
@@ -59,3 +64,14 @@ pub(crate) const PACE_BURST_DIVISOR: u64 = 10;
 /// The burst of the upload rate is at least this (and at most a second's worth), so that threads do not wake up for a
 /// few bytes.
 pub(crate) const PACE_BURST_BYTES_MIN: u64 = 64 * 1024;
+/// Attempts for each request to Azure. `Source:` azcore's three retries, which Thanos uses.
+pub(crate) const AZURE_ATTEMPTS: u32 = 4;
+/// Longest wait after the first failure of a request to Azure, and after later ones. `Source:` azcore `policy.RetryOptions`.
+pub(crate) const AZURE_RETRY_DELAY: Duration = Duration::from_millis(800);
+pub(crate) const AZURE_RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// Files that are larger go to Azure in blocks of this size: a kill costs one of them, and their requests cost little.
+pub(crate) const AZURE_BLOCK_BYTES: u64 = 16 * 1024 * 1024;
+/// Largest block. `Source:` "Scalability and performance targets for Blob storage".
+pub(crate) const AZURE_BLOCK_BYTES_MAX: u64 = 4000 * 1024 * 1024;
+/// Most blocks of one blob. `Source:` as above.
+pub(crate) const AZURE_BLOCKS_MAX: u64 = 50_000;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::azure::{AzureBucket, AzureConfig};
 use crate::folder::FolderBucket;
 use crate::pace::Pace;
 use crate::s3::{CredentialsChain, S3Bucket, S3Config};
@@ -32,6 +33,8 @@ pub enum Provider {
     },
     /// A bucket of any store that speaks S3.
     S3(Box<S3Config>),
+    /// A container of an Azure storage account.
+    Azure(Box<AzureConfig>),
 }
 
 /// Opens the bucket, below its prefix, with uploads at the given pace. No request is made yet, and operations are not
@@ -45,6 +48,10 @@ pub fn open(config: &BucketConfig, disk: &Disk, pace: Pace) -> Result<Arc<dyn Bu
     }
     let bucket: Arc<dyn Bucket> = match &config.provider {
         Provider::Filesystem { directory } => Arc::new(FolderBucket::open(directory, disk.clone())?.with_pace(pace)),
+        Provider::Azure(azure) => {
+            let env = Arc::new(|name: &str| std::env::var(name).ok());
+            Arc::new(AzureBucket::open(azure, USER_AGENT, env)?.with_pace(pace))
+        }
         Provider::S3(s3) => {
             let env = |name: &str| std::env::var(name).ok();
             let credentials = CredentialsChain::new(s3, Arc::new(env))?;

@@ -44,6 +44,15 @@ impl Pace {
         self.0.changes.notify_all();
     }
 
+    /// How much of `bytes` to take and send at once: as much as a burst, so that a slow link is not silent for many
+    /// seconds and then flooded.
+    pub(crate) fn piece(&self, bytes: usize) -> usize {
+        match self.rate() {
+            0 => bytes,
+            rate => bytes.min(usize::try_from(burst(rate)).unwrap_or(usize::MAX)).max(1),
+        }
+    }
+
     /// Takes `bytes` from the allowance. `Blocks:` until there is enough of it. `Errors:` `Stopped`.
     pub(crate) fn take(&self, bytes: usize, stop: &Stop) -> Result<()> {
         stop.check()?;
@@ -84,7 +93,7 @@ impl Allowance {
     /// The most credit that an idle time leaves, in bytes. It is not above a second's worth, because at a rate of a few
     /// KiB the minimum alone would be more than the rate allows in a minute.
     fn burst(&self) -> u64 {
-        (self.rate / limits::PACE_BURST_DIVISOR).max(limits::PACE_BURST_BYTES_MIN).min(self.rate)
+        burst(self.rate)
     }
 
     fn refill(&mut self, now: Duration) {
@@ -115,6 +124,11 @@ impl Allowance {
         let nanos = wanted.saturating_sub(self.credit).div_ceil(u128::from(self.rate.max(1)));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
+}
+
+/// The burst at a rate.
+fn burst(rate: u64) -> u64 {
+    (rate / limits::PACE_BURST_DIVISOR).max(limits::PACE_BURST_BYTES_MIN).min(rate)
 }
 
 #[cfg(test)]
@@ -218,6 +232,16 @@ mod tests {
             pace.change(1);
         }
         Pace::default().take(usize::MAX, &stop).unwrap_err();
+    }
+
+    #[test]
+    fn what_goes_at_once_is_a_seconds_worth_at_most() {
+        let pace = Pace::default();
+        assert_eq!(pace.piece(usize::MAX), usize::MAX);
+        for (rate, expected) in [(8000, 8000), (1, 1), (1_000_000, 100_000), (100_000_000, 131_072)] {
+            pace.change(rate);
+            assert_eq!(pace.piece(131_072), expected, "{rate}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Prefixed {
         if trimmed.is_empty() {
             return Ok(inner);
         }
-        crate::check_name(trimmed).context(|| "prefix of the bucket")?;
+        crate::check_key(trimmed).context(|| "prefix of the bucket")?;
         Ok(Arc::new(Prefixed { inner, prefix: format!("{trimmed}/") }))
     }
 
@@ -40,6 +40,10 @@ impl Bucket for Prefixed {
         self.inner.name()
     }
 
+    fn check_place(&self, known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        self.inner.check_place(known, stop)
+    }
+
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
         self.inner.exists(&self.full(object)?, stop)
     }
@@ -49,7 +53,11 @@ impl Bucket for Prefixed {
     }
 
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
-        let full = format!("{}{}", self.prefix, crate::check_dir_name(dir)?);
+        let dir = dir.strip_suffix('/').unwrap_or(dir);
+        if !dir.is_empty() {
+            crate::check_name(dir)?;
+        }
+        let full = format!("{}{dir}", self.prefix);
         self.inner.iter(&full, &mut |name| each(name.strip_prefix(&self.prefix).unwrap_or(name)), stop)
     }
 
@@ -125,6 +133,11 @@ impl Metered {
 impl Bucket for Metered {
     fn name(&self) -> &str {
         self.inner.name()
+    }
+
+    /// Not counted, because Thanos has no such operation.
+    fn check_place(&self, known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        self.inner.check_place(known, stop)
     }
 
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {

@@ -26,6 +26,9 @@ pub(crate) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STREAMS_MAX: u32 = 256;
 /// An HTTP/2 client must acknowledge our SETTINGS within this time.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first part of an HTTP request, up to this size, is sent together with the next. A head has some hundred bytes.
+pub(crate) const HEAD_BYTES_MAX: usize = 4 * 1024;
+
 /// Bytes of one gRPC request, unless another number is set. Real ones have a few KiB.
 pub(crate) const REQUEST_BYTES_MAX: u64 = 1024 * 1024;
 

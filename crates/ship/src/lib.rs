@@ -15,6 +15,7 @@ mod limits;
 mod meta;
 mod meta_schema;
 pub mod metrics;
+mod place;
 mod plan;
 mod progress;
 mod remote;

@@ -26,6 +26,7 @@ use crate::lag::ShippingLag;
 use crate::ledger::Ledger;
 use crate::limits;
 use crate::metrics::ShipMetrics;
+use crate::place::Place;
 use crate::remote::Remote;
 use crate::scan::Fingerprint;
 use crate::spool::Spool;
@@ -143,6 +144,7 @@ pub struct Shipper {
     ledger: Ledger,
     claims: Claims,
     remote: Remote,
+    place: Place,
     quarantine: BTreeMap<Ulid, Quarantined>,
     /// First timestamps of the shipped blocks that Prometheus still has: all that a tick needs of their meta.json.
     shipped_min_times_ms: BTreeMap<Ulid, i64>,
@@ -164,6 +166,7 @@ impl Shipper {
         let spool = Spool::new(&config.data_dir, config.disk.clone());
         let claims = Claims::new(spool, config.disk.clone(), bucket.name(), config.held_files_max);
         let backlog = Backlog { last_upload: ledger.last_upload(), ..Backlog::default() };
+        let place = Place::new(&config.data_dir, config.disk.clone());
         let shipper = Shipper {
             config,
             bucket,
@@ -172,6 +175,7 @@ impl Shipper {
             ledger,
             claims,
             remote: Remote::default(),
+            place,
             quarantine: BTreeMap::new(),
             shipped_min_times_ms: BTreeMap::new(),
             misnamed: BTreeSet::new(),

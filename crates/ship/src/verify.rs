@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::claim::{Claim, Files, Record};
 use crate::ledger;
 use crate::meta::Meta;
+use crate::place::Place;
 use crate::plan::{self, Action, Found};
 use crate::scan::{self, Examined};
 use crate::spool::{Spool, SpoolEntry};
@@ -115,6 +116,12 @@ impl Summary {
 /// fails. A failure with one block is a finding.
 pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: &Stop) -> Result<Summary> {
     let shipped: BTreeSet<Ulid> = ledger::shipped(audit.disk, &audit.data_dir.join(audit.meta_file_name))?;
+    // Of a file system that is not mounted it would be said that it has nothing, and it would get everything.
+    let mut place = Place::new(audit.data_dir, audit.disk.clone());
+    match audit.repair {
+        true => place.check(audit.bucket, !shipped.is_empty(), stop)?,
+        false => place.check_noted(audit.bucket, stop)?,
+    }
     let mut found = scan::scan(audit.disk, audit.data_dir, |_| None)?;
     let claims = claims(audit, &mut found)?;
     let mut summary = Summary::default();

@@ -1,4 +1,4 @@
-//! An S3 store in this process. It verifies presigned signatures with code of its own, records every request, and fails
+//! An S3 store in this process. It verifies signatures in the header with code of its own, records every request, and fails
 //! on demand in the ways that stores and networks do. Never checks what clients make of its answers.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ use sha2::Sha256;
 pub const BUCKET: &str = "fake-bucket";
 pub const REGION: &str = "eu-fake-1";
 pub const ACCESS_KEY: &str = "AKFAKE";
+const CHECKSUM: &str = "x-amz-checksum-crc32c";
+const ALGORITHM: &str = "x-amz-checksum-algorithm";
 pub const SECRET_KEY: &str = "sk-fake-never-shown";
 
 /// What goes wrong with a request.
@@ -51,6 +53,10 @@ pub enum Fault {
     Corrupt,
     /// The answer is a success with this body.
     Say(&'static str),
+    /// The request does not reach the store: something in between answers this status and body.
+    Proxy(u16, &'static str),
+    /// The last byte of what is stored is lost.
+    Shorten,
 }
 
 struct Rule {
@@ -76,6 +82,7 @@ pub struct Seen {
 pub struct Object {
     pub bytes: Vec<u8>,
     pub tag: String,
+    pub checksum: Option<String>,
     pub headers: BTreeMap<String, String>,
 }
 
@@ -83,6 +90,7 @@ pub struct Object {
 pub struct Upload {
     pub key: String,
     pub parts: BTreeMap<u32, Object>,
+    has_checksums: bool,
     headers: BTreeMap<String, String>,
 }
 
@@ -104,9 +112,24 @@ pub struct State {
     pub page_names: usize,
     pub page_parts: usize,
     pub checks_signatures: bool,
+    /// Bodies must be hashed and signed.
+    pub forbids_unsigned: bool,
+    /// CRC-32C is checked, kept and shown, as by AWS; else it is ignored.
+    pub keeps_crc32c: bool,
+    /// Uploads must come with a checksum, as into a bucket with Object Lock.
+    pub demands_checksum: bool,
+    /// HEAD and GET show another ETag than PUT.
+    pub has_other_head_tags: bool,
     rules: Vec<Rule>,
     n_uploads: usize,
     n_connections: usize,
+}
+
+impl State {
+    /// From now on nothing goes wrong.
+    pub fn heal(&mut self) {
+        self.rules.clear();
+    }
 }
 
 pub struct FakeS3 {
@@ -136,6 +159,10 @@ impl FakeS3 {
             page_names: 1000,
             page_parts: 1000,
             checks_signatures: true,
+            forbids_unsigned: false,
+            keeps_crc32c: false,
+            demands_checksum: false,
+            has_other_head_tags: false,
             rules: Vec::new(),
             n_uploads: 0,
             n_connections: 0,
@@ -312,6 +339,13 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, connection: usize) {
                 refusal(200, code, "")
             }
             Some(Fault::Say(body)) => reply(200, body),
+            Some(Fault::Proxy(status, body)) => {
+                let text = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                if stream.write_all(text.as_bytes()).is_err() {
+                    return;
+                }
+                continue;
+            }
             other => act(&mut call, state, other),
         };
         let bytes = write_reply(&answer, is_head, &state.lock().unwrap());
@@ -326,7 +360,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, connection: usize) {
     }
 }
 
-fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 
@@ -440,12 +474,25 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
     {
         return refusal(400, "BadDigest", "");
     }
+    let checksum = call.headers.get(CHECKSUM).filter(|_| state.keeps_crc32c).cloned();
+    if checksum.as_ref().is_some_and(|checksum| *checksum != crc32c_of(&call.body)) {
+        return refusal(400, "BadDigest", "");
+    }
+    let is_upload = matches!(call.operation, "PutObject" | "UploadPart");
+    if state.demands_checksum && is_upload && checksum.is_none() && !call.headers.contains_key("content-md5") {
+        return refusal(400, "InvalidRequest", "");
+    }
     let mut body = std::mem::take(&mut call.body);
     if fault == Some(Fault::Corrupt)
         && let Some(byte) = body.first_mut()
     {
         *byte ^= 1;
     }
+    if fault == Some(Fault::Shorten) {
+        body.pop();
+    }
+    // Of what is kept.
+    let checksum = checksum.map(|_| crc32c_of(&body));
     let is_dropped = fault == Some(Fault::Drop);
     let kept: BTreeMap<String, String> = call
         .headers
@@ -463,27 +510,38 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
         "PutObject" => {
             let tag = tag(state, &body);
             if !is_dropped {
-                state.objects.insert(key, Object { bytes: body, tag: tag.clone(), headers: kept });
+                state
+                    .objects
+                    .insert(key, Object { bytes: body, tag: tag.clone(), checksum: checksum.clone(), headers: kept });
             }
-            with_tag(reply(200, ""), &tag)
+            with_checksum(with_tag(reply(200, ""), &tag), checksum.as_ref())
         }
         "CreateMultipartUpload" => {
             state.n_uploads += 1;
             let id = format!("up/+{} id", state.n_uploads);
-            state.uploads.insert(id.clone(), Upload { key, parts: BTreeMap::new(), headers: kept });
-            reply(
+            let algorithm = call.headers.get(ALGORITHM).filter(|_| state.keeps_crc32c).cloned();
+            let mut answer = reply(
                 200,
                 format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>"),
-            )
+            );
+            answer.headers.extend(algorithm.iter().map(|name| (ALGORITHM.to_owned(), name.clone())));
+            let has_checksums = algorithm.is_some();
+            state.uploads.insert(id, Upload { key, parts: BTreeMap::new(), has_checksums, headers: kept });
+            answer
         }
         "UploadPart" => {
             let tag = tag(state, &body);
             let Some(upload) = state.uploads.get_mut(&upload_id) else { return refusal(404, "NoSuchUpload", "") };
+            // As AWS: all parts or none.
+            if state.keeps_crc32c && checksum.is_some() != upload.has_checksums {
+                return refusal(400, "InvalidRequest", "");
+            }
             let number = call.query["partNumber"].parse().unwrap();
             if !is_dropped {
-                upload.parts.insert(number, Object { bytes: body, tag: tag.clone(), headers: kept });
+                let part = Object { bytes: body, tag: tag.clone(), checksum: checksum.clone(), headers: kept };
+                upload.parts.insert(number, part);
             }
-            with_tag(reply(200, ""), &tag)
+            with_checksum(with_tag(reply(200, ""), &tag), checksum.as_ref())
         }
         "ListParts" => {
             // As Ceph answers.
@@ -520,7 +578,7 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
             let text = String::from_utf8(body).unwrap();
             let Some(upload) = state.uploads.get(&upload_id) else { return refusal(404, "NoSuchUpload", "") };
             let mut bytes = Vec::new();
-            let mut hashes = Vec::new();
+            let (mut hashes, mut sums) = (Vec::new(), Vec::new());
             let wanted: Vec<&str> = text.split("<Part>").skip(1).collect();
             for (idx, part) in wanted.iter().enumerate() {
                 let number: u32 = between(part, "<PartNumber>", "</PartNumber>").parse().unwrap();
@@ -534,13 +592,21 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
                 if idx + 1 < wanted.len() && found.bytes.len() < 5 * 1024 * 1024 {
                     return refusal(400, "EntityTooSmall", "");
                 }
+                if upload.has_checksums {
+                    let said = part.split_once("<ChecksumCRC32C>").and_then(|(_, rest)| rest.split_once("</Checksum"));
+                    if said.map(|(said, _)| said) != found.checksum.as_deref() {
+                        return refusal(400, "InvalidPart", "");
+                    }
+                    sums.extend_from_slice(&crc32c::crc32c(&found.bytes).to_be_bytes());
+                }
                 bytes.extend_from_slice(&found.bytes);
                 hashes.extend_from_slice(&Md5::digest(&found.bytes));
             }
             let tag = format!("{}-{}", tag(state, &hashes), wanted.len());
-            let headers = state.uploads.remove(&upload_id).unwrap().headers;
+            let Upload { headers, has_checksums, .. } = state.uploads.remove(&upload_id).unwrap();
+            let checksum = has_checksums.then(|| format!("{}-{}", crc32c_of(&sums), wanted.len()));
             if !is_dropped {
-                state.objects.insert(key, Object { bytes, tag: tag.clone(), headers });
+                state.objects.insert(key, Object { bytes, tag: tag.clone(), checksum, headers });
             }
             let said = if state.has_empty_complete_tag { String::new() } else { format!("&quot;{tag}&quot;") };
             reply(
@@ -561,7 +627,14 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
                     .unwrap()
             });
             let bytes = object.bytes[start.unwrap_or(0)..].to_vec();
-            let mut answer = with_tag(reply(if start.is_some() { 206 } else { 200 }, bytes), &object.tag);
+            let tag = match state.has_other_head_tags {
+                true => md5_hex(format!("{} behind the gateway", object.tag).as_bytes()),
+                false => object.tag.clone(),
+            };
+            let mut answer = with_tag(reply(if start.is_some() { 206 } else { 200 }, bytes), &tag);
+            if call.headers.get("x-amz-checksum-mode").is_some_and(|mode| mode == "ENABLED") {
+                answer = with_checksum(answer, object.checksum.as_ref());
+            }
             for name in ["x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-algorithm"] {
                 if let Some(value) = object.headers.get(name) {
                     answer.headers.push((name.into(), value.clone()));
@@ -583,7 +656,16 @@ fn with_tag(mut reply: Reply, tag: &str) -> Reply {
     reply
 }
 
-fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
+fn with_checksum(mut reply: Reply, checksum: Option<&String>) -> Reply {
+    reply.headers.extend(checksum.map(|checksum| (CHECKSUM.to_owned(), checksum.clone())));
+    reply
+}
+
+fn crc32c_of(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(crc32c::crc32c(bytes).to_be_bytes())
+}
+
+pub(crate) fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
     text.split_once(before).unwrap().1.split_once(after).unwrap().0
 }
 
@@ -631,43 +713,46 @@ fn list(call: &Call, state: &State) -> Reply {
 
 type Denied = (u16, &'static str, String);
 
-/// Checks a presigned request as AWS specifies it.
+/// Checks a request that is signed in its headers as AWS specifies it.
 fn verify(call: &Call, state: &State) -> Result<(), Denied> {
     let denied = |status, code| (status, code, String::new());
-    let get = |name: &str| call.query.get(name).map(String::as_str).unwrap_or_default();
-    if get("X-Amz-Signature").is_empty() {
+    let header = |name: &str| call.headers.get(name).map(String::as_str).unwrap_or_default();
+    // As a bucket policy demands that asks for s3:authType REST-HEADER.
+    let Some(said) = header("authorization").strip_prefix("AWS4-HMAC-SHA256 ") else {
         return Err(denied(403, "AccessDenied"));
-    }
-    let scope: Vec<&str> = get("X-Amz-Credential").split('/').collect();
+    };
+    let get = |name: &str| said.split(", ").find_map(|part| part.strip_prefix(name)).unwrap_or_default();
+    let scope: Vec<&str> = get("Credential=").split('/').collect();
     let [access_key, day, region, service, end] = scope[..] else { return Err(denied(400, "InvalidArgument")) };
     if access_key != ACCESS_KEY {
         return Err(denied(403, "InvalidAccessKeyId"));
     }
-    if get("X-Amz-Security-Token") != state.session_token {
+    if header("x-amz-security-token") != state.session_token {
         return Err(denied(400, "ExpiredToken"));
     }
-    let date = get("X-Amz-Date");
+    let date = header("x-amz-date");
     let signed_at: Timestamp =
         format!("{}-{}-{}T{}:{}:{}Z", &date[..4], &date[4..6], &date[6..8], &date[9..11], &date[11..13], &date[13..15])
             .parse()
             .unwrap();
-    let age_s = now(state).as_second() - signed_at.as_second();
-    let lifetime_s: i64 = get("X-Amz-Expires").parse().unwrap();
-    if age_s < -900 || age_s > lifetime_s.min(900) {
+    if (now(state).as_second() - signed_at.as_second()).abs() > 900 {
         return Err(denied(403, "RequestTimeTooSkewed"));
     }
     let is_location = call.operation == "GetBucketLocation" && region == "us-east-1";
     if region != state.region && !is_location {
         return Err((400, "AuthorizationHeaderMalformed", format!("<Region>{}</Region>", state.region)));
     }
-    let mut pairs: Vec<String> = call
-        .query
-        .iter()
-        .filter(|(name, _)| *name != "X-Amz-Signature")
-        .map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false)))
-        .collect();
+    let payload = header("x-amz-content-sha256");
+    match payload {
+        "UNSIGNED-PAYLOAD" if state.forbids_unsigned => return Err(denied(403, "AccessDenied")),
+        "UNSIGNED-PAYLOAD" => {}
+        payload if payload == hex(&Sha256::digest(&call.body)) => {}
+        _ => return Err(denied(400, "XAmzContentSHA256Mismatch")),
+    }
+    let mut pairs: Vec<String> =
+        call.query.iter().map(|(name, value)| format!("{}={}", encode(name, false), encode(value, false))).collect();
     pairs.sort();
-    let signed_headers = get("X-Amz-SignedHeaders");
+    let signed_headers = get("SignedHeaders=");
     let mut headers = String::new();
     for name in signed_headers.split(';') {
         let Some(value) = call.headers.get(name) else { return Err(denied(403, "AccessDenied")) };
@@ -680,7 +765,7 @@ fn verify(call: &Call, state: &State) -> Result<(), Denied> {
         return Err((403, "AccessDenied", format!("<Unsigned>{name}</Unsigned>")));
     }
     let canonical = format!(
-        "{}\n{}\n{}\n{headers}\n{signed_headers}\nUNSIGNED-PAYLOAD",
+        "{}\n{}\n{}\n{headers}\n{signed_headers}\n{payload}",
         call.method,
         encode(&decode(&call.path), true),
         pairs.join("&")
@@ -693,14 +778,14 @@ fn verify(call: &Call, state: &State) -> Result<(), Denied> {
     for part in [day, region, service, end] {
         key = hmac(&key, part.as_bytes());
     }
-    if hex(&hmac(&key, text.as_bytes())) != get("X-Amz-Signature") {
+    if hex(&hmac(&key, text.as_bytes())) != get("Signature=") {
         return Err(denied(403, "SignatureDoesNotMatch"));
     }
     Ok(())
 }
 
 /// RFC 2104 with SHA-256.
-fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+pub(crate) fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     let mut block = if key.len() > 64 { Sha256::digest(key).to_vec() } else { key.to_vec() };
     block.resize(64, 0);
     let pad = |with: u8| block.iter().map(|byte| byte ^ with).collect::<Vec<u8>>();
@@ -708,7 +793,7 @@ fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     Sha256::digest([pad(0x5c).as_slice(), inner.as_slice()].concat()).to_vec()
 }
 
-fn encode(text: &str, keeps_slash: bool) -> String {
+pub(crate) fn encode(text: &str, keeps_slash: bool) -> String {
     text.bytes()
         .map(|byte| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -718,7 +803,7 @@ fn encode(text: &str, keeps_slash: bool) -> String {
         .collect()
 }
 
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -1,8 +1,10 @@
-//! What tests of several crates need: buckets, an S3 store, and data directories. Never part of the daemon.
+//! What tests of several crates need: buckets, an S3 store, an Azure account, and data directories. Never part of the daemon.
 
 #![warn(unreachable_pub)]
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
 pub mod bucket;
+pub mod fake_azure;
 pub mod fake_s3;
+pub mod journal;
 pub mod tsdb;

@@ -8,16 +8,11 @@ use pillion_base::yaml::Node;
 use super::{http, s3};
 
 /// Types that are not supported, and what to use instead.
-pub(super) const REFUSED: [(&str, &str); 4] = [
+pub(super) const REFUSED: [(&str, &str); 3] = [
     (
         "GCS",
         "use Google's S3-compatible interface: type: S3 with endpoint: storage.googleapis.com, and an HMAC key of the \
          service account as access_key and secret_key",
-    ),
-    (
-        "AZURE",
-        "Azure Blob Storage has no S3-compatible interface of its own; run an S3 gateway in front of it, such as \
-         S3Proxy, and use type: S3 with the gateway's endpoint",
     ),
     (
         "SWIFT",

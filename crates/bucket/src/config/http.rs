@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits;
-use crate::s3::config::HttpConfig;
+use crate::rest::HttpConfig;
 use pillion_base::error::Result;
 use pillion_base::time::parse_prometheus_duration;
 use pillion_base::yaml::Node;

@@ -1,5 +1,6 @@
 //! The object storage configuration: strict YAML, with errors that name file and line and never a value.
 
+mod azure;
 mod clouds;
 mod http;
 mod s3;
@@ -30,6 +31,7 @@ fn parse_text(text: &str) -> Result<BucketConfig> {
     let provider = match kind.as_str() {
         "FILESYSTEM" => filesystem(&root, config)?,
         "S3" => Provider::S3(Box::new(s3::read(config, &mut remarks)?)),
+        "AZURE" => Provider::Azure(Box::new(azure::read(config, &mut remarks)?)),
         "COS" => Provider::S3(Box::new(clouds::cos(config, &mut remarks)?)),
         "ALIYUNOSS" => Provider::S3(Box::new(clouds::aliyun(config)?)),
         "BOS" => Provider::S3(Box::new(clouds::bos(config)?)),
@@ -110,7 +112,7 @@ mod tests {
             ("type: S3\nconfig: {bucket: hunter2}", "line 2: no s3 endpoint in config file"),
             ("type: S3", "line 1: no s3 endpoint in config file"),
             ("type: gcs", "bucket with type GCS is not supported: use Google's S3-compatible interface: type: S3"),
-            ("type: AZURE\nconfig: {storage_account_key: hunter2}", "bucket with type AZURE is not supported: Azure"),
+            ("type: azure\nconfig:\n  storage_account_key: hunter2", "line 3: no container specified"),
             ("type: Swift", "bucket with type SWIFT is not supported: use the S3-compatible interface"),
             ("type: oci", "bucket with type OCI is not supported: use Oracle's S3 Compatibility API"),
             ("type: COS\nconfig:\n  secret_key: hunter2", "line 3: field bucket is missing in config"),

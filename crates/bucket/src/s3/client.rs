@@ -1,7 +1,7 @@
 //! Sends requests to the store and retries them. Each attempt is signed anew, for the bucket's region, with the store's
 //! time, and with keys that are renewed when they have expired.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,27 @@ use url::Url;
 use super::config::S3Config;
 use super::credentials::CredentialsProvider;
 use super::endpoint::Endpoint;
-use super::exchange::{Answer, Body, BodySink, ConnectionPool, ExchangeError, SignedRequest, authority};
-use super::fault::{Cause, Fault, Refusal, RequestContext};
-use super::retry::{Attempts, Gate, Next, Waits, wait_after};
-use super::sign::{self, SignedUrl};
+use super::fault::{Fault, Refusal, RequestContext};
+use super::parts::hex;
+use super::retry::{Attempts, Next};
+use super::sign;
 use super::xml;
 use crate::limits;
 use crate::pace::Pace;
+use crate::rest::{
+    Answer, Body, BodySink, Cause, ConnectionPool, ExchangeError, Gate, Permit, SignedRequest, Waits, authority,
+    millis, plain_words, skew, wait_after,
+};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stop::Stop;
 
 /// The region to sign for if none is known.
 const DEFAULT_REGION: &str = "us-east-1";
+
+/// Values of `hashing`.
+const NOT_HASHING: u8 = 0;
+const HASHING: u8 = 1;
+const HASHING_IS_NO_USE: u8 = 2;
 
 /// A request before it is signed, for all its attempts.
 pub(super) struct Request<'a> {
@@ -41,6 +50,8 @@ pub(super) struct Request<'a> {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Body<'a>,
+    /// SHA-256 of a body that is part of a file, in hex; empty if it is not signed.
+    pub sha256: String,
 }
 
 impl<'a> Request<'a> {
@@ -51,7 +62,16 @@ impl<'a> Request<'a> {
         method: Method,
         object: Option<&'a str>,
     ) -> Request<'a> {
-        Request { operation, permission, method, object, query: Vec::new(), headers: Vec::new(), body: Body::None }
+        Request {
+            operation,
+            permission,
+            method,
+            object,
+            query: Vec::new(),
+            headers: Vec::new(),
+            body: Body::None,
+            sha256: String::new(),
+        }
     }
 
     /// Adds a parameter.
@@ -70,6 +90,11 @@ impl<'a> Request<'a> {
     pub(super) fn with_body(self, body: Body<'a>) -> Self {
         Request { body, ..self }
     }
+
+    /// Sets the SHA-256 of a body that is part of a file.
+    pub(super) fn with_sha256(self, sha256: Option<[u8; 32]>) -> Self {
+        Request { sha256: sha256.map(|hash| hex(&hash)).unwrap_or_default(), ..self }
+    }
 }
 
 /// The client of one bucket.
@@ -78,6 +103,9 @@ pub(super) struct Client {
     bucket: String,
     endpoint: Endpoint,
     is_tls: bool,
+    is_anonymous: bool,
+    /// Whether files are hashed although there is TLS.
+    hashing: AtomicU8,
     credentials: Box<dyn CredentialsProvider>,
     /// The endpoint once its region is known.
     regional: Mutex<Option<Endpoint>>,
@@ -100,11 +128,13 @@ impl Client {
     ) -> Result<Self> {
         let endpoint = Endpoint::new(config)?;
         Ok(Client {
-            connections: ConnectionPool::new(config, &endpoint.bucket_url(), user_agent, env)?,
+            connections: ConnectionPool::new(&config.http, &endpoint.bucket_url(), user_agent, env)?,
             bucket: config.bucket.clone(),
             regional: Mutex::new(endpoint.region().map(|region| endpoint.in_region(region))),
             endpoint,
             is_tls: !config.insecure,
+            is_anonymous: config.anonymous,
+            hashing: AtomicU8::new(NOT_HASHING),
             credentials,
             clock_offset_s: AtomicI64::new(0),
             gate: Gate::default(),
@@ -128,6 +158,35 @@ impl Client {
     /// The most attempts that a request gets.
     pub(super) fn attempts_max(&self) -> u32 {
         self.attempts_max
+    }
+
+    /// Whether files are hashed before they are sent, so that their hash is signed. With TLS nobody can change them, so they
+    /// are not, unless the bucket's policy forbids it. `Source:` minio-go.
+    pub(super) fn hashes_files(&self) -> bool {
+        !self.is_anonymous && (!self.is_tls || self.hashing.load(Ordering::Relaxed) == HASHING)
+    }
+
+    /// Whether a refusal may mean that files must be hashed, which is tried once; from then on they are.
+    pub(super) fn begins_hashing(&self, refused: &Error) -> bool {
+        let is_open = self.is_tls && !self.is_anonymous && refused.class() == "denied";
+        let order = Ordering::Relaxed;
+        is_open && self.hashing.compare_exchange(NOT_HASHING, HASHING, order, order).is_ok()
+    }
+
+    /// Ends it if that was not the reason.
+    pub(super) fn judges_hashing(&self, outcome: Option<&Error>) {
+        match outcome {
+            Some(err) if err.class() == "denied" => self.hashing.store(HASHING_IS_NO_USE, Ordering::Relaxed),
+            Some(_) => {}
+            None => {
+                log::info!(bucket = self.bucket.as_str(); "the bucket wants the hash of each file signed; hashing files")
+            }
+        }
+    }
+
+    /// The waits between attempts.
+    pub(super) fn waits(&self) -> &Waits {
+        &self.waits
     }
 
     /// Waits before another attempt of an operation that has several requests. `Errors:` `Stopped`.
@@ -185,6 +244,7 @@ impl Client {
     ) -> Result<Answer, Fault> {
         let (mut attempts, mut has_moved) = (Attempts::default(), false);
         loop {
+            let permit = self.connections.permit(stop)?;
             let passed = self.gate.pass(stop)?;
             let keys = self.credentials.keys(stop)?;
             let (region, url) = (endpoint.region().unwrap_or(DEFAULT_REGION), url(&endpoint, request));
@@ -193,8 +253,10 @@ impl Client {
             let clock_offset_s = self.clock_offset_s.load(Ordering::Relaxed);
             let now = Timestamp::now();
             let now = now.checked_add(SignedDuration::from_secs(clock_offset_s)).unwrap_or(now);
-            let url = sign::sign(request.method, url, &request.query, &request.headers, keys.as_ref(), region, now);
-            let result = self.attempt(request, url, now, sink.reborrow(), stop);
+            let (url, headers) = sign::sign(request, url, keys.as_ref(), region, now);
+            let signed = SignedRequest { method: request.method, url, headers, body: request.body };
+            let result = self.attempt(request, &permit, &signed, now, sink.reborrow(), stop);
+            drop(permit);
             let (fault, wait) = match result {
                 Ok(Ok(answer)) => {
                     self.gate.succeeded();
@@ -279,14 +341,14 @@ impl Client {
     fn attempt(
         &self,
         request: &Request<'_>,
-        url: SignedUrl,
+        permit: &Permit<'_>,
+        signed: &SignedRequest<'_>,
         now: Timestamp,
         sink: BodySink<'_>,
         stop: &Stop,
     ) -> Result<Result<Answer, (Refusal, Option<Duration>)>, ExchangeError> {
         let begun = Instant::now();
-        let signed = SignedRequest { method: request.method, url, headers: &request.headers, body: request.body };
-        let result = self.connections.exchange(&signed, sink, &self.pace, stop);
+        let result = self.connections.exchange(permit, signed, sink, &self.pace, stop);
         if self.has_trace {
             self.trace(request, &result, begun.elapsed());
         }
@@ -295,7 +357,11 @@ impl Client {
             return Ok(Ok(answer));
         }
         let retry_after = answer.header("retry-after").parse().ok().map(Duration::from_secs);
-        Ok(Err((refusal(&answer, begun, now), retry_after)))
+        let mut refusal = refusal(&answer, begun, now);
+        // The answer to a HEAD has no body that could say more.
+        let says_nothing = refusal.code.is_empty() && refusal.request_id.is_empty();
+        refusal.is_alien = says_nothing && request.method != Method::Head;
+        Ok(Err((refusal, retry_after)))
     }
 
     fn trace(&self, request: &Request<'_>, result: &Result<Answer, ExchangeError>, time: Duration) {
@@ -404,38 +470,6 @@ fn refusal(answer: &Answer, begun: Instant, signed_at: Timestamp) -> Refusal {
         request_id: first(error.request_id, header(["x-amz-request-id", "x-amz-id-2"])),
         region: first(error.region, header(["x-amz-bucket-region", "x-amz-region"])),
         skew_s: skew(answer.header("date"), begun, signed_at),
+        is_alien: false,
     }
-}
-
-/// The store's clock minus the one that signed; the time since then is taken into account. 0 if the answer has no date.
-fn skew(date: &str, begun: Instant, signed_at: Timestamp) -> i64 {
-    let Ok(theirs) = jiff::fmt::rfc2822::parse(date) else { return 0 };
-    let ours = signed_at.as_second().saturating_add(i64::try_from(begun.elapsed().as_secs()).unwrap_or_default());
-    theirs.timestamp().as_second().saturating_sub(ours)
-}
-
-/// The text of an answer that is not from S3, such as a proxy's page, without its tags.
-fn plain_words(answer: &Answer) -> String {
-    let text = String::from_utf8_lossy(&answer.body);
-    let mut is_tag = false;
-    let words: String = text
-        .chars()
-        .filter_map(|c| {
-            match c {
-                '<' => is_tag = true,
-                '>' => {
-                    is_tag = false;
-                    return Some(' ');
-                }
-                c if !is_tag => return Some(c),
-                _ => {}
-            }
-            None
-        })
-        .collect();
-    words.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

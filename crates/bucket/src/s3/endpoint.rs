@@ -1,15 +1,11 @@
 //! The endpoint of a bucket: its host, the region that the host implies, the URLs of its objects. Pure.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use url::{Host, Url};
 
 use super::config::{Lookup, S3Config};
+use crate::rest::RESERVED_IN_PATH;
 use pillion_base::error::{Error, Kind, Result};
-
-/// What SigV4 escapes in a query: everything but the unreserved characters of RFC 3986.
-pub(super) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// As [`RESERVED`], for a path.
-const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
 
 /// The endpoint of one bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Errors of requests to the store, each with a hint at what to change. Pure.
 //!
-//! This module never sees a signed URL or a key, so no error can show one.
+//! This module never sees a signature or a key, so no error can show one.
 
+use crate::rest::{Cause, certificate_hint, duration};
 use pillion_base::error::{Error, Kind};
 
 /// The request that failed.
@@ -36,25 +37,8 @@ pub(super) struct Refusal {
     pub region: String,
     /// The store's clock minus the one that signed. `Units:` s.
     pub skew_s: i64,
-}
-
-/// Why there is no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
-    /// The name of the host is not known.
-    Host,
-    /// No connection, or it ended.
-    Connection,
-    /// It took too long.
-    Time,
-    /// A certificate is not accepted, by us or by the server.
-    Certificate,
-    /// The server speaks no TLS.
-    NoTls,
-    /// The proxy refused.
-    Proxy,
-    /// The answer is not HTTP, or breaks off.
-    Answer,
+    /// Nothing in the answer is S3's: it may be that of a proxy in between.
+    pub is_alien: bool,
 }
 
 /// A failed request, with the status and code that its callers look at.
@@ -87,8 +71,16 @@ impl Fault {
             // 200 with an error in the body.
             0 | 200 => self.error.kind() == Kind::Retry,
             408 | 499 => true,
+            // From something in between.
+            404 => self.error.kind() == Kind::Retry,
             status => status >= 500,
         }
+    }
+
+    /// Whether the store says that there is no such object or upload. Which code it gives is not looked at, because
+    /// stores differ in it.
+    pub(super) fn is_missing(&self) -> bool {
+        self.status == 404 && self.error.kind() == Kind::NotFound
     }
 
     /// Whether the store does not know this kind of request at all.
@@ -189,6 +181,10 @@ impl RequestContext<'_> {
                 }
                 permanent("denied", hint)
             }
+            404 if refusal.is_alien => {
+                let hint = "nothing says that this is the answer of an object store: is there a proxy in between?";
+                (Kind::Retry, Some("network"), Some(hint.into()))
+            }
             404 => (Kind::NotFound, None, None),
             400 if !self.is_tls && refusal.message.contains("HTTPS") => {
                 permanent("certificate", "the endpoint wants TLS: remove insecure: true".into())
@@ -230,22 +226,6 @@ impl RequestContext<'_> {
     pub(super) fn integrity_error(&self, text: &str) -> Error {
         Error::new(Kind::Retry, format!("{} {} at {}: {text}", self.operation, self.what(), self.host))
             .classed("integrity")
-    }
-}
-
-/// The hint for a TLS error, from rustls's words.
-fn certificate_hint(text: &str) -> &'static str {
-    let has = |word: &str| text.contains(word);
-    if has("UnknownIssuer") || has("CaUsedAsEndEntity") {
-        "name the authority that issued the server's certificate in http_config.tls_config.ca_file, or add it to the system's"
-    } else if has("NotValidForName") || has("not valid for name") {
-        "the certificate is for another name: correct endpoint, or set http_config.tls_config.server_name"
-    } else if ["Expired", "NotValidYet", "expired", "not valid yet"].into_iter().any(has) {
-        "the server's certificate is out of date, or this host's clock is wrong"
-    } else if has("alert") {
-        "the server refuses the handshake: it may want a client certificate, http_config.tls_config.cert_file and key_file"
-    } else {
-        "see http_config.tls_config"
     }
 }
 
@@ -301,20 +281,14 @@ pub(super) fn is_skewed(skew_s: i64) -> bool {
     skew_s.unsigned_abs() > crate::limits::S3_SKEW_MAX.as_secs()
 }
 
-/// Prints a duration, such as `2h3m4s`.
-fn duration(seconds: u64) -> String {
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
-    }
-}
-
-/// A text of the server for a log line: short, on one line, and hidden if it may hold a signed URL.
+/// A text of the server for a log line: short, on one line, and hidden if it may hold a signature.
 fn printable(text: &str) -> String {
     let mut line: String = text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let lower = line.to_ascii_lowercase();
-    if ["x-amz-signature", "x-amz-credential", "x-amz-security-token"].iter().any(|secret| lower.contains(secret)) {
+    if ["x-amz-signature", "x-amz-credential", "x-amz-security-token", "aws4-hmac-sha256"]
+        .iter()
+        .any(|secret| lower.contains(secret))
+    {
         line = "(an answer that repeats the request)".into();
     }
     line
@@ -358,6 +332,8 @@ mod tests {
         check(404, "NoSuchBucket", 0, "", Permanent, "no_bucket", "create the bucket b");
         check(404, "NoSuchKey", 0, "", NotFound, "missing", "404 NoSuchKey");
         check(404, "", 0, "", NotFound, "missing", "404");
+        let alien = context().refused(&Refusal { is_alien: true, ..refusal(404, "", 0, "") });
+        assert_eq!((alien.error.kind(), alien.error.class(), alien.is_missing()), (Retry, "network", false));
         check(503, "SlowDown", 0, "", Retry, "throttled", "503 SlowDown");
         check(429, "", 0, "", Retry, "throttled", "429");
         check(500, "InternalError", 0, "", Retry, "server", "500");

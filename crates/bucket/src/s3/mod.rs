@@ -2,21 +2,21 @@
 //! the store is checked for what was sent.
 //!
 //! From the outside in: this file has the operations of a bucket, `multipart` has the upload in parts, `client` sends
-//! requests with retries, `exchange` sends one. No redirect is followed, and no request is sent without a signature
+//! requests with retries, `crate::rest` sends one. No redirect is followed, and no request is sent without a signature
 //! unless the configuration says so.
 
+mod checksum;
 mod client;
 pub(crate) mod config;
 mod credentials;
+mod doubts;
 pub(crate) mod endpoint;
-mod exchange;
 mod fault;
 mod multipart;
 mod parts;
-mod proxy;
 mod retry;
 mod sign;
-mod wire;
+mod sigv4;
 pub mod xml;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,23 +26,24 @@ use base64::prelude::BASE64_STANDARD;
 use md5::{Digest, Md5};
 use rusty_s3::Method;
 
+use self::checksum::{Checksums, Keeping, Sums, Wanted};
 use self::client::{Client, Request};
-use self::exchange::Body;
+use self::doubts::Doubts;
 use self::fault::Fault;
 use self::parts::{Hash, Tag};
 use crate::limits;
 use crate::pace::Pace;
-use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_name};
+use crate::rest::Body;
+use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_key};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Source;
 use pillion_base::stop::Stop;
 
-pub use self::config::{HttpConfig, ListVersion, Lookup, S3Config, Sse};
+pub use self::config::{ListVersion, Lookup, S3Config, Sse};
 pub use self::credentials::{CredentialsChain, CredentialsProvider, Keys};
 // What fuzz targets need, beside the XML: the readers of profiles and of answers that come early.
 pub use self::credentials::ini;
-pub use self::exchange::{Answer, early_answer};
-pub use self::retry::Waits;
+pub use crate::rest::{Answer, HttpConfig, Waits, early_answer};
 
 /// Headers, in lower case.
 type Headers = Vec<(String, String)>;
@@ -61,6 +62,12 @@ pub struct S3Bucket {
     key_headers: Headers,
     /// This store was seen to have ETags that are no MD5s.
     has_opaque_tags: AtomicBool,
+    /// Whether this store keeps CRC-32C.
+    checksums: Checksums,
+    /// Whether HEAD may be asked for it: under SSE-KMS that needs one more permission.
+    asks_checksums: bool,
+    /// Objects that were not stored as they were sent.
+    doubts: Doubts,
     /// The bucket itself is known to exist.
     bucket_exists: AtomicBool,
 }
@@ -70,12 +77,18 @@ struct Head {
     attributes: Attributes,
     /// The store says that its ETag is no MD5.
     is_opaque: bool,
+    /// The CRC-32C that the store shows; empty for none.
+    crc32c: String,
 }
 
 /// What was sent, to be compared with what the store has.
 struct Sent<'a> {
-    /// The ETag that an MD5-based store must have.
-    tag: &'a str,
+    /// The ETag that an MD5-based store must have, if it is known.
+    tag: Option<&'a str>,
+    /// The CRC-32C as the store would show it, if it was sent.
+    crc32c: Option<&'a str>,
+    /// The store has answered with that CRC-32C, for all the bytes.
+    is_echoed: bool,
     size_bytes: u64,
     /// Reads the object and says whether it has these bytes.
     has_content: &'a dyn Fn() -> Result<bool>,
@@ -99,7 +112,7 @@ impl S3Bucket {
         let mut new_headers = metadata(&config)?;
         let key_headers = match &config.sse {
             Some(Sse::C { key_file }) => {
-                let key = credentials::read_bytes(key_file, limits::CREDENTIALS_BYTES_MAX)
+                let key = crate::rest::read_bytes(key_file, limits::CREDENTIALS_BYTES_MAX)
                     .context(|| "sse_config.encryption_key")?;
                 if key.len() != 32 {
                     let (path, length) = (key_file.display(), key.len());
@@ -139,6 +152,9 @@ impl S3Bucket {
             sends_md5: config.send_content_md5,
             list_version: config.list_version,
             has_opaque_tags: AtomicBool::new(matches!(config.sse, Some(Sse::Kms { .. } | Sse::C { .. }))),
+            checksums: Checksums::default(),
+            asks_checksums: !matches!(config.sse, Some(Sse::Kms { .. })),
+            doubts: Doubts::default(),
             new_headers,
             key_headers,
             bucket_exists: AtomicBool::new(false),
@@ -158,8 +174,12 @@ impl S3Bucket {
     }
 
     fn head(&self, object: &str, stop: &Stop) -> Result<Head, Fault> {
-        let request = Request::new("HeadObject", "s3:GetObject", Method::Head, Some(object));
-        let answer = self.client.send(&request.with_headers(&self.key_headers), stop)?;
+        let mut request =
+            Request::new("HeadObject", "s3:GetObject", Method::Head, Some(object)).with_headers(&self.key_headers);
+        if self.asks_checksums && self.checksums.keeping() == Keeping::Kept {
+            request = request.with_headers(&[header(checksum::MODE, "ENABLED")]);
+        }
+        let answer = self.client.send(&request, stop)?;
         let tag = xml::unquoted(answer.header("etag")).to_owned();
         let size_bytes = answer.header("content-length").parse();
         // The page of a captive portal or a proxy must not pass for an object.
@@ -169,7 +189,8 @@ impl S3Bucket {
             return Err(Error::new(Kind::Retry, text).classed("network").into());
         };
         self.bucket_exists.store(true, Ordering::Relaxed);
-        Ok(Head { attributes: Attributes { size_bytes, tag }, is_opaque: is_opaque(&answer) })
+        let crc32c = answer.header(checksum::CRC32C).to_owned();
+        Ok(Head { attributes: Attributes { size_bytes, tag }, is_opaque: is_opaque(&answer), crc32c })
     }
 
     /// Sends a HEAD and tells a missing object from a missing bucket. Both are a bare 404, so the bucket is looked for
@@ -195,48 +216,107 @@ impl S3Bucket {
         Ok(found?)
     }
 
-    /// Uploads a whole file with one request.
-    fn put(&self, object: &str, source: &Source, stop: &Stop) -> Result<Attributes> {
-        let range = (0, source.size_bytes());
-        let known = if self.sends_md5 { Some(multipart::hash(source, range, stop, None)?) } else { None };
-        let body = Body::File { source, range, is_hashed: known.is_none() };
-        let request = self.put_request(object, known.as_ref()).with_body(body);
-        let answer = self.client.send(&request, stop)?;
-        self.bucket_exists.store(true, Ordering::Relaxed);
-        let tag = known.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
-        let sent = Sent {
-            tag: &tag,
-            size_bytes: source.size_bytes(),
-            has_content: &|| self.has_content_of(object, source, stop),
-        };
-        self.check_stored(object, &sent, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)
-    }
-
-    fn put_request<'a>(&self, object: &'a str, md5: Option<&Hash>) -> Request<'a> {
-        let request = Request::new("PutObject", "s3:PutObject", Method::Put, Some(object));
-        let request = request.with_headers(&self.new_headers);
-        match md5 {
-            Some(md5) => request.with_headers(&[content_md5(md5)]),
-            None => request,
+    /// Uploads a file in one piece or in parts.
+    fn upload_checked(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
+        let size_bytes = source.size_bytes();
+        let part_bytes = if self.disable_multipart { None } else { parts::part_bytes(size_bytes, self.part_size)? };
+        if let Some(part_bytes) = part_bytes {
+            return multipart::upload(self, object, source, part_bytes, journal, stop);
         }
+        if size_bytes > limits::PART_BYTES_MAX {
+            let text = format!("upload {object}: {size_bytes} bytes do not go in one piece; remove disable_multipart");
+            return Err(Error::new(Kind::Permanent, text));
+        }
+        // The file or the configuration has changed since parts were sent.
+        if let Some(left) = journal.parts() {
+            self.abandon(object, &left, stop)?;
+            journal.record(None)?;
+        }
+        Ok(Stored { attributes: self.put(object, source, stop)?, resumed_bytes: 0 })
     }
 
-    /// Checks that the store has what was sent; `said` is the ETag of its answer.
-    ///
-    /// A different ETag does not prove that the bytes differ, so they are read once. If they are the same, the ETags of
-    /// this store are no MD5s, and from then on only the size is compared.
-    fn check_stored(
+    /// Uploads a whole file with one request; with one more if the bucket may want its hash.
+    fn put(&self, object: &str, source: &Source, stop: &Stop) -> Result<Attributes> {
+        let stored = self.put_file(object, source, stop);
+        if !stored.as_ref().is_err_and(|err| self.client.begins_hashing(err)) {
+            return stored;
+        }
+        let stored = self.put_file(object, source, stop);
+        self.client.judges_hashing(stored.as_ref().err());
+        stored
+    }
+
+    fn put_file(&self, object: &str, source: &Source, stop: &Stop) -> Result<Attributes> {
+        let range = (0, source.size_bytes());
+        let keeping = self.checksums.keeping();
+        let wanted = Wanted {
+            md5: self.sends_md5 && keeping != Keeping::Kept,
+            sha256: self.client.hashes_files(),
+            crc32c: keeping != Keeping::Ignored,
+        };
+        let sums = checksum::sums(source, range, wanted, stop, None)?;
+        let is_hashed = sums.md5.is_none() && keeping != Keeping::Kept;
+        let body = Body::File { source, range, is_hashed };
+        let has_content = || self.has_content_of(object, source, stop);
+        self.put_checked(object, body, sums, &has_content, stop)
+    }
+
+    /// Sends an object with its sums, and checks that the store has it.
+    fn put_checked(
         &self,
         object: &str,
-        sent: &Sent<'_>,
-        said: &str,
-        is_opaque: bool,
+        body: Body<'_>,
+        sums: Sums,
+        has_content: &dyn Fn() -> Result<bool>,
         stop: &Stop,
     ) -> Result<Attributes> {
-        let size_bytes = sent.size_bytes;
-        if said == sent.tag {
+        let request = |crc32c: Option<u32>| {
+            let mut request = Request::new("PutObject", "s3:PutObject", Method::Put, Some(object))
+                .with_headers(&self.new_headers)
+                .with_body(body)
+                .with_sha256(sums.sha256);
+            if let Some(md5) = &sums.md5 {
+                request = request.with_headers(&[content_md5(md5)]);
+            }
+            if let Some(crc32c) = crc32c {
+                request = request.with_headers(&[header(checksum::CRC32C, &checksum::text(crc32c))]);
+            }
+            request
+        };
+        let is_unknown = self.checksums.keeping() == Keeping::Unknown;
+        let mut answer = self.client.send(&request(sums.crc32c), stop);
+        if is_unknown && answer.as_ref().is_err_and(checksum::may_be_refused) {
+            answer = self.client.send(&request(None), stop);
+            if answer.is_ok() {
+                self.checksums.learn(false, &self.name);
+            }
+        }
+        let answer = answer?;
+        self.bucket_exists.store(true, Ordering::Relaxed);
+        let (ours, theirs) = (sums.crc32c.map(checksum::text), answer.header(checksum::CRC32C));
+        if ours.as_deref().is_some_and(|ours| checksum::contradicts(theirs, ours)) {
+            return Err(self.client.integrity_error(&request(None), "the store has another checksum than was sent"));
+        }
+        let is_echoed = ours.as_deref() == Some(theirs);
+        if is_unknown && ours.is_some() && self.checksums.keeping() == Keeping::Unknown {
+            self.checksums.learn(is_echoed, &self.name);
+        }
+        let size_bytes = body.length();
+        let tag = sums.md5.or(answer.sent_md5).map(|hash| parts::hex(&hash));
+        let said = xml::unquoted(answer.header("etag"));
+        if matches!(body, Body::Bytes(_)) && tag.as_deref() == Some(said) {
             return Ok(Attributes { size_bytes, tag: said.to_owned() });
         }
+        let sent = Sent { tag: tag.as_deref(), crc32c: ours.as_deref(), is_echoed, size_bytes, has_content };
+        self.check_stored(object, &sent, is_opaque(&answer), stop)
+    }
+
+    /// Checks that the store shows what was sent, and returns what it shows: others will see that, and not what the answer
+    /// to an upload said.
+    ///
+    /// A different ETag does not prove that the bytes differ, so they are read once. If they are the same, the ETags of
+    /// this store are no MD5s, and from then on the checksum is compared where there is one, else only the size.
+    fn check_stored(&self, object: &str, sent: &Sent<'_>, is_opaque: bool, stop: &Stop) -> Result<Attributes> {
         let request = Request::new("PutObject", "s3:PutObject", Method::Put, Some(object));
         let head = match self.head(object, stop) {
             Err(fault) if fault.status == 404 => {
@@ -245,20 +325,25 @@ impl S3Bucket {
             other => other?,
         };
         let stored = head.attributes;
-        if stored.size_bytes != size_bytes {
-            let text = format!("{size_bytes} bytes were sent and the store has {}", stored.size_bytes);
+        if stored.size_bytes != sent.size_bytes {
+            let text = format!("{} bytes were sent and the store has {}", sent.size_bytes, stored.size_bytes);
             return Err(self.client.integrity_error(&request, &text));
         }
+        let other_bytes = || Err(self.client.integrity_error(&request, "the store has other bytes than were sent"));
+        if sent.crc32c.is_some_and(|ours| checksum::contradicts(&head.crc32c, ours)) {
+            return other_bytes();
+        }
+        let is_shown = sent.is_echoed || sent.crc32c == Some(head.crc32c.as_str());
         let is_known = is_opaque || head.is_opaque || self.has_opaque_tags.load(Ordering::Relaxed);
-        if stored.tag == sent.tag || is_known {
+        if sent.tag == Some(stored.tag.as_str()) || (sent.tag.is_none() && is_shown) || is_known {
             return Ok(stored);
         }
-        if !(sent.has_content)()? {
-            return Err(self.client.integrity_error(&request, "the store has other bytes than were sent"));
+        if !is_shown && !(sent.has_content)()? {
+            return other_bytes();
         }
         if !self.has_opaque_tags.swap(true, Ordering::Relaxed) {
             log::info!(bucket = self.name.as_str();
-                "the object store's ETags are not MD5 sums; uploads are checked by Content-MD5 and size");
+                "the object store's ETags are not MD5 sums; uploads are checked by checksum headers and size");
         }
         Ok(stored)
     }
@@ -316,14 +401,14 @@ impl S3Bucket {
         match parts::form(tag) {
             Tag::Opaque => Ok(None),
             Tag::Whole => {
-                let hash = multipart::hash(source, (0, size_bytes), stop, None)?;
+                let hash = multipart::hash(source, (0, size_bytes), stop)?;
                 Ok((parts::hex(&hash) == tag).then_some(true))
             }
             Tag::Parts(n_parts) => {
                 let own = parts::part_bytes(size_bytes, self.part_size)?;
                 for part_bytes in parts::candidates(size_bytes, n_parts, own) {
                     let hashes = (0..n_parts)
-                        .map(|idx| multipart::hash(source, parts::range(idx, part_bytes, size_bytes), stop, None))
+                        .map(|idx| multipart::hash(source, parts::range(idx, part_bytes, size_bytes), stop))
                         .collect::<Result<Vec<Hash>>>()?;
                     if parts::tag_of_parts(&hashes) == tag {
                         return Ok(Some(true));
@@ -361,7 +446,7 @@ impl Bucket for S3Bucket {
     }
 
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
         match self.find(object, stop) {
             Ok(_) => Ok(true),
@@ -371,7 +456,7 @@ impl Bucket for S3Bucket {
     }
 
     fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
         let request =
             Request::new("GetObject", "s3:GetObject", Method::Get, Some(object)).with_headers(&self.key_headers);
@@ -402,34 +487,23 @@ impl Bucket for S3Bucket {
     }
 
     fn attributes(&self, object: &str, stop: &Stop) -> Result<Attributes> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
         Ok(self.find(object, stop)?.attributes)
     }
 
     fn upload(&self, object: &str, source: &Source, journal: &dyn Journal, stop: &Stop) -> Result<Stored> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
-        let size_bytes = source.size_bytes();
-        let part_bytes = if self.disable_multipart { None } else { parts::part_bytes(size_bytes, self.part_size)? };
-        if let Some(part_bytes) = part_bytes {
-            return multipart::upload(self, object, source, part_bytes, journal, stop);
-        }
-        if size_bytes > limits::PART_BYTES_MAX {
-            let text = format!("upload {object}: {size_bytes} bytes do not go in one piece; remove disable_multipart");
-            return Err(Error::new(Kind::Permanent, text));
-        }
-        // The file or the configuration has changed since parts were sent.
-        if let Some(left) = journal.parts() {
-            self.abandon(object, &left, stop)?;
-            journal.record(None)?;
-        }
-        Ok(Stored { attributes: self.put(object, source, stop)?, resumed_bytes: 0 })
+        self.doubts.wait(object, self.client.waits(), stop)?;
+        let stored = self.upload_checked(object, source, journal, stop);
+        self.doubts.note(object, &stored);
+        stored
     }
 
     /// Reads the whole object if the ETag does not prove that the content is the same.
     fn compare(&self, object: &str, source: &Source, stop: &Stop) -> Result<Compared> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
         let head = match self.find(object, stop) {
             Err(err) if err.kind() == Kind::NotFound => return Ok(Compared::Missing),
@@ -448,7 +522,7 @@ impl Bucket for S3Bucket {
     }
 
     fn abandon(&self, object: &str, parts: &Parts, stop: &Stop) -> Result<()> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
         if parts.upload_id.is_empty() {
             return multipart::sweep(self, object, stop);
@@ -457,21 +531,21 @@ impl Bucket for S3Bucket {
     }
 
     fn upload_bytes(&self, object: &str, bytes: &[u8], stop: &Stop) -> Result<()> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
-        let hash: Hash = Md5::digest(bytes).into();
-        let request = self.put_request(object, Some(&hash)).with_body(Body::Bytes(bytes));
-        let answer = self.client.send(&request, stop)?;
-        self.bucket_exists.store(true, Ordering::Relaxed);
+        let is_offered = self.checksums.keeping() != Keeping::Ignored;
+        let crc32c = is_offered.then(|| crc32c::crc32c(bytes));
+        let sums = Sums { md5: Some(Md5::digest(bytes).into()), sha256: None, crc32c };
         let has_content = || Ok(self.get(object, stop)? == bytes);
-        let sent = Sent { tag: &parts::hex(&hash), size_bytes: bytes.len() as u64, has_content: &has_content };
-        self.check_stored(object, &sent, xml::unquoted(answer.header("etag")), is_opaque(&answer), stop)?;
-        Ok(())
+        self.doubts.wait(object, self.client.waits(), stop)?;
+        let stored = self.put_checked(object, Body::Bytes(bytes), sums, &has_content, stop);
+        self.doubts.note(object, &stored);
+        stored.map(drop)
     }
 
     /// Looks for the object first, because stores answer the DELETE of a missing object with success.
     fn delete(&self, object: &str, stop: &Stop) -> Result<()> {
-        check_name(object)?;
+        check_key(object)?;
         stop.check()?;
         self.find(object, stop)?;
         self.client.send(&Request::new("DeleteObject", "s3:DeleteObject", Method::Delete, Some(object)), stop)?;

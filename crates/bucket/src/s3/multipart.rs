@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
-use md5::{Digest, Md5};
 use rusty_s3::Method;
 
+use super::checksum::{self, Keeping, Sums, Wanted};
 use super::client::Request;
-use super::exchange::Body;
 use super::fault::Fault;
 use super::parts::{self, Hash};
-use super::{S3Bucket, Sent, content_md5, is_opaque, xml};
+use super::{S3Bucket, Sent, content_md5, header, is_opaque, xml};
 use crate::limits;
+use crate::rest::Body;
 use crate::{Attributes, Journal, Part, Parts, Stored};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Source;
@@ -38,7 +38,7 @@ pub(super) fn upload(
     let upload = Upload { bucket, object, source, journal, stop };
     for _ in 0..UPLOADS_MAX {
         let begun = match upload.resume()? {
-            Resumed::Parts(parts) => parts,
+            Resumed::Parts(parts) => Begun { has_sums: has_sums(&parts), is_offered: false, parts },
             Resumed::Nothing => upload.begin(part_bytes)?,
             Resumed::Whole(attributes) => {
                 journal.record(None)?;
@@ -47,7 +47,7 @@ pub(super) fn upload(
             }
         };
         let is_forgetful = journal.parts().is_none();
-        let upload_id = begun.upload_id.clone();
+        let upload_id = begun.parts.upload_id.clone();
         match upload.go_on(begun) {
             Ok(Some(stored)) => return Ok(stored),
             Ok(None) => {
@@ -70,18 +70,10 @@ pub(super) fn upload(
     Err(Error::new(Kind::Retry, text).classed("server"))
 }
 
-/// The MD5 of a part of a file. `cancelled` ends the computation early.
-pub(super) fn hash(source: &Source, range: (u64, u64), stop: &Stop, cancelled: Option<&AtomicBool>) -> Result<Hash> {
-    let mut md5 = Md5::new();
-    source.for_each(range.0..range.1, |buffer| {
-        if cancelled.is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)) {
-            return Err(Error::new(Kind::Stopped, "cancelled"));
-        }
-        stop.check()?;
-        md5.update(buffer);
-        Ok(())
-    })?;
-    Ok(md5.finalize().into())
+/// The MD5 of a part of a file.
+pub(super) fn hash(source: &Source, range: (u64, u64), stop: &Stop) -> Result<Hash> {
+    let wanted = Wanted { md5: true, ..Wanted::default() };
+    Ok(checksum::sums(source, range, wanted, stop, None)?.md5.unwrap_or_default())
 }
 
 /// Aborts an upload; it is no error if it is gone. Without the right to abort it is left to the bucket's lifecycle
@@ -140,6 +132,15 @@ enum Resumed {
     Whole(Attributes),
 }
 
+/// An upload whose parts can be sent.
+struct Begun {
+    parts: Parts,
+    /// Its parts have CRC-32Cs, which take the place of MD5s.
+    has_sums: bool,
+    /// It was offered to the store that they have, and the store has not said yes.
+    is_offered: bool,
+}
+
 struct Upload<'a> {
     bucket: &'a S3Bucket,
     object: &'a str,
@@ -154,6 +155,11 @@ impl<'a> Upload<'a> {
         let Some(mut parts) = self.journal.parts() else { return Ok(Resumed::Nothing) };
         if parts.upload_id.is_empty() {
             sweep(self.bucket, self.object, self.stop)?;
+            return Ok(Resumed::Nothing);
+        }
+        if parts.sent.is_empty() {
+            // Nothing says whether its parts must have sums, and nothing is lost with it.
+            abort(self.bucket, self.object, &parts.upload_id, self.stop)?;
             return Ok(Resumed::Nothing);
         }
         let n_parts = parts::n_parts(parts.size_bytes, parts.part_bytes);
@@ -179,10 +185,9 @@ impl<'a> Upload<'a> {
                 let n_kept = parts.sent.iter().enumerate().take_while(|(idx, part)| is_kept(*idx, part)).count();
                 parts.sent.truncate(n_kept);
             }
-            // The code is not looked at, because stores differ in it.
-            Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => {
+            Err(fault) if fault.is_missing() => {
                 let is_all = parts.sent.len() as u64 == n_parts;
-                let made = if is_all { self.already_there(&tag_of(&parts))? } else { None };
+                let made = if is_all { self.already_there(&tag_of(&parts), sum_of(&parts).as_deref())? } else { None };
                 return Ok(made.map_or(Resumed::Nothing, Resumed::Whole));
             }
             Err(fault) if fault.is_unsupported() || fault.status == 403 => {
@@ -198,7 +203,13 @@ impl<'a> Upload<'a> {
     fn is_unchanged(&self, parts: &Parts) -> Result<bool> {
         for (idx, part) in parts.sent.iter().enumerate() {
             let range = parts::range(idx as u64, parts.part_bytes, parts.size_bytes);
-            if parts::hex(&hash(self.source, range, self.stop, None)?) != part.md5 {
+            let known = checksum::unjournalled(&part.md5);
+            if known.is_some() != has_sums(parts) {
+                return Ok(false);
+            }
+            let wanted = Wanted { md5: known.is_none(), crc32c: known.is_some(), sha256: false };
+            let sums = checksum::sums(self.source, range, wanted, self.stop, None)?;
+            if sums.crc32c != known || sums.md5.is_some_and(|md5| parts::hex(&md5) != part.md5) {
                 return Ok(false);
             }
         }
@@ -227,25 +238,39 @@ impl<'a> Upload<'a> {
     }
 
     /// Begins an upload. If the store may have begun one without giving its id, that one is removed.
-    fn begin(&self, part_bytes: u64) -> Result<Parts> {
+    fn begin(&self, part_bytes: u64) -> Result<Begun> {
         let mut parts = Parts { part_bytes, size_bytes: self.source.size_bytes(), ..Parts::default() };
         self.journal.record(Some(&parts))?;
-        let request = Request::new("CreateMultipartUpload", "s3:PutObject", Method::Post, Some(self.object))
-            .with("uploads", "")
-            .with_headers(&self.bucket.new_headers)
-            .with_body(Body::Bytes(b""));
+        let plain = || {
+            Request::new("CreateMultipartUpload", "s3:PutObject", Method::Post, Some(self.object))
+                .with("uploads", "")
+                .with_headers(&self.bucket.new_headers)
+                .with_body(Body::Bytes(b""))
+        };
+        let checksums = &self.bucket.checksums;
+        let mut is_offered = checksums.keeping() != Keeping::Ignored;
+        let has_sums;
+        let mut request = plain();
+        if is_offered {
+            request = request.with_headers(&[header(checksum::ALGORITHM, checksum::ALGORITHM_CRC32C)]);
+        }
         let mut n_failed = 0;
         loop {
             let fault = match self.bucket.client.send_once(&request, self.stop) {
                 Ok(answer) => match xml::upload_id(&answer.body) {
                     Ok(upload_id) => {
                         parts.upload_id = upload_id;
+                        has_sums = is_offered && answer.header(checksum::ALGORITHM) == checksum::ALGORITHM_CRC32C;
                         break;
                     }
                     Err(err) => err.context(format!("begin the upload of {}", self.object)).into(),
                 },
                 Err(fault) => fault,
             };
+            if is_offered && checksum::may_be_refused(&fault) {
+                (request, is_offered) = (plain(), false);
+                continue;
+            }
             n_failed += 1;
             if fault.error.kind() != Kind::Retry || n_failed >= self.bucket.client.attempts_max() {
                 return Err(fault.into());
@@ -256,42 +281,65 @@ impl<'a> Upload<'a> {
             }
         }
         self.bucket.bucket_exists.store(true, Ordering::Relaxed);
+        checksums.learn(has_sums, &self.bucket.name);
         self.journal.record(Some(&parts))?;
-        Ok(parts)
+        Ok(Begun { parts, has_sums, is_offered: is_offered && !has_sums })
     }
 
     /// Sends what is missing and makes an object of it; `None` when the store has forgotten the upload.
-    fn go_on(&self, mut parts: Parts) -> Result<Option<Stored>> {
+    fn go_on(&self, begun: Begun) -> Result<Option<Stored>> {
+        let Begun { mut parts, has_sums, is_offered } = begun;
         let n_parts = parts::n_parts(parts.size_bytes, parts.part_bytes);
-        let range_of = |idx: u64| parts::range(idx, parts.part_bytes, parts.size_bytes);
+        let (part_bytes, size_bytes) = (parts.part_bytes, parts.size_bytes);
+        let range_of = |idx: u64| parts::range(idx, part_bytes, size_bytes);
         let resumed_bytes = match parts.sent.len() as u64 {
             0 => 0,
             n_sent => range_of(n_sent - 1).1,
         };
-        let mut ahead: Option<Hash> = None;
+        let mut wanted = Wanted {
+            md5: self.bucket.sends_md5 && !has_sums,
+            sha256: self.bucket.client.hashes_files(),
+            crc32c: has_sums,
+        };
+        let mut ahead: Option<Sums> = None;
         let first = parts.sent.len() as u64;
         for idx in first..n_parts {
-            let range = parts::range(idx, parts.part_bytes, parts.size_bytes);
-            let known = match (self.bucket.sends_md5, ahead.take()) {
-                (false, _) => None,
-                (true, Some(hash)) => Some(hash),
-                (true, None) => Some(hash(self.source, range, self.stop, None)?),
+            let range = range_of(idx);
+            let sums = match ahead.take() {
+                Some(sums) => sums,
+                None => checksum::sums(self.source, range, wanted, self.stop, None)?,
             };
-            let next = (self.bucket.sends_md5 && idx + 1 < n_parts)
-                .then(|| parts::range(idx + 1, parts.part_bytes, parts.size_bytes));
-            // The MD5 is sent before the body, so that of the next part is computed while this one is sent.
+            let next = (wanted != Wanted::default() && idx + 1 < n_parts).then(|| range_of(idx + 1));
+            // The sums are sent before the body, so those of the next part are computed while this one is sent.
             let cancelled = AtomicBool::new(false);
-            let (sent, hashed) = thread::scope(|scope| {
-                let helper = next.and_then(|next| self.spawn_hash(scope, next, &cancelled));
-                let sent = self.send(&parts, idx, range, known);
+            let (mut sent, summed) = thread::scope(|scope| {
+                let helper = next.and_then(|next| self.spawn_sums(scope, next, wanted, &cancelled));
+                let sent = self.send(&parts, idx, range, &sums);
                 cancelled.store(sent.is_err(), Ordering::Relaxed);
                 (sent, helper.and_then(|helper| helper.join().ok()))
             });
-            // If the helper failed, the MD5 is computed when the part is sent.
-            ahead = hashed.and_then(Result::ok);
+            // If the helper failed, the sums are computed when the part is sent.
+            ahead = summed.and_then(Result::ok);
+            if sent.as_ref().is_err_and(|fault| self.bucket.client.begins_hashing(&fault.error)) {
+                wanted.sha256 = true;
+                ahead = None;
+                sent = self.send(&parts, idx, range, &checksum::sums(self.source, range, wanted, self.stop, None)?);
+                self.bucket.client.judges_hashing(sent.as_ref().err().map(|fault| &fault.error));
+            }
             match sent {
-                Ok(part) => parts.sent.push(part),
-                Err(fault) if fault.status == 404 && fault.code != "NoSuchBucket" => return self.forgotten(),
+                Ok(Some(part)) => parts.sent.push(part),
+                Ok(None) => {
+                    self.bucket.checksums.learn(false, &self.bucket.name);
+                    return self.forgotten();
+                }
+                Err(fault) if fault.is_missing() => return self.forgotten(),
+                // It may want sums although it has not said so, or none although it has.
+                Err(fault) if (has_sums || is_offered) && checksum::may_be_refused(&fault) => {
+                    log::info!(bucket = self.bucket.name.as_str(), object = self.object, err = fault.error.to_string();
+                        "the object store refuses a part; beginning again without checksum headers");
+                    self.bucket.checksums.learn(false, &self.bucket.name);
+                    return self.forgotten();
+                }
                 Err(fault) => return Err(fault.into()),
             }
             self.journal.record(Some(&parts))?;
@@ -309,43 +357,61 @@ impl<'a> Upload<'a> {
         Ok(None)
     }
 
-    fn spawn_hash<'scope, 'env: 'scope>(
+    fn spawn_sums<'scope, 'env: 'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, 'env>,
         range: (u64, u64),
+        wanted: Wanted,
         cancelled: &'scope AtomicBool,
-    ) -> Option<ScopedJoinHandle<'scope, Result<Hash>>> {
+    ) -> Option<ScopedJoinHandle<'scope, Result<Sums>>> {
         let builder = thread::Builder::new().name("ship-md5".into()).stack_size(limits::SMALL_STACK_BYTES);
-        builder.spawn_scoped(scope, move || hash(self.source, range, self.stop, Some(cancelled))).ok()
+        builder.spawn_scoped(scope, move || checksum::sums(self.source, range, wanted, self.stop, Some(cancelled))).ok()
     }
 
-    /// Sends one part. If ETags are MD5s and the part's is not, the part is sent once more; after that the check of the
-    /// whole object decides.
-    fn send(&self, parts: &Parts, idx: u64, range: (u64, u64), known: Option<Hash>) -> Result<Part, Fault> {
+    /// Sends one part; `None` if its sum was announced and the store does not keep it. If ETags are MD5s and the part's is
+    /// not, or if the store has another sum, the part is sent once more. After that the check of the whole object decides,
+    /// where the store has no sums.
+    fn send(&self, parts: &Parts, idx: u64, range: (u64, u64), sums: &Sums) -> Result<Option<Part>, Fault> {
         let mut n_sent = 0;
         loop {
-            let body = Body::File { source: self.source, range, is_hashed: known.is_none() };
+            let is_hashed = sums.md5.is_none() && sums.crc32c.is_none();
             let mut request = Request::new("UploadPart", "s3:PutObject", Method::Put, Some(self.object))
                 .with("partNumber", (idx + 1).to_string())
                 .with("uploadId", parts.upload_id.as_str())
                 .with_headers(&self.bucket.key_headers)
-                .with_body(body);
-            if let Some(md5) = &known {
+                .with_body(Body::File { source: self.source, range, is_hashed })
+                .with_sha256(sums.sha256);
+            if let Some(md5) = &sums.md5 {
                 request = request.with_headers(&[content_md5(md5)]);
+            }
+            if let Some(crc32c) = sums.crc32c {
+                request = request.with_headers(&[header(checksum::CRC32C, &checksum::text(crc32c))]);
             }
             let answer = self.bucket.client.send(&request, self.stop)?;
             n_sent += 1;
-            let md5 = known.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
-            let tag = match xml::unquoted(answer.header("etag")) {
-                "" => md5.clone(),
-                tag => tag.to_owned(),
-            };
-            let is_told = !self.bucket.has_opaque_tags.load(Ordering::Relaxed) && !is_opaque(&answer);
-            if tag == md5 || !is_told || n_sent >= SENDS_MAX {
-                return Ok(Part { tag, md5 });
+            let said = xml::unquoted(answer.header("etag"));
+            if let Some(crc32c) = sums.crc32c {
+                let theirs = answer.header(checksum::CRC32C);
+                if theirs == checksum::text(crc32c) {
+                    return Ok(Some(Part { tag: said.to_owned(), md5: checksum::journalled(crc32c) }));
+                }
+                if theirs.is_empty() {
+                    return Ok(None);
+                }
+                if n_sent >= SENDS_MAX {
+                    let text = "the store has another checksum of a part than was sent";
+                    return Err(self.bucket.client.integrity_error(&request, text).into());
+                }
+            } else {
+                let md5 = sums.md5.or(answer.sent_md5).map(|hash| parts::hex(&hash)).unwrap_or_default();
+                let tag = if said.is_empty() { md5.clone() } else { said.to_owned() };
+                let is_told = !self.bucket.has_opaque_tags.load(Ordering::Relaxed) && !is_opaque(&answer);
+                if tag == md5 || !is_told || n_sent >= SENDS_MAX {
+                    return Ok(Some(Part { tag, md5 }));
+                }
             }
             log::debug!(bucket = self.bucket.name.as_str(), object = self.object, part = idx + 1;
-                "the ETag of a part is not its MD5; sending the part again");
+                "the store does not show a part as it was sent; sending the part again");
         }
     }
 
@@ -353,7 +419,7 @@ impl<'a> Upload<'a> {
     ///
     /// Without a clear answer the object may exist or not, so the store is asked.
     fn complete(&self, parts: &Parts) -> Result<Option<Attributes>> {
-        let expected = tag_of(parts);
+        let (expected, sum) = (tag_of(parts), sum_of(parts));
         let body = complete_body(parts);
         let request = Request::new("CompleteMultipartUpload", "s3:PutObject", Method::Post, Some(self.object))
             .with("uploadId", parts.upload_id.as_str())
@@ -368,9 +434,9 @@ impl<'a> Upload<'a> {
                 },
                 Err(fault) => fault,
             };
-            let is_missing = fault.status == 404 && fault.code != "NoSuchBucket";
+            let is_missing = fault.is_missing();
             if (is_missing || fault.is_doubtful())
-                && let Some(attributes) = self.already_there(&expected)?
+                && let Some(attributes) = self.already_there(&expected, sum.as_deref())?
             {
                 return Ok(Some(attributes));
             }
@@ -406,8 +472,14 @@ impl<'a> Upload<'a> {
             return Ok(Some(head.attributes));
         }
         let has_content = || self.bucket.has_content_of(self.object, self.source, self.stop);
-        let sent = Sent { tag: &expected, size_bytes: parts.size_bytes, has_content: &has_content };
-        let checked = self.bucket.check_stored(self.object, &sent, "", head.is_opaque, self.stop);
+        let sent = Sent {
+            tag: Some(&expected),
+            crc32c: sum.as_deref(),
+            is_echoed: false,
+            size_bytes: parts.size_bytes,
+            has_content: &has_content,
+        };
+        let checked = self.bucket.check_stored(self.object, &sent, head.is_opaque, self.stop);
         if checked.as_ref().is_err_and(|err| err.class() == "integrity") {
             self.journal.record(None)?;
         }
@@ -415,7 +487,7 @@ impl<'a> Upload<'a> {
     }
 
     /// The object, if it has the bytes that were sent.
-    fn already_there(&self, expected: &str) -> Result<Option<Attributes>> {
+    fn already_there(&self, expected: &str, sum: Option<&str>) -> Result<Option<Attributes>> {
         let head = match self.bucket.head(self.object, self.stop) {
             Err(fault) if fault.error.kind() == Kind::NotFound => return Ok(None),
             other => other?,
@@ -425,15 +497,30 @@ impl<'a> Upload<'a> {
         }
         let is_opaque = head.is_opaque || self.bucket.has_opaque_tags.load(Ordering::Relaxed);
         let is_same = head.attributes.tag == expected
+            || sum == Some(head.crc32c.as_str())
             || (is_opaque && self.bucket.has_content_of(self.object, self.source, self.stop)?);
         Ok(is_same.then_some(head.attributes))
     }
 }
 
-/// The ETag that the object will have.
+/// Whether the parts have CRC-32Cs.
+fn has_sums(parts: &Parts) -> bool {
+    parts.sent.first().is_some_and(|part| checksum::unjournalled(&part.md5).is_some())
+}
+
+/// The ETag that the object will have, from the MD5s of its parts. Of parts that were checked by another sum, their ETags
+/// are the MD5s, if they can be.
 fn tag_of(parts: &Parts) -> String {
-    let hashes: Option<Vec<Hash>> = parts.sent.iter().map(|part| parts::unhex(&part.md5)).collect();
+    let has_sums = has_sums(parts);
+    let md5 = |part: &Part| parts::unhex(if has_sums { &part.tag } else { &part.md5 });
+    let hashes: Option<Vec<Hash>> = parts.sent.iter().map(md5).collect();
     parts::tag_of_parts(&hashes.unwrap_or_default())
+}
+
+/// The CRC-32C that the object will have, if its parts have one.
+fn sum_of(parts: &Parts) -> Option<String> {
+    let sums: Option<Vec<u32>> = parts.sent.iter().map(|part| checksum::unjournalled(&part.md5)).collect();
+    sums.filter(|sums| !sums.is_empty()).map(|sums| checksum::text_of_parts(&sums))
 }
 
 /// The list of parts that makes an object.
@@ -441,7 +528,9 @@ fn complete_body(parts: &Parts) -> String {
     let mut body = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
     for (idx, part) in parts.sent.iter().enumerate() {
         let (number, tag) = (idx + 1, xml::escaped(&part.tag));
-        body.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>&quot;{tag}&quot;</ETag></Part>"));
+        let sum = checksum::unjournalled(&part.md5).map(checksum::text);
+        let sum = sum.map(|sum| format!("<ChecksumCRC32C>{sum}</ChecksumCRC32C>")).unwrap_or_default();
+        body.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>&quot;{tag}&quot;</ETag>{sum}</Part>"));
     }
     body.push_str("</CompleteMultipartUpload>");
     body

@@ -1,99 +1,113 @@
-//! Signs requests: SigV4 in the query, for a short time. Pure.
-//!
-//! The signature is in the URL, so a signed URL is a secret: [`SignedUrl`] has no debug output, and only the module
-//! that sends it sees its text.
+//! Makes requests ready to be sent: the query, and the signature in the headers. So no URL is a secret, and a session token
+//! stands in no proxy's log. Pure.
 
 use jiff::Timestamp;
 use percent_encoding::utf8_percent_encode;
-use rusty_s3::Method;
 use url::Url;
 
+use super::client::Request;
 use super::credentials::Keys;
-use super::endpoint::RESERVED;
-use crate::limits;
 
-/// A URL that works for everybody who knows it.
-pub(super) struct SignedUrl(Url);
+use super::sigv4::{self, Canonical};
+use crate::rest::{Body, RESERVED, authority};
 
-impl SignedUrl {
-    /// The URL itself, for the module that sends it.
-    pub(super) fn expose(&self) -> &Url {
-        &self.0
-    }
-}
+/// What stands for the hash of a body that is not hashed before it is sent.
+const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
-/// Signs a request without its body; without keys nothing is signed. `headers` have lower-case names and must be sent.
+/// The URL and the headers of a request whose object or bucket is at `url`; without keys nothing is signed.
 pub(super) fn sign(
-    method: Method,
+    request: &Request<'_>,
     mut url: Url,
-    query: &[(&str, String)],
-    headers: &[(String, String)],
     keys: Option<&Keys>,
     region: &str,
     now: Timestamp,
-) -> SignedUrl {
-    let mut query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
+) -> (Url, Vec<(String, String)>) {
+    let mut query: Vec<(&str, &str)> = request.query.iter().map(|(name, value)| (*name, value.as_str())).collect();
     query.sort_unstable();
-    let Some(keys) = keys else {
-        if !query.is_empty() {
-            // Not encoded as a form: a space is `%20`, as in signed requests.
-            let pairs: Vec<String> =
-                query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED))).collect();
-            url.set_query(Some(&pairs.join("&")));
-        }
-        return SignedUrl(url);
+    if !query.is_empty() {
+        // Not encoded as a form: a space is `%20`.
+        let pairs: Vec<String> =
+            query.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED))).collect();
+        url.set_query(Some(&pairs.join("&")));
+    }
+    let mut headers = request.headers.clone();
+    let Some(keys) = keys else { return (url, headers) };
+    let date = sigv4::date(now);
+    let payload = payload(request);
+    headers.push(("x-amz-content-sha256".to_owned(), payload.clone()));
+    headers.push(("x-amz-date".to_owned(), date.clone()));
+    if !keys.session_token.0.is_empty() {
+        headers.push(("x-amz-security-token".to_owned(), keys.session_token.0.clone()));
+    }
+    let host = authority(&url);
+    let mut signed: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    signed.push(("host", &host));
+    signed.sort_unstable();
+    let canonical = Canonical {
+        method: request.method.to_str(),
+        path: url.path(),
+        query: url.query().unwrap_or_default(),
+        headers: &signed,
+        payload: &payload,
     };
-    let mut headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    headers.sort_unstable();
-    let token = Some(keys.session_token.0.as_str()).filter(|token| !token.is_empty());
-    SignedUrl(rusty_s3::signing::sign(
-        &now,
-        method,
-        url,
-        &keys.access_key.0,
-        &keys.secret_key.0,
-        token,
-        region,
-        limits::S3_SIGNATURE_LIFETIME.as_secs(),
-        query.into_iter(),
-        headers.into_iter(),
-    ))
+    let authorization = sigv4::authorization(&canonical, "s3", region, &date, keys);
+    headers.push(("authorization".to_owned(), authorization));
+    (url, headers)
+}
+
+/// What is signed of the body.
+fn payload(request: &Request<'_>) -> String {
+    match request.body {
+        Body::None => sigv4::sha256(b""),
+        Body::Bytes(bytes) => sigv4::sha256(bytes),
+        Body::File { .. } if request.sha256.is_empty() => UNSIGNED.to_owned(),
+        Body::File { .. } => request.sha256.clone(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use pillion_base::secret::Secret;
+    use rusty_s3::Method;
 
-    fn keys(token: &str) -> Keys {
+    fn signed(token: Option<&str>, headers: &[(String, String)]) -> (String, Vec<(String, String)>) {
         let secret = |text: &str| Secret(text.to_owned());
-        Keys { access_key: secret("AKEY"), secret_key: secret("SKEY"), session_token: secret(token), expires: None }
-    }
-
-    fn signed(token: Option<&str>, headers: &[(String, String)]) -> String {
-        let keys = token.map(keys);
-        let url = "http://s3.test/b/a%20b".parse().unwrap();
-        let query = [("uploads", String::new()), ("prefix", "a b/".to_owned())];
+        let keys = token.map(|token| Keys {
+            access_key: secret("AKEY"),
+            secret_key: secret("SKEY"),
+            session_token: secret(token),
+            expires: None,
+        });
+        let url = "http://s3.test:81/b/a%20b".parse().unwrap();
+        let request = Request::new("GetObject", "s3:GetObject", Method::Get, Some("a b"))
+            .with("uploads", "")
+            .with("prefix", "a b/")
+            .with_headers(headers);
         let now = "2026-01-02T03:04:05Z".parse().unwrap();
-        sign(Method::Get, url, &query, headers, keys.as_ref(), "eu-1", now).expose().to_string()
+        let (url, headers) = sign(&request, url, keys.as_ref(), "eu-1", now);
+        (url.to_string(), headers)
     }
 
     #[test]
-    fn queries_are_sorted_and_headers_named() {
-        let url = signed(Some(""), &[("x-b".into(), "1".into()), ("content-md5".into(), "2".into())]);
-        for part in [
-            "http://s3.test/b/a%20b?X-Amz-Algorithm=AWS4-HMAC-SHA256&",
-            "X-Amz-Credential=AKEY%2F20260102%2Feu-1%2Fs3%2Faws4_request&X-Amz-Date=20260102T030405Z&",
-            "X-Amz-SignedHeaders=content-md5%3Bhost%3Bx-b&prefix=a%20b%2F&uploads=&X-Amz-Signature=",
-        ] {
-            assert!(url.contains(part), "{url} lacks {part}");
-        }
-        assert!(!url.contains("Security-Token"), "{url}");
-        assert!(signed(Some("T/1"), &[]).contains("X-Amz-Security-Token=T%2F1&"));
+    fn headers_are_signed_and_the_url_holds_no_secret() {
+        let (url, headers) = signed(Some("T/1"), &[("x-b".into(), "1".into()), ("content-md5".into(), "2".into())]);
+        assert_eq!(url, "http://s3.test:81/b/a%20b?prefix=a%20b%2F&uploads=");
+        let get = |name: &str| &headers.iter().find(|(other, _)| other == name).unwrap().1;
+        assert_eq!(get("x-amz-security-token"), "T/1");
+        assert_eq!(
+            (get("x-amz-date").as_str(), get("x-amz-content-sha256")),
+            ("20260102T030405Z", &sigv4::sha256(b""))
+        );
+        let begin = "AWS4-HMAC-SHA256 Credential=AKEY/20260102/eu-1/s3/aws4_request, SignedHeaders=content-md5;host;\
+                     x-amz-content-sha256;x-amz-date;x-amz-security-token;x-b, Signature=";
+        assert!(get("authorization").starts_with(begin), "{headers:?}");
+        assert!(!signed(Some(""), &[]).1.iter().any(|(name, _)| name == "x-amz-security-token"));
     }
 
     #[test]
     fn without_keys_nothing_is_signed() {
-        assert_eq!(signed(None, &[]), "http://s3.test/b/a%20b?prefix=a%20b%2F&uploads=");
+        let given = [("x-b".to_owned(), "1".to_owned())];
+        assert_eq!(signed(None, &given), ("http://s3.test:81/b/a%20b?prefix=a%20b%2F&uploads=".into(), given.to_vec()));
     }
 }

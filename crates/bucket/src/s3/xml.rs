@@ -15,22 +15,30 @@ const ELEMENTS_MAX: usize = 200_000;
 
 /// An element: its name without prefix, its own text, its children.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Element {
+pub(crate) struct Element {
     name: String,
     text: String,
     children: Vec<Element>,
 }
 
 impl Element {
-    fn child(&self, name: &str) -> Option<&Element> {
+    /// Whether this is its name.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.name == name
+    }
+
+    /// The first child of this name.
+    pub(crate) fn child(&self, name: &str) -> Option<&Element> {
         self.children.iter().find(|child| child.name == name)
     }
 
-    fn text_of(&self, name: &str) -> &str {
+    /// The text of that child; empty without one.
+    pub(crate) fn text_of(&self, name: &str) -> &str {
         self.child(name).map_or("", |child| &child.text)
     }
 
-    fn all<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a Element> {
+    /// All children of this name.
+    pub(crate) fn all<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a Element> {
         self.children.iter().filter(move |child| child.name == name)
     }
 
@@ -235,7 +243,7 @@ fn odd(text: &str) -> Error {
 }
 
 /// Parses a document into its tree.
-fn parse(body: &[u8]) -> Result<Element> {
+pub(crate) fn parse(body: &[u8]) -> Result<Element> {
     let text = std::str::from_utf8(body).map_err(|_| odd("it is not UTF-8"))?;
     let mut rest = text.trim_start_matches('\u{feff}').trim_start();
     // The open elements, from the outside in; the first is a frame around the root.

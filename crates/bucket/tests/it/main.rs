@@ -1,6 +1,11 @@
-//! The S3 bucket over real sockets, with a store in this process that can be told to fail.
+//! The folder that others share, and the buckets over real sockets, with stores in this process that can be told to fail.
 
-#![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
+// Helpers of tests unwrap and print as tests do.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod azure;
+mod azurite;
+mod folder;
 mod s3;
+mod s3_checks;
 mod s3_tls;

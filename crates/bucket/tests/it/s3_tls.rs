@@ -3,7 +3,7 @@
 
 use pillion_testing::fake_s3;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,10 +14,22 @@ use std::time::{Duration, Instant};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stop::{Stop, stop_pair};
 use pillion_base::threads::spawn_thread;
-use pillion_bucket::Bucket;
 use pillion_bucket::s3::{CredentialsProvider, HttpConfig, Keys, S3Bucket, S3Config, Waits};
+use pillion_bucket::{Bucket, NoJournal};
 
 struct Nobody;
+
+struct Somebody;
+
+impl CredentialsProvider for Somebody {
+    fn keys(&self, _: &Stop) -> Result<Option<Keys>> {
+        Ok(Some(super::s3::keys("")))
+    }
+
+    fn renew(&self, _: &Keys, _: &Stop) -> Result<Option<Keys>> {
+        Ok(None)
+    }
+}
 
 impl CredentialsProvider for Nobody {
     fn keys(&self, _: &Stop) -> Result<Option<Keys>> {
@@ -261,4 +273,107 @@ fn a_proxy_is_asked_for_a_tunnel_with_its_credentials() {
     assert!(head.starts_with("CONNECT s3.behind.test:9000 HTTP/1.1\r\n"), "{head}");
     assert!(head.contains("Proxy-Authorization: Basic dXNlcjpwYSBzcw==\r\n"), "{head}");
     assert_eq!(fake.seen()[0].headers["host"], "s3.behind.test:9000");
+}
+
+/// `openssl s_server` between one connection and a store without TLS.
+struct Terminator {
+    child: Child,
+    port: u16,
+}
+
+impl Terminator {
+    fn start(dir: &Path, store: u16) -> Terminator {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}")])
+            .args(["-cert", "here.pem", "-key", "here.key"])
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut requests, mut answers) = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
+        let to_store = TcpStream::connect(("127.0.0.1", store)).unwrap();
+        let mut from_store = to_store.try_clone().unwrap();
+        spawn_thread("requests", None, move || {
+            let (mut buffer, mut to_store) = ([0; 64 * 1024], to_store);
+            while let Ok(n @ 1..) = requests.read(&mut buffer) {
+                to_store.write_all(&buffer[..n]).unwrap();
+            }
+        })
+        .unwrap();
+        spawn_thread("answers", None, move || {
+            let mut buffer = [0; 64 * 1024];
+            while let Ok(n @ 1..) = from_store.read(&mut buffer) {
+                if answers.write_all(&buffer[..n]).and_then(|()| answers.flush()).is_err() {
+                    return;
+                }
+            }
+        })
+        .unwrap();
+        Terminator { child, port }
+    }
+
+    /// The bucket behind it. It is tried until openssl listens.
+    fn open(&self, dir: &Path) -> S3Bucket {
+        let config = S3Config {
+            bucket: fake_s3::BUCKET.into(),
+            endpoint: format!("127.0.0.1:{}", self.port),
+            region: fake_s3::REGION.into(),
+            part_size: 5 << 20,
+            http: HttpConfig { ca_file: Some(dir.join("ca.pem")), ..HttpConfig::default() },
+            max_attempts: 200,
+            ..S3Config::default()
+        };
+        let short = Duration::from_millis(50);
+        let waits = Waits { step: short, step_max: short, rest: short, rest_max: short };
+        let env = |name: &str| (name == "NO_PROXY").then(|| "*".to_owned());
+        S3Bucket::open(config, Box::new(Somebody), "pillion-test", &env).unwrap().with_waits(waits)
+    }
+}
+
+impl Drop for Terminator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn with_tls_files_go_unsigned_unless_the_bucket_forbids_it() {
+    let dir = certificates();
+    let (_stopper, stop) = stop_pair().unwrap();
+    let file = dir.path().join("file");
+    for (forbids, size) in [(false, 1000), (true, 1000), (false, 11 << 20), (true, 11 << 20)] {
+        std::fs::write(&file, vec![b'x'; size]).unwrap();
+        let source = pillion_base::files::Disk::real().open_source(&file).unwrap();
+        let fake = fake_s3::FakeS3::start();
+        fake.with(|state| state.forbids_unsigned = forbids);
+        let server = Terminator::start(dir.path(), fake.port);
+        let bucket = server.open(dir.path());
+        for _ in 0..2 {
+            bucket.upload("01A/index", &source, &NoJournal, &stop).unwrap();
+        }
+        let seen = fake.seen();
+        let puts = seen.iter().filter(|seen| ["PutObject", "UploadPart"].contains(&seen.operation));
+        let unsigned: Vec<bool> = puts.map(|put| put.headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD").collect();
+        let n_unsigned = unsigned.iter().filter(|is_unsigned| **is_unsigned).count();
+        // One refusal tells, and no other body goes twice.
+        let n_puts = if size > 5 << 20 { 6 } else { 2 };
+        let expected = if forbids { (n_puts + 1, 1) } else { (n_puts, n_puts) };
+        assert_eq!((unsigned.len(), n_unsigned), expected, "{size}");
+    }
+    // Whoever may not upload at all sends one body more, once.
+    std::fs::write(&file, b"x").unwrap();
+    let source = pillion_base::files::Disk::real().open_source(&file).unwrap();
+    let fake = fake_s3::FakeS3::start();
+    fake.rule("PutObject", "", 0, 99, fake_s3::Fault::Refuse(403, "AccessDenied"));
+    let server = Terminator::start(dir.path(), fake.port);
+    let bucket = server.open(dir.path());
+    for n in [2, 3] {
+        let err = bucket.upload("01A/index", &source, &NoJournal, &stop).unwrap_err();
+        assert_eq!(err.class(), "denied", "{err}");
+        assert_eq!(fake.with(|state| state.seen.len()), n);
+    }
 }

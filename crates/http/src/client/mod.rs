@@ -19,7 +19,7 @@ use crate::limits;
 use crate::tls::system_certificates;
 pub use lines::{Line, Lines, OwnLine};
 use pillion_base::error::{Context, Error, Kind, Result};
-pub use tcp::{Connection, Tcp, until_stopped};
+pub use tcp::{Connection, Tcp, before_waits, until_stopped};
 
 /// What this daemon calls itself.
 pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));

@@ -12,6 +12,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 use pillion_base::stop::Stop;
@@ -25,24 +26,43 @@ use ureq::{Error, Timeout};
 use crate::client::gather::{Gather, WANTED_BYTES};
 use crate::client::late::addresses;
 use crate::client::socket::{set_readable_bytes_min, set_unsent_bytes_max};
+use crate::limits;
 
 thread_local! {
     /// What ends the exchange of this thread.
     static STOP: RefCell<Option<Stop>> = const { RefCell::new(None) };
+    /// What this thread does before it waits for an answer.
+    static BEFORE_WAITS: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, in which `hook` is called whenever this thread is about to wait for more of an answer: what was kept back
+/// to go together with more of it should go then.
+pub fn before_waits<T>(hook: Box<dyn Fn()>, work: impl FnOnce() -> T) -> T {
+    with_set(&BEFORE_WAITS, hook, work)
+}
+
+/// Runs `work` on a thread that has `value` meanwhile.
+fn with_set<V: 'static, T>(of_thread: &'static LocalKey<RefCell<Option<V>>>, value: V, work: impl FnOnce() -> T) -> T {
+    /// Also after a panic the thread's next exchange has nothing of this one.
+    struct Clean<V: 'static>(&'static LocalKey<RefCell<Option<V>>>);
+    impl<V> Drop for Clean<V> {
+        fn drop(&mut self) {
+            self.0.take();
+        }
+    }
+    of_thread.set(Some(value));
+    let _clean = Clean(of_thread);
+    work()
+}
+
+/// Tells whoever wants to know that this thread waits next.
+fn about_to_wait() {
+    BEFORE_WAITS.with_borrow(|hook| hook.iter().for_each(|hook| hook()));
 }
 
 /// Runs an exchange whose waits end when the stop begins.
 pub fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> T {
-    /// Also after a panic the thread's next exchange has nothing of this one.
-    struct Clean;
-    impl Drop for Clean {
-        fn drop(&mut self) {
-            STOP.take();
-        }
-    }
-    STOP.set(Some(stop.clone()));
-    let _clean = Clean;
-    exchange()
+    with_set(&STOP, stop.clone(), exchange)
 }
 
 /// Opens TCP connections.
@@ -110,7 +130,8 @@ impl<In: Transport> Connector<In> for Tcp {
                     let buffer_bytes = (details.config.input_buffer_size(), details.config.output_buffer_size());
                     let buffers = LazyBuffers::new(buffer_bytes.0, buffer_bytes.1);
                     let gather = self.gathers.then(|| Gather::new(Instant::now()));
-                    return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, is_broken: false })));
+                    let (head, is_broken) = (Some(Vec::new()), false);
+                    return Ok(Some(Either::B(Connection { socket, buffers, buffer_bytes, gather, head, is_broken })));
                 }
                 Err(err) => failed = Some(err),
             }
@@ -209,10 +230,33 @@ pub struct Connection {
     buffer_bytes: (usize, usize),
     /// None where reads are never gathered.
     gather: Option<Gather>,
+    /// The first part of a request, which goes together with the second: a peer that gets a head alone wakes for it alone.
+    /// Empty before it, and `None` once it has gone.
+    head: Option<Vec<u8>>,
     is_broken: bool,
 }
 
 impl Connection {
+    /// Writes `output` behind the head that was kept, or keeps it if it may be one.
+    fn send(&mut self, output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
+        let is_small = output.len() <= limits::HEAD_BYTES_MAX;
+        match self.head.take() {
+            Some(head) if head.is_empty() && is_small => {
+                self.head = Some(output.to_vec());
+                Ok(())
+            }
+            Some(mut head) if is_small => {
+                head.extend_from_slice(output);
+                self.write(&head, timeout)
+            }
+            Some(head) => {
+                self.write(&head, timeout)?;
+                self.write(output, timeout)
+            }
+            None => self.write(output, timeout),
+        }
+    }
+
     fn write(&self, mut output: &[u8], timeout: NextTimeout) -> Result<(), Error> {
         let whole = deadline(timeout.after);
         while !output.is_empty() {
@@ -229,6 +273,7 @@ impl Connection {
     /// Waits a short time for more than a little, where reads are gathered; false where they are not.
     fn gather_input(&self) -> Result<bool, Error> {
         let Some(time) = self.gather.as_ref().and_then(|gather| gather.wait(Instant::now())) else { return Ok(false) };
+        about_to_wait();
         match wait(self.socket.0.as_fd(), PollFlags::IN, Instant::now().checked_add(time)) {
             // What is there is enough now.
             Err(err) if err.kind() == ErrorKind::TimedOut => Ok(true),
@@ -303,14 +348,19 @@ impl Transport for Connection {
         }
         // Without the exchange of two fields the buffer could not be borrowed while the socket is written to.
         let mut buffers = std::mem::replace(&mut self.buffers, LazyBuffers::new(1, 1));
-        let written = self.write(buffers.output().get(..amount).unwrap_or_default(), timeout);
+        let sent = self.send(buffers.output().get(..amount).unwrap_or_default(), timeout);
         self.buffers = buffers;
-        self.is_broken = written.is_err();
-        written
+        self.is_broken = sent.is_err();
+        sent
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let whole = deadline(timeout.after);
+        if let Some(head) = self.head.take() {
+            let sent = self.write(&head, timeout);
+            self.is_broken = sent.is_err();
+            sent?;
+        }
         let mut waited = self.gather_input()?;
         loop {
             let room = self.buffers.input_append_buf();
@@ -318,6 +368,8 @@ impl Transport for Connection {
             match (&self.socket.0).read(room) {
                 Ok(n_read) => {
                     self.buffers.input_appended(n_read);
+                    // What is sent after an answer is the next request.
+                    self.head = Some(Vec::new());
                     if self.gather.as_mut().is_some_and(|gather| gather.read(n_read, room_bytes, waited)) {
                         set_readable_bytes_min(self.socket.0.as_fd(), WANTED_BYTES)?;
                     }
@@ -326,6 +378,7 @@ impl Transport for Connection {
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
                 Err(err) if err.kind() == ErrorKind::WouldBlock => {
                     self.end_gathering()?;
+                    about_to_wait();
                     self.wait(PollFlags::IN, whole, timeout, false)?;
                     waited = true;
                 }

@@ -27,5 +27,5 @@ pub use names::{label_names, label_values};
 pub use quota::PerCall;
 pub use series::{Outlet, SeriesShared, client_gone, series};
 pub use shard::Shard;
-pub use slots::Client;
+pub use slots::{Client, Holder};
 pub use spill::check_temporary_folder;

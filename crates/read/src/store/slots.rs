@@ -15,10 +15,19 @@ use crate::store::series::{Outlet, client_gone};
 use crate::store::spill::Spill;
 use pillion_base::error::{Error, Kind, Result};
 
+/// Whom a call belongs to: what one holder has counts first by address, then by connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// A hash of the address.
+    pub address: u64,
+    /// The connection's number.
+    pub connection: u64,
+}
+
 /// The client of a call, as other calls see it.
 pub trait Client: Send + Sync {
     /// Whom it belongs to, for slots to be shared fairly.
-    fn holder(&self) -> u64;
+    fn holder(&self) -> Holder;
     /// Whether it went away.
     fn is_gone(&self) -> bool;
     /// How long it has taken nothing while something waits for it; `None` while nothing does.
@@ -44,9 +53,9 @@ struct Shared {
 struct State {
     n_max: usize,
     /// Who holds the slots that are taken.
-    open: Vec<u64>,
+    open: Vec<Holder>,
     /// Calls that wait for a slot, in the order in which they came, and for whom.
-    queue: Vec<(u64, u64)>,
+    queue: Vec<(u64, Holder)>,
     next: u64,
     /// Reads that are under way, whose clients may stall.
     readers: Vec<Reader>,
@@ -139,13 +148,15 @@ impl Shared {
 }
 
 impl State {
-    /// The call that is next: the first of those who hold fewest slots.
+    /// The call that is next: the first of those who hold fewest slots, by address and then by connection.
     fn first(&self) -> Option<u64> {
         self.queue.iter().min_by_key(|(number, holder)| (self.n_open(*holder), *number)).map(|(number, _)| *number)
     }
 
-    fn n_open(&self, holder: u64) -> usize {
-        self.open.iter().filter(|open| **open == holder).count()
+    /// Slots of the holder's address, and of the holder.
+    fn n_open(&self, holder: Holder) -> (usize, usize) {
+        let of_address = self.open.iter().filter(|open| open.address == holder.address).count();
+        (of_address, self.open.iter().filter(|open| **open == holder).count())
     }
 
     /// Takes out the read that has been stalled for longest, and for long enough, of those who hold most slots.
@@ -171,7 +182,7 @@ impl Drop for Waits {
 /// A slot, which is free again when this is dropped.
 pub(super) struct Slot {
     of: Slots,
-    holder: u64,
+    holder: Holder,
 }
 
 impl Drop for Slot {

@@ -6,14 +6,14 @@ use std::sync::atomic::AtomicBool;
 /// A client that is as stalled as a test says.
 #[derive(Default)]
 struct Fake {
-    holder: u64,
+    holder: Holder,
     stalled: AtomicBool,
     gone: AtomicBool,
     said: Mutex<Option<String>>,
 }
 
 impl Client for Fake {
-    fn holder(&self) -> u64 {
+    fn holder(&self) -> Holder {
         self.holder
     }
 
@@ -107,16 +107,20 @@ fn the_number_of_slots_follows_prometheus() {
 #[test]
 fn who_holds_fewest_slots_is_next_and_who_holds_most_gives_one_up() {
     let slots = slots(3);
+    let of = |address, connection| Holder { address, connection };
     let client = |holder| Arc::new(Fake { holder, stalled: AtomicBool::new(true), ..Fake::default() });
-    let (many, few) = (client(1), client(2));
+    let (many, few) = (client(of(1, 1)), client(of(2, 1)));
     let bodies = [&many, &many, &few].map(|client| {
         let slot = slots.wait(&**client).unwrap();
         slot.hold(answer(100, false).1, client.clone())
     });
     let mut state = slots.0.lock();
-    state.queue.extend([(10, 1), (11, 2), (12, 3), (13, 3)]);
+    state.queue.extend([(10, of(1, 1)), (11, of(2, 1)), (12, of(3, 1)), (13, of(3, 1))]);
     assert_eq!(state.first(), Some(12));
-    assert_eq!(state.take_stalled().unwrap().client.holder(), 1);
+    // At one address another connection goes before the one that has slots.
+    state.queue = vec![(10, of(1, 1)), (11, of(1, 2))];
+    assert_eq!(state.first(), Some(11));
+    assert_eq!(state.take_stalled().unwrap().client.holder(), of(1, 1));
     drop(state);
     drop(bodies);
 }

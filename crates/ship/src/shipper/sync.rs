@@ -349,8 +349,11 @@ impl Shipper {
         let is_checked = claim.meta.level > 1 && !self.config.allow_out_of_order_uploads;
         let mut remote = std::mem::take(&mut self.remote);
         let mut encoding_is_said = self.encoding_is_said;
+        let has_shipped = self.ledger.entries().iter().any(|listed| listed.shipped);
+        let mut place = self.place.clone();
         let work = || -> Result<Result<Shipped>> {
             uploader.wait(stop)?;
+            place.check(uploader.bucket, has_shipped, stop).map_err(remote::bucket_fault)?;
             let meta_object = format!("{}/meta.json", claim.meta.ulid);
             let is_there = uploader.bucket.exists(&meta_object, stop).map_err(remote::bucket_fault)?;
             if !is_there && !encoding_is_said {
@@ -364,6 +367,7 @@ impl Shipper {
             }
         });
         self.remote = remote;
+        self.place = place;
         self.encoding_is_said = encoding_is_said;
         shipped
     }

@@ -10,6 +10,7 @@
 //! labels afterwards: the blocks must arrive all the same, with the labels that were pinned.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::PathBuf;
@@ -141,7 +142,9 @@ impl World {
         std::fs::write(tsdb.path().join("thanos/upload/left/index"), b"x").unwrap();
         let bucket_dir = fast_dir();
         std::fs::create_dir_all(bucket_dir.path().join("bucket").join(FolderBucket::TEMP_DIR)).unwrap();
-        std::fs::write(bucket_dir.path().join("bucket").join(FolderBucket::TEMP_DIR).join("1-1"), b"x").unwrap();
+        let left = bucket_dir.path().join("bucket").join(FolderBucket::TEMP_DIR).join(format!("{:032x}-{:032x}", 0, 1));
+        std::fs::write(&left, b"x").unwrap();
+        File::options().write(true).open(left).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         let (stopper, stop) = stop_pair().unwrap();
         World { tsdb, kind, bucket_dir, stored: Arc::default(), originals, stop, _stopper: stopper }
     }
@@ -197,7 +200,7 @@ impl World {
         match self.kind {
             Kind::Folder => tree(&self.bucket_path())
                 .into_iter()
-                .filter(|name| !name.starts_with(FolderBucket::TEMP_DIR))
+                .filter(|name| !name.starts_with(FolderBucket::TEMP_DIR) && name != FolderBucket::MARKER)
                 .map(|name| (name.clone(), std::fs::read(self.bucket_path().join(name)).unwrap()))
                 .collect(),
             Kind::Parts => self.stored.lock().unwrap().objects.clone(),

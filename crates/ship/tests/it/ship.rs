@@ -434,6 +434,41 @@ fn what_may_pass_holds_the_order() {
 }
 
 #[test]
+fn blocks_wait_while_the_file_system_of_the_bucket_is_not_mounted_also_after_a_restart() {
+    for leaves_folder in [false, true] {
+        let mut rig = Rig::new();
+        rig.tsdb.add(&Block::new(1));
+        assert_eq!(rig.clean_tick(), 1);
+        let (root, away) = (rig.bucket_dir.path().to_owned(), rig.bucket_dir.path().with_extension("away"));
+        let ledger = || std::fs::read(rig.tsdb.path().join("thanos.shipper.json")).unwrap();
+        let listed = ledger();
+        std::fs::rename(&root, &away).unwrap();
+        if leaves_folder {
+            std::fs::create_dir(&root).unwrap();
+        }
+        rig.tsdb.add(&Block::new(2));
+        for _ in 0..2 {
+            // A new process.
+            let bucket = Arc::new(FolderBucket::open(&root, Disk::real()).unwrap());
+            let mut shipper = Shipper::new(rig.config.clone(), bucket, rig.state.clone(), rig.metrics.clone());
+            for _ in 0..2 {
+                let report = shipper.tick(&rig.stop);
+                let err = report.error.unwrap();
+                assert_eq!((err.class(), report.failures.get("no_bucket")), ("no_bucket", Some(&1)), "{err}");
+                assert!(err.to_string().contains("is its file system mounted?"), "{err}");
+                assert_eq!((ledger(), report.n_uploaded), (listed.clone(), 0));
+            }
+        }
+        assert_eq!(root.exists(), leaves_folder);
+        assert!(!leaves_folder || std::fs::read_dir(&root).unwrap().next().is_none());
+        let _ = std::fs::remove_dir(&root);
+        std::fs::rename(&away, &root).unwrap();
+        assert_eq!(rig.clean_tick(), 1);
+        assert_eq!(rig.in_bucket(), [1, 2]);
+    }
+}
+
+#[test]
 fn out_of_order_uploads_go_on_after_a_failure_when_allowed() {
     let mut rig = Rig::with(|config| config.allow_out_of_order_uploads = true);
     for n in [1, 2, 3] {

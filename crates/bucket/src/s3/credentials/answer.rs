@@ -89,16 +89,6 @@ pub(super) fn element(text: &str, name: &str) -> Option<String> {
     xml::first(text.as_bytes(), name)
 }
 
-/// The beginning of a peer's text, on one line. It is hidden if it repeats one of the `secrets`.
-pub(super) fn quoted(text: &str, secrets: &[&str]) -> String {
-    const CHARS_MAX: usize = 300;
-    if secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret)) {
-        return "(not shown, for it holds a secret)".into();
-    }
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.trim().chars().take(CHARS_MAX).map(plain).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,12 +144,5 @@ mod tests {
         check("Code", "<Error><Code/><Code></Code></Error>", Some(""));
         check("Code", "<Coder>x</Coder>", None);
         check("Code", "<Code>x</Code>&no;", None);
-    }
-
-    #[test]
-    fn what_is_quoted_is_short_and_holds_no_secret() {
-        assert_eq!(quoted(" a\nb\u{1b} ", &["", "x"]), "a b ");
-        assert_eq!(quoted("the token hunter2 is wrong", &["hunter2"]), "(not shown, for it holds a secret)");
-        assert_eq!(quoted(&"ü".repeat(1000), &[]).chars().count(), 300);
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use super::{CredentialsProvider, Env, Fetched, Found, Keys, Settings, Stamp};
 use super::{container, environment, instance, profile, sts};
 use crate::limits;
+use crate::rest::wire;
 use crate::s3::config::S3Config;
-use crate::s3::wire;
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stop::Stop;
 

@@ -1,7 +1,7 @@
 //! The chain against small servers on loopback. `hunter2` is in every secret: it must not be in any error.
 
-use super::super::test_server::{Asked, Server, Told, environment};
 use super::*;
+use crate::rest::test_server::{Asked, Server, Told, environment};
 use pillion_base::secret::Secret;
 use pillion_base::stop::stop_pair;
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use ureq::http::Method;
 use url::{Host, Url};
 
-use super::answer::{Json, quoted};
-use super::{Found, Keys, Settings, exchange, read_text};
+use super::answer::Json;
+use super::{Found, Keys, Settings};
 use crate::limits;
+use crate::rest::quoted;
+use crate::rest::{ask_present, kind, read_text};
 use pillion_base::error::{Context, Error, Kind, Result};
 
 const RELATIVE: &str = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
@@ -48,7 +50,7 @@ fn keys(settings: &Settings, url: &Url) -> Result<Keys> {
     }
     let headers: &[_] = if token.is_empty() { &[] } else { &[("Authorization", token)] };
     // Without TLS the endpoint is on this host or link, which no proxy can reach.
-    let answer = exchange::ask_present(settings, url.scheme() == "http", Method::GET, url, headers, &[])?;
+    let answer = ask_present(&settings.env, url.scheme() == "http", Method::GET, url, headers, &[])?;
     if answer.status == 200 {
         return Json::parse(&answer.body)?.keys();
     }
@@ -59,7 +61,7 @@ fn keys(settings: &Settings, url: &Url) -> Result<Keys> {
         _ => answer.text(),
     };
     let text = format!("the endpoint answered {}: {}", answer.status, quoted(&text, &[token]));
-    Err(Error::new(exchange::kind(answer.status), text))
+    Err(Error::new(kind(answer.status), text))
 }
 
 /// The endpoint's URL; `None` if the environment names none.

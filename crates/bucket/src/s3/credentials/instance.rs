@@ -3,10 +3,11 @@
 use ureq::http::Method;
 use url::Url;
 
-use super::answer::{Json, quoted};
-use super::exchange::{HttpAnswer, ask, kind};
+use super::answer::Json;
 use super::{Found, Settings};
 use crate::limits;
+use crate::rest::quoted;
+use crate::rest::{HttpAnswer, ask, kind};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stop::Stop;
 

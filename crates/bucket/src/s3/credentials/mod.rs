@@ -1,27 +1,24 @@
 //! Credentials for the store: static keys, or those of the first provider that has any. [`CredentialsProvider`] is the
 //! trait; [`CredentialsChain`] looks for keys, keeps them and renews them before they expire.
 
-mod answer;
+pub(crate) mod answer;
 mod chain;
 mod container;
 mod environment;
-mod exchange;
 pub mod ini;
 mod instance;
 mod process;
 mod profile;
 mod sign;
 mod sts;
-#[cfg(test)]
-mod test_server;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use self::chain::CredentialsChain;
 
-use pillion_base::error::{Error, Kind, Result};
+use crate::rest::Env;
+use pillion_base::error::Result;
 use pillion_base::secret::Secret;
 use pillion_base::stop::Stop;
 
@@ -52,9 +49,6 @@ pub trait CredentialsProvider: Send + Sync {
     /// `Errors:` and `Blocks:` as [`CredentialsProvider::keys`].
     fn renew(&self, used: &Keys, stop: &Stop) -> Result<Option<Keys>>;
 }
-
-/// Gives environment variables by their names.
-pub(crate) type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// The settings of the providers.
 struct Settings {
@@ -110,26 +104,4 @@ impl Stamp {
         let metadata = std::fs::metadata(path).ok()?;
         Some(Stamp { modified: metadata.modified().ok(), n_bytes: metadata.len(), inode: metadata.ino() })
     }
-}
-
-/// Reads a small file, such as a key. A pipe is not opened, because that could block.
-pub(super) fn read_bytes(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let wrong = |text: &str| Error::new(Kind::Permanent, format!("{}: {text}", path.display()));
-    let failed = |err: std::io::Error| wrong(&err.to_string());
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(wrong("is not a file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > limit {
-        return Err(wrong(&format!("is larger than {limit} bytes")));
-    }
-    Ok(bytes)
-}
-
-/// As [`read_bytes`], for text: a token, a file of profiles.
-fn read_text(path: &Path, limit: u64) -> Result<String> {
-    let not_text = |_| Error::new(Kind::Permanent, format!("{}: is not UTF-8", path.display()));
-    String::from_utf8(read_bytes(path, limit)?).map_err(not_text)
 }

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use super::ini::{self, Sections, unquoted};
 use super::sts::{self, Role};
-use super::{Fetched, Found, Keys, Settings, Stamp, answer, container, environment, instance, process, read_text};
+use super::{Fetched, Found, Keys, Settings, Stamp, answer, container, environment, instance, process};
 use crate::limits;
+use crate::rest::read_text;
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::stop::Stop;
 

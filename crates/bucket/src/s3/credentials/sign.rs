@@ -1,10 +1,7 @@
-//! SigV4 in the headers of a request to STS. rusty-s3 cannot do it, because it signs for S3 only. Pure.
-
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Digest, Sha256};
+//! The signature of a request to STS, in its headers. Pure.
 
 use super::Keys;
-use crate::s3::parts::hex;
+use crate::s3::sigv4::{self, Canonical};
 
 /// A request to be signed. It has no query.
 pub(super) struct Unsigned<'a> {
@@ -20,32 +17,16 @@ pub(super) struct Unsigned<'a> {
 
 /// The value of the header `Authorization`; the headers `X-Amz-Date` and, if there is a token, `X-Amz-Security-Token`
 /// must be sent too.
-///
-/// `Source:` "Create a signed AWS API request", IAM User Guide.
 pub(super) fn authorization(request: &Unsigned<'_>, keys: &Keys) -> String {
     let Unsigned { host, path, region, content_type, body, date } = request;
+    let mut headers = vec![("content-type", *content_type), ("host", *host), ("x-amz-date", *date)];
     let token = keys.session_token.0.as_str();
-    let mut headers = format!("content-type:{content_type}\nhost:{host}\nx-amz-date:{date}\n");
-    let mut names = String::from("content-type;host;x-amz-date");
     if !token.is_empty() {
-        headers.push_str(&format!("x-amz-security-token:{token}\n"));
-        names.push_str(";x-amz-security-token");
+        headers.push(("x-amz-security-token", token));
     }
-    let canonical = format!("POST\n{path}\n\n{headers}\n{names}\n{}", hex(&Sha256::digest(body.as_bytes())));
-    let day = date.get(..8).unwrap_or_default();
-    let scope = format!("{day}/{region}/sts/aws4_request");
-    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
-    let first = format!("AWS4{}", keys.secret_key.0);
-    let key =
-        [day, region, "sts", "aws4_request"].iter().fold(first.into_bytes(), |key, part| hmac(&key, part).to_vec());
-    let signature = hex(&hmac(&key, &text));
-    format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={names}, Signature={signature}", keys.access_key.0)
-}
-
-fn hmac(key: &[u8], text: &str) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(text.as_bytes());
-    mac.finalize().into_bytes().into()
+    let payload = sigv4::sha256(body.as_bytes());
+    let canonical = Canonical { method: "POST", path, query: "", headers: &headers, payload: &payload };
+    sigv4::authorization(&canonical, "sts", region, date, keys)
 }
 
 #[cfg(test)]

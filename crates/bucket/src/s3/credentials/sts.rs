@@ -9,10 +9,11 @@ use ureq::http::Method;
 use url::form_urlencoded::Serializer;
 use url::{Position, Url};
 
-use super::answer::{element, quoted, sts_keys};
+use super::answer::{element, sts_keys};
 use super::sign::{self, Unsigned};
-use super::{Found, Keys, Settings, exchange, read_text};
+use super::{Found, Keys, Settings};
 use crate::limits;
+use crate::rest::{HttpAnswer, ask_present, kind, quoted, read_text};
 use crate::s3::endpoint::{aws_domain, is_region};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::time::unix_ms;
@@ -76,7 +77,7 @@ pub(super) fn web_identity(settings: &Settings, role: &Role, token_file: &Path, 
     }
     form.append_pair("WebIdentityToken", token);
     let (headers, body) = ([("Content-Type", CONTENT_TYPE)], form.finish());
-    let answer = exchange::ask_present(settings, false, Method::POST, &url, &headers, body.as_bytes())?;
+    let answer = ask_present(&settings.env, false, Method::POST, &url, &headers, body.as_bytes())?;
     read(&answer, &[token])
 }
 
@@ -106,7 +107,7 @@ pub(super) fn assume(settings: &Settings, role: &Role, source: &Keys, now: Syste
     if !token.is_empty() {
         headers.push(("X-Amz-Security-Token", token));
     }
-    let answer = exchange::ask_present(settings, false, Method::POST, &url, &headers, body.as_bytes())?;
+    let answer = ask_present(&settings.env, false, Method::POST, &url, &headers, body.as_bytes())?;
     read(&answer, &[token, &source.secret_key.0, &role.external_id, &authorization])
 }
 
@@ -121,7 +122,7 @@ fn session_name(role: &Role, now: SystemTime) -> String {
     }
 }
 
-fn read(answer: &exchange::HttpAnswer, secrets: &[&str]) -> Result<Keys> {
+fn read(answer: &HttpAnswer, secrets: &[&str]) -> Result<Keys> {
     let text = answer.text();
     if answer.status == 200 {
         return sts_keys(&text).context(|| "read the answer of STS");
@@ -133,7 +134,7 @@ fn read(answer: &exchange::HttpAnswer, secrets: &[&str]) -> Result<Keys> {
     };
     // Errors that pass, or that a new token in the file ends.
     let passes = ["ExpiredTokenException", "IDPCommunicationError", "InvalidIdentityToken", "RequestTimeTooSkewed"];
-    let kind = if passes.contains(&code.as_str()) { Kind::Retry } else { exchange::kind(answer.status) };
+    let kind = if passes.contains(&code.as_str()) { Kind::Retry } else { kind(answer.status) };
     Err(Error::new(kind, format!("STS answered {}: {}", answer.status, quoted(&said, secrets))))
 }
 

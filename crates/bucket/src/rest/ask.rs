@@ -1,7 +1,7 @@
 //! One HTTP exchange for credentials, with limits of time and size. It never follows a redirect. Services on this host
 //! or link are asked directly, others through the proxy of the environment.
 //!
-//! Its waits end with the stop that was given to [`until_stopped`](crate::s3::wire::until_stopped).
+//! Its waits end with the stop that was given to [`until_stopped`](super::wire::until_stopped).
 
 use std::time::Duration;
 
@@ -10,27 +10,26 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Proxy};
 use url::{Position, Url};
 
-use super::Settings;
+use super::{Env, exchange, wire};
 use crate::limits;
-use crate::s3::{exchange, wire};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_http::client as http;
 
 /// A whole answer.
-pub(super) struct HttpAnswer {
+pub(crate) struct HttpAnswer {
     pub status: u16,
     pub body: Vec<u8>,
 }
 
 impl HttpAnswer {
     /// The body as text, with what is not UTF-8 replaced.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
 /// Why there is no answer.
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// The answer did not come in time.
     pub is_timeout: bool,
     /// The service cannot be reached.
@@ -41,7 +40,7 @@ pub(super) struct Failure {
 /// Sends one request, without retries.
 ///
 /// `Blocks:` up to `timeout`.
-pub(super) fn ask(
+pub(crate) fn ask(
     method: Method,
     url: &str,
     headers: &[(&str, &str)],
@@ -80,15 +79,15 @@ pub(super) fn ask(
 }
 
 /// As [`ask`], for a peer that must exist. `is_near`: it is asked without a proxy.
-pub(super) fn ask_present(
-    settings: &Settings,
+pub(crate) fn ask_present(
+    env: &Env,
     is_near: bool,
     method: Method,
     url: &Url,
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<HttpAnswer> {
-    let proxy = if is_near { None } else { exchange::proxy(url, &*settings.env)? };
+    let proxy = if is_near { None } else { exchange::proxy(url, &**env)? };
     ask(method, url.as_str(), headers, body, limits::CREDENTIALS_TIMEOUT, proxy).map_err(|failure| failure.err).context(
         || {
             format!(
@@ -101,6 +100,6 @@ pub(super) fn ask_present(
 }
 
 /// The kind of error for a refusal: whether a later request may succeed.
-pub(super) fn kind(status: u16) -> Kind {
+pub(crate) fn kind(status: u16) -> Kind {
     if matches!(status, 408 | 429 | 500..) { Kind::Retry } else { Kind::Permanent }
 }

@@ -1,4 +1,4 @@
-//! One request and its answer over HTTP, without retries. No other module sees the text of a signed URL.
+//! One request and its answer over HTTP, without retries.
 
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
@@ -14,11 +14,10 @@ use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Proxy, SendBody};
 use url::Url;
 
-use super::config::{HttpConfig, S3Config};
-use super::fault::Cause;
-use super::proxy;
-use super::sign::SignedUrl;
+use super::config::HttpConfig;
+use super::proxy::proxy_for;
 use super::wire;
+use super::words::Cause;
 use crate::limits;
 use crate::pace::Pace;
 use pillion_base::error::{Error, Kind, Result};
@@ -29,7 +28,7 @@ use pillion_http::tls::{CertificateDer, Pem, read_pair};
 
 /// The body of a request.
 #[derive(Clone, Copy)]
-pub(super) enum Body<'a> {
+pub(crate) enum Body<'a> {
     /// Nothing, as with GET.
     None,
     /// A few bytes.
@@ -45,20 +44,31 @@ pub(super) enum Body<'a> {
     },
 }
 
+impl Body<'_> {
+    /// Its size. `Units:` bytes.
+    pub(crate) fn length(&self) -> u64 {
+        match *self {
+            Body::None => 0,
+            Body::Bytes(bytes) => bytes.len() as u64,
+            Body::File { range: (start, end), .. } => end.saturating_sub(start),
+        }
+    }
+}
+
 /// A request that is ready to be sent.
-pub(super) struct SignedRequest<'a> {
+pub(crate) struct SignedRequest<'a> {
     /// The HTTP method.
     pub method: Method,
-    /// The signed URL.
-    pub url: SignedUrl,
-    /// The headers that were signed.
-    pub headers: &'a [(String, String)],
+    /// The URL.
+    pub url: Url,
+    /// The headers, the signature among them.
+    pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Body<'a>,
 }
 
 /// Where the body of an answer goes.
-pub(super) enum BodySink<'a> {
+pub(crate) enum BodySink<'a> {
     /// Into memory, up to so many bytes.
     Buffer(u64),
     /// To a function, piece by piece, with the status; its error ends the exchange. Refusals go into memory.
@@ -67,7 +77,7 @@ pub(super) enum BodySink<'a> {
 
 impl BodySink<'_> {
     /// The same for another attempt.
-    pub(super) fn reborrow(&mut self) -> BodySink<'_> {
+    pub(crate) fn reborrow(&mut self) -> BodySink<'_> {
         match self {
             BodySink::Buffer(limit) => BodySink::Buffer(*limit),
             BodySink::Stream(each) => BodySink::Stream(&mut **each),
@@ -94,7 +104,7 @@ impl Answer {
 }
 
 /// Why there is no answer.
-pub(super) enum ExchangeError {
+pub(crate) enum ExchangeError {
     /// The peer or the network failed.
     Network(Cause, String),
     /// The local file failed, the receiver of a body did, or the stop began.
@@ -102,7 +112,7 @@ pub(super) enum ExchangeError {
 }
 
 /// The connections to the store, with their settings.
-pub(super) struct ConnectionPool {
+pub(crate) struct ConnectionPool {
     agent: Agent,
     /// A permit for each connection that may be open. An exchange holds one.
     permits: Option<(Sender<()>, Receiver<()>)>,
@@ -117,17 +127,17 @@ impl ConnectionPool {
     /// Reads the certificates; no connection is opened yet.
     ///
     /// `Errors:` each names the setting that is wrong.
-    pub(super) fn new(
-        config: &S3Config,
+    pub(crate) fn new(
+        settings: &HttpConfig,
         server: &Url,
         user_agent: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<ConnectionPool> {
-        let settings = &config.http;
+        let is_tls = server.scheme() == "https";
         let proxy = proxy(server, env)?;
         let alias = match settings.server_name.as_str() {
             "" => None,
-            _ if config.insecure => None,
+            _ if !is_tls => None,
             _ if proxy.is_some() => {
                 return Err(Error::new(
                     Kind::Permanent,
@@ -152,7 +162,7 @@ impl ConnectionPool {
             .max_idle_age(settings.idle_conn_timeout)
             .input_buffer_size(limits::HTTP_CLIENT_BUFFER_BYTES)
             .output_buffer_size(limits::COPY_BUFFER_BYTES);
-        if !config.insecure {
+        if is_tls {
             builder = builder.tls_config(tls(settings)?);
         }
         let resolver =
@@ -161,17 +171,17 @@ impl ConnectionPool {
         Ok(ConnectionPool { agent: Agent::with_parts(builder.build(), wire::connector(), resolver), permits, alias })
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request over the permitted connection and reads its answer.
     ///
     /// `Blocks:` as long as there is progress, or until the stop.
-    pub(super) fn exchange(
+    pub(crate) fn exchange(
         &self,
+        _: &Permit<'_>,
         signed: &SignedRequest<'_>,
         sink: BodySink<'_>,
         pace: &Pace,
         stop: &Stop,
     ) -> Result<Answer, ExchangeError> {
-        let _permit = self.permit(stop).map_err(ExchangeError::Local)?;
         let request = self.request(signed).map_err(ExchangeError::Local)?;
         let mut sending = BodyReader::new(signed.body, pace, stop);
         let (done, heard) = wire::until_stopped(stop, || self.run(request, &mut sending, sink));
@@ -246,7 +256,7 @@ impl ConnectionPool {
     }
 
     fn request(&self, signed: &SignedRequest<'_>) -> Result<Request<()>> {
-        let mut url = signed.url.expose().clone();
+        let mut url = signed.url.clone();
         let host = authority(&url);
         if let Some((name, target)) = &self.alias {
             *target.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -260,48 +270,45 @@ impl ConnectionPool {
         if self.alias.is_some() {
             request = request.header("host", host);
         }
-        for (name, value) in signed.headers {
+        for (name, value) in &signed.headers {
             request = request.header(name.as_str(), value.as_str());
         }
-        let length = match signed.body {
-            Body::None => None,
-            Body::Bytes(bytes) => Some(bytes.len() as u64),
-            Body::File { range: (start, end), .. } => Some(end.saturating_sub(start)),
-        };
-        if let Some(length) = length {
-            request = request.header("content-length", length);
+        if !matches!(signed.body, Body::None) {
+            request = request.header("content-length", signed.body.length());
         }
         request.body(()).map_err(|_| Error::new(Kind::Permanent, "a header of the request has characters HTTP forbids"))
     }
 
-    /// Waits until a connection may be opened or reused.
-    fn permit(&self, stop: &Stop) -> Result<Option<Permit<'_>>> {
-        let Some((acquire, release)) = &self.permits else { return Ok(None) };
+    /// Waits until a connection may be opened or reused. Others may have it for hours, so the request is signed after.
+    pub(crate) fn permit(&self, stop: &Stop) -> Result<Permit<'_>> {
+        let Some((acquire, release)) = &self.permits else { return Ok(Permit(None)) };
         select! {
-            send(acquire, ()) -> _ => Ok(Some(Permit(release))),
+            send(acquire, ()) -> _ => Ok(Permit(Some(release))),
             recv(stop.channel()) -> _ => Err(Error::new(Kind::Stopped, "stopping")),
         }
     }
 }
 
 /// The proxy that the environment names for a server.
-pub(super) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
-    let Some(url) = proxy::proxy_for(server, env)? else { return Ok(None) };
+pub(crate) fn proxy(server: &Url, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Proxy>> {
+    let Some(url) = proxy_for(server, env)? else { return Ok(None) };
     let unusable = "the proxy in the environment (HTTPS_PROXY or HTTP_PROXY) is not usable";
     Proxy::new(&url).map(Some).map_err(|_| Error::new(Kind::Permanent, unusable))
 }
 
-/// Returned to the pool when dropped.
-struct Permit<'a>(&'a Receiver<()>);
+/// The right to one connection; returned to the pool when dropped.
+pub(crate) struct Permit<'a>(Option<&'a Receiver<()>>);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let _ = self.0.try_recv();
+        if let Some(release) = self.0 {
+            let _ = release.try_recv();
+        }
     }
 }
 
 /// The `host[:port]` that is signed.
-pub(super) fn authority(url: &Url) -> String {
+pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
@@ -352,7 +359,8 @@ impl<'a> BodyReader<'a> {
             Body::File { range: (_, end), .. } => end,
         };
         let left = usize::try_from(end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
-        let want = left.min(buffer.len());
+        // What is read is sent at once, so no more than the pace allows at once.
+        let want = self.pace.piece(left.min(buffer.len()));
         let Some(buffer) = buffer.get_mut(..want).filter(|buffer| !buffer.is_empty()) else { return Ok(0) };
         let n_read = match &self.body {
             Body::None => 0,
@@ -485,4 +493,21 @@ fn tls(settings: &HttpConfig) -> Result<TlsConfig> {
     };
     let builder = TlsConfig::builder().root_certs(roots).client_cert(client);
     Ok(builder.disable_verification(settings.insecure_skip_verify).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pillion_base::stop::stop_pair;
+
+    #[test]
+    fn a_slow_link_gets_no_more_at_once_than_its_rate_gives_in_a_second() {
+        let (_stopper, stop) = stop_pair().unwrap();
+        let (pace, bytes) = (Pace::default(), vec![7; 1 << 20]);
+        pace.change(1_000_000);
+        let mut body = BodyReader::new(Body::Bytes(&bytes), &pace, &stop);
+        // The buffer of the HTTP library. What is read is sent before the next read.
+        let mut buffer = vec![0; limits::COPY_BUFFER_BYTES];
+        assert_eq!(body.read(&mut buffer).unwrap(), 100_000);
+    }
 }

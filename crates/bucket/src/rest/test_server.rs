@@ -12,7 +12,7 @@ use pillion_base::threads::spawn_thread;
 
 /// What was asked.
 #[derive(Clone, Default)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     /// `PUT /latest/api/token`
     pub what: String,
     /// In lower case, one a line.
@@ -21,10 +21,10 @@ pub(super) struct Asked {
 }
 
 /// A status with a body; `None` leaves the client waiting.
-pub(super) type Told = Option<(u16, String)>;
+pub(crate) type Told = Option<(u16, String)>;
 type Answers = dyn Fn(&Asked) -> Told + Send + Sync;
 
-pub(super) struct Server {
+pub(crate) struct Server {
     pub url: String,
     seen: Arc<Mutex<Vec<Asked>>>,
     is_over: Arc<AtomicBool>,
@@ -32,7 +32,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(answers: impl Fn(&Asked) -> Told + Send + Sync + 'static) -> Server {
+    pub(crate) fn start(answers: impl Fn(&Asked) -> Told + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -53,7 +53,7 @@ impl Server {
     }
 
     /// What was asked so far.
-    pub(super) fn seen(&self) -> Vec<Asked> {
+    pub(crate) fn seen(&self) -> Vec<Asked> {
         self.seen.lock().unwrap().clone()
     }
 }
@@ -101,7 +101,7 @@ fn serve(stream: TcpStream, answers: &Answers, seen: &Mutex<Vec<Asked>>) -> Opti
 }
 
 /// An environment of these variables.
-pub(super) fn environment(variables: &[(&str, &str)]) -> Env {
+pub(crate) fn environment(variables: &[(&str, &str)]) -> Env {
     let variables: Vec<(String, String)> =
         variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     Arc::new(move |asked| variables.iter().find(|(name, _)| name == asked).map(|(_, value)| value.clone()))

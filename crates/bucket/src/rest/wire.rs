@@ -20,14 +20,14 @@ thread_local! {
 }
 
 /// Runs an exchange whose waits end when the stop begins; with it, what the server said before the connection broke.
-pub(super) fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> (T, Vec<u8>) {
+pub(crate) fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> (T, Vec<u8>) {
     HEARD.take();
     let value = client::until_stopped(stop, exchange);
     (value, HEARD.take())
 }
 
 /// The connector of all requests: through a proxy if there is one, with TLS if the URL says so.
-pub(super) fn connector() -> impl Connector {
+pub(crate) fn connector() -> impl Connector {
     let tcp = Tcp::new(limits::S3_CONNECT_TIMEOUT).unsent_bytes_max(limits::S3_UNSENT_BYTES_MAX);
     ConnectProxyConnector::default().chain(tcp).chain(RustlsConnector::default()).chain(Listen)
 }

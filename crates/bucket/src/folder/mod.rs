@@ -3,33 +3,35 @@
 //! An object is written into [`FolderBucket::TEMP_DIR`] inside the bucket, synced, and renamed to its name. Then its
 //! folder is synced, and all folders above it up to the bucket, since an existing folder may be in memory only if its
 //! creator died before the sync. A crash can leave temporary files. They are never listed as objects, and are swept
-//! when the bucket is opened. Another daemon may use the same folder: a temporary file is locked while it is written,
-//! and a locked one is not swept.
+//! when the bucket is opened (`temp`). Nothing is written unless the folder is the one that it was (`place`).
+
+mod place;
+mod temp;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::place::Place;
 use crate::limits;
 use crate::pace::Pace;
-use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_name};
+use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_key};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::{self, Disk, Source, Writer};
 use pillion_base::stop::Stop;
-
-/// Tells apart the temporary files of one process.
-static TEMP_IDX: AtomicU64 = AtomicU64::new(0);
 
 /// A folder used as a bucket.
 pub struct FolderBucket {
     root: PathBuf,
     name: String,
     disk: Disk,
+    place: Place,
     pace: Pace,
 }
 
 impl FolderBucket {
     /// The folder in which objects are written before they get their names; no object may have this name.
     pub const TEMP_DIR: &str = ".pillion-tmp";
+    /// The file that tells the bucket from an empty folder with its name; no object may have this name.
+    pub const MARKER: &str = ".pillion-bucket";
 
     /// Opens the bucket in `dir` and sweeps what a crash left behind. The folder is created with the first upload.
     ///
@@ -39,8 +41,9 @@ impl FolderBucket {
         if root.exists() && !root.is_dir() {
             return Err(Error::new(Kind::Permanent, format!("{} is not a folder", root.display())));
         }
-        let bucket = FolderBucket { name: format!("fs: {}", root.display()), root, disk, pace: Pace::default() };
-        if let Err(err) = bucket.sweep() {
+        let place = Place::new(&root, Self::MARKER, Self::TEMP_DIR, disk.clone());
+        let bucket = FolderBucket { name: format!("fs: {}", root.display()), root, disk, place, pace: Pace::default() };
+        if let Err(err) = temp::sweep(&bucket.disk, &bucket.root.join(Self::TEMP_DIR)) {
             log::warn!(bucket = bucket.name.as_str(), err = err.to_string(); "sweeping temporary files failed");
         }
         Ok(bucket)
@@ -51,52 +54,48 @@ impl FolderBucket {
         FolderBucket { pace, ..self }
     }
 
-    fn sweep(&self) -> Result<()> {
-        let dir = self.root.join(Self::TEMP_DIR);
-        let entries = match self.disk.list(&dir) {
-            Err(err) if err.kind() == Kind::NotFound => return Ok(()),
-            other => other?,
-        };
-        for entry in entries {
-            let path = dir.join(&entry.name);
-            let locked = std::fs::File::open(&path)
-                .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)));
-            if !locked {
-                self.disk.remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
-
     fn path(&self, object: &str) -> Result<PathBuf> {
-        check_name(object)?;
-        if object.split('/').next() == Some(Self::TEMP_DIR) {
+        check_key(object)?;
+        if Self::is_ours(object.split('/').next().unwrap_or_default()) {
             return Err(Error::new(Kind::BadRequest, format!("{object:?} is not an object name")));
         }
-        Ok(self.root.join(object))
+        // Empty parts are passed over.
+        Ok(self.root.join(object).components().collect())
+    }
+
+    /// Whether a name in the bucket's own folder is none of an object.
+    fn is_ours(name: &str) -> bool {
+        name == Self::TEMP_DIR || name == Self::MARKER
     }
 
     /// Writes an object with `fill` and gives it its name.
     fn store<T>(&self, object: &str, stop: &Stop, fill: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
         stop.check()?;
         let path = self.path(object)?;
+        self.place.check_quickly()?;
         let temp_dir = self.root.join(Self::TEMP_DIR);
-        self.disk.create_dirs_synced(&temp_dir)?;
-        let temp_idx = TEMP_IDX.fetch_add(1, Ordering::Relaxed);
-        let temp = temp_dir.join(format!("{}-{temp_idx}", std::process::id()));
-        let stored = self.write_temp(&temp, fill).and_then(|value| {
+        self.disk.create_dir(&temp_dir, 0o777)?;
+        let (mut writer, temp) = temp::create(&self.disk, &temp_dir)?;
+        let stored = fill(&mut writer).and_then(|value| {
+            writer.sync()?;
             stop.check()?;
-            for dir in self.folders(&path).collect::<Vec<_>>().into_iter().rev() {
+            // The bucket itself is not created here: its file system may be gone.
+            for dir in self.folders(&path).filter(|dir| *dir != self.root).collect::<Vec<_>>().into_iter().rev() {
                 self.disk.create_dir(dir, 0o777)?;
+            }
+            if !writer.is_named()? {
+                return Err(Error::new(Kind::Retry, format!("{} was removed by others", temp.display())));
             }
             self.disk.rename(&temp, &path)?;
             Ok(value)
         });
-        if stored.is_err() {
+        if stored.is_err() && writer.is_named().is_ok_and(|is_ours| is_ours) {
             let _ = self.disk.remove_file(&temp);
         }
         let value = stored?;
         self.sync_folders(&path)?;
+        // All of it happened in the same folder.
+        self.place.check_quickly()?;
         Ok(value)
     }
 
@@ -107,19 +106,6 @@ impl FolderBucket {
 
     fn sync_folders(&self, path: &Path) -> Result<()> {
         self.folders(path).try_for_each(|dir| self.disk.sync_dir(dir))
-    }
-
-    fn write_temp<T>(&self, temp: &Path, fill: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        let mut writer = self.disk.create_new(temp).or_else(|err| {
-            // A process with the same id left this file behind, and nobody writes to it any more.
-            if self.disk.remove_file(temp).is_ok() { self.disk.create_new(temp) } else { Err(err) }
-        })?;
-        // Without locks, another daemon that starts now may sweep this file. Then the rename fails, and the next tick
-        // uploads again.
-        let _ = writer.lock();
-        let value = fill(&mut writer)?;
-        writer.sync()?;
-        Ok(value)
     }
 
     /// Whether a folder holds an object, at any depth.
@@ -136,6 +122,11 @@ impl FolderBucket {
 impl Bucket for FolderBucket {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn check_place(&self, known: Option<&str>, stop: &Stop) -> Result<Option<String>> {
+        stop.check()?;
+        self.place.check(known).map(Some)
     }
 
     fn exists(&self, object: &str, stop: &Stop) -> Result<bool> {
@@ -169,12 +160,12 @@ impl Bucket for FolderBucket {
             Ok(entries) => {
                 for entry in entries {
                     stop.check()?;
+                    if dir.is_empty() && Self::is_ours(&entry.name) {
+                        continue;
+                    }
                     if entry.kind.is_file() {
                         names.push(format!("{prefix}{}", entry.name));
-                    } else if entry.kind.is_dir()
-                        && !(dir.is_empty() && entry.name == Self::TEMP_DIR)
-                        && self.holds_objects(&path.join(&entry.name))?
-                    {
+                    } else if entry.kind.is_dir() && self.holds_objects(&path.join(&entry.name))? {
                         names.push(format!("{prefix}{}/", entry.name));
                     }
                 }
@@ -200,10 +191,14 @@ impl Bucket for FolderBucket {
     fn upload(&self, object: &str, source: &Source, _: &dyn Journal, stop: &Stop) -> Result<Stored> {
         let size_bytes = source.size_bytes();
         self.store(object, stop, |writer| {
-            source.for_each(0..size_bytes, |buffer| {
-                self.pace.take(buffer.len(), stop)?;
-                writer.write(buffer)
-            })
+            let mut offset = 0;
+            while offset < size_bytes {
+                let left = usize::try_from(size_bytes - offset).unwrap_or(usize::MAX);
+                let piece = self.pace.piece(left.min(limits::FOLDER_COPY_BYTES));
+                self.pace.take(piece, stop)?;
+                offset += writer.copy(source, offset, piece)? as u64;
+            }
+            Ok(())
         })
         .context(|| format!("upload {object}"))?;
         Ok(Stored { attributes: Attributes { size_bytes, tag: String::new() }, resumed_bytes: 0 })
@@ -265,34 +260,8 @@ mod tests {
     use crate::NoJournal;
     use pillion_base::files::Op;
     use pillion_base::stop::stop_pair;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex};
-
-    #[test]
-    fn leftovers_are_swept_unless_somebody_writes_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let temp_dir = dir.path().join(FolderBucket::TEMP_DIR);
-        std::fs::create_dir(&temp_dir).unwrap();
-        std::fs::write(temp_dir.join("1-0"), b"left").unwrap();
-        let busy = Disk::real().create_new(&temp_dir.join("2-0")).unwrap();
-        assert!(busy.lock());
-        let (_stopper, stop) = stop_pair().unwrap();
-        let bucket = FolderBucket::open(dir.path(), Disk::real()).unwrap();
-        let mut seen = Vec::new();
-        bucket
-            .iter(
-                "",
-                &mut |name| {
-                    seen.push(name.to_owned());
-                    Ok(())
-                },
-                &stop,
-            )
-            .unwrap();
-        assert!(seen.is_empty(), "{seen:?}");
-        assert!(!temp_dir.join("1-0").exists() && temp_dir.join("2-0").exists());
-        assert!(bucket.exists(&format!("{}/2-0", FolderBucket::TEMP_DIR), &stop).is_err());
-        bucket.iter(FolderBucket::TEMP_DIR, &mut |_| Ok(()), &stop).unwrap_err();
-    }
 
     #[test]
     fn content_is_synced_before_its_name_and_then_every_folder_up_to_the_bucket() {
@@ -306,6 +275,7 @@ mod tests {
         });
         let (_stopper, stop) = stop_pair().unwrap();
         let bucket = FolderBucket::open(&root, disk).unwrap();
+        bucket.check_place(None, &stop).unwrap();
         seen.lock().unwrap().clear();
         bucket.upload_bytes("x/y", b"1", &stop).unwrap();
         let steps = seen.lock().unwrap();
@@ -313,18 +283,20 @@ mod tests {
         assert_eq!(
             *steps,
             [
-                (Op::CreateDir, root.clone()),
-                (Op::SyncDir, dir.path().to_owned()),
+                (Op::Stat, root.clone()),
                 (Op::CreateDir, root.join(FolderBucket::TEMP_DIR)),
-                (Op::SyncDir, root.clone()),
                 (Op::Create, temp.clone()),
+                (Op::Stat, temp.clone()),
+                (Op::Stat, temp.clone()),
                 (Op::Write, temp.clone()),
                 (Op::SyncFile, temp.clone()),
-                (Op::CreateDir, root.clone()),
                 (Op::CreateDir, root.join("x")),
+                (Op::Stat, temp.clone()),
+                (Op::Stat, temp.clone()),
                 (Op::Rename, temp),
                 (Op::SyncDir, root.join("x")),
                 (Op::SyncDir, root.clone()),
+                (Op::Stat, root.clone()),
             ]
         );
     }
