@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
 mod crash;
+mod model;
 mod ship;
 mod unsynced;

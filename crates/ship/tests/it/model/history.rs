@@ -2,6 +2,7 @@
 //!
 //! Each step has a seed of its own, so that a history from which steps are taken away plays the others as before.
 
+use super::features::{Feature, Features};
 use super::prometheus::{HOUR_MS, Settings};
 use super::random::Random;
 
@@ -18,8 +19,9 @@ pub(crate) struct Setup {
     pub(crate) links_are_refused: bool,
     /// Hours of Prometheus before the sidecar is first started.
     pub(crate) hours_before: u64,
-    /// Whether one disk fault stays for ever.
+    /// Whether one block stays unreadable for ever.
     pub(crate) has_lasting_fault: bool,
+    pub(crate) features: Features,
 }
 
 #[derive(Debug, Clone)]
@@ -44,14 +46,18 @@ pub(crate) enum Event {
     /// Stale series leave the head.
     Stale,
     /// Old samples are put into the data directory as a block.
-    Backfill { is_slow: bool },
+    Backfill {
+        is_slow: bool,
+    },
     CleanTombstones,
     /// Prometheus dies between a compaction and the removal of what was compacted.
     PrometheusDies,
     /// The external labels become others.
     Relabel,
     /// The clock is set.
-    ClockJump { minutes: i32 },
+    ClockJump {
+        minutes: i32,
+    },
     DiskFull(bool),
     /// Something on the disk cannot be done.
     DiskFault(FaultKind),
@@ -63,6 +69,8 @@ pub(crate) enum Event {
     BucketCleans,
     LedgerRemoved,
     LedgerGarbage,
+    /// The meta.json of a claim becomes garbage.
+    ClaimGarbage,
     Damage,
     Repair,
     /// The sidecar dies.
@@ -70,7 +78,9 @@ pub(crate) enum Event {
     /// The sidecar is told to stop.
     Stop,
     /// The machine loses power.
-    PowerCut { names_too: bool },
+    PowerCut {
+        names_too: bool,
+    },
     /// At the next start the external labels are not known until [`Event::Relabel`] or two ticks later.
     LabelsUnknown,
 }
@@ -100,6 +110,12 @@ pub(crate) enum Weather {
     Fine,
     /// No request is answered.
     Down,
+    /// Requests are refused for a reason that does not pass by itself (403).
+    Denied,
+    /// Every second request is refused (503).
+    Busy,
+    /// One answer in five about an object is wrong: it is said to be missing, or to be there.
+    Lying,
     /// One request in ten fails, before or after it is done.
     Flaky,
     /// One object in five is acknowledged and lost.
@@ -107,16 +123,17 @@ pub(crate) enum Weather {
 }
 
 /// The set-up and the steps of a history.
-pub(crate) fn make(seed: u64) -> (Setup, Vec<Step>) {
+pub(crate) fn make(seed: u64, features: Features) -> (Setup, Vec<Step>) {
     let mut random = Random::new(seed);
     let hours = |random: &mut Random, of: &[i64]| random.pick(of).map(|hours| hours * HOUR_MS);
     let equal_durations = random.percent(60);
-    let setup = Setup {
+    let mut setup = Setup {
         prometheus: Settings {
             equal_durations,
             has_delay_file: random.percent(if equal_durations { 25 } else { 65 }),
             retention_ms: if random.percent(75) { hours(&mut random, &[8, 12, 24, 48]) } else { None },
             retention_bytes: if random.percent(25) { random.pick(&[1500, 4000, 12_000]) } else { None },
+            compacts_early: features.has(Feature::EarlyCompaction),
         },
         upload_compacted: random.percent(15),
         allow_out_of_order: random.percent(20),
@@ -124,22 +141,54 @@ pub(crate) fn make(seed: u64) -> (Setup, Vec<Step>) {
         claim_budget_bytes: if random.percent(25) { random.between(500, 6000) } else { 1 << 40 },
         links_are_refused: random.percent(8),
         hours_before: if random.percent(50) { random.between(1, 30) } else { 0 },
-        has_lasting_fault: random.percent(10),
+        has_lasting_fault: random.percent(10) && features.has(Feature::Lasting),
+        features,
     };
+    if setup.upload_compacted && !features.has(Feature::CompactedBudget) {
+        setup.claim_budget_bytes = 1 << 40;
+    }
     let n_steps = random.between(20, 80);
     // Each history likes some kinds of events more than others.
     let liked: Vec<Event> = (0..3).map(|_| event(&mut random)).collect();
     let steps = (0..n_steps).map(|_| {
         let what = match random.below(100) {
-            0..45 => What::Tick(within(&liked, &mut random)),
-            45..65 => What::Event(Event::Minutes(minutes(&mut random))),
-            65..80 => What::Event(random.pick(&liked).unwrap_or(Event::Late)),
-            _ => What::Event(event(&mut random)),
+            0..45 => {
+                let drawn = within(&liked, &mut random).into_iter();
+                Some(What::Tick(drawn.filter_map(|(at, event)| Some((at, only(event, features)?))).collect()))
+            }
+            45..65 => Some(What::Event(Event::Minutes(minutes(&mut random)))),
+            65..80 => only(random.pick(&liked).unwrap_or(Event::Late), features).map(What::Event),
+            _ => only(event(&mut random), features).map(What::Event),
         };
-        Step { seed: random.next(), what }
+        let seed = random.next();
+        what.map(|what| Step { seed, what })
     });
-    let steps = steps.collect();
+    let steps = steps.flatten().collect();
     (setup, steps)
+}
+
+/// What is left of an event when some kinds of trouble are off.
+fn only(event: Event, features: Features) -> Option<Event> {
+    let needed = match event {
+        Event::Backfill { is_slow: true } if !features.has(Feature::SlowCopies) => {
+            return Some(Event::Backfill { is_slow: false });
+        }
+        Event::DiskFault(kind) => match kind {
+            FaultKind::Once => Feature::OneFault,
+            FaultKind::BlockRead => Feature::ReadErrors,
+            FaultKind::BlockStat | FaultKind::DataDir | FaultKind::Links => Feature::UnknownBlocks,
+            FaultKind::Claim | FaultKind::Claims => Feature::UnreadableClaims,
+            FaultKind::Ledger => Feature::LostLedger,
+        },
+        Event::DiskFull(true) => Feature::DiskFull,
+        Event::LedgerRemoved | Event::LedgerGarbage => Feature::LostLedger,
+        Event::ClaimGarbage => Feature::GarbageClaims,
+        Event::Damage => Feature::Damage,
+        Event::Bucket(weather) if weather != Weather::Fine => Feature::BadBucket,
+        Event::Die | Event::PowerCut { .. } => Feature::Deaths,
+        _ => return Some(event),
+    };
+    features.has(needed).then_some(event)
 }
 
 fn minutes(random: &mut Random) -> u32 {
@@ -186,13 +235,16 @@ fn event(random: &mut Random) -> Event {
         60..65 => Event::DiskHeals,
         65..69 => Event::Bucket(Weather::Fine),
         69..75 => {
-            Event::Bucket(random.pick(&[Weather::Down, Weather::Flaky, Weather::Lossy]).unwrap_or(Weather::Fine))
+            use Weather::*;
+            let all = [Down, Denied, Busy, Lying, Flaky, Flaky, Lossy, Lossy];
+            Event::Bucket(random.pick(&all).unwrap_or(Fine))
         }
         75..80 => Event::BucketCompacts,
         80..84 => Event::BucketCleans,
         84..86 => Event::LedgerRemoved,
         86..88 => Event::LedgerGarbage,
-        88..90 => Event::Damage,
+        88..89 => Event::ClaimGarbage,
+        89..90 => Event::Damage,
         90..92 => Event::Repair,
         92..95 => Event::Die,
         95..97 => Event::Stop,
