@@ -100,7 +100,7 @@ impl Prometheus {
     /// `clean_tombstones` of the admin API: a block is written anew without what was deleted.
     pub(crate) fn clean_tombstones(&mut self, random: &mut Random) {
         let Some(old) = self.pick(random) else { return };
-        if self.is_full || self.is_down {
+        if self.is_stuck() {
             return;
         }
         let mut samples = self.made[&old].samples.clone();

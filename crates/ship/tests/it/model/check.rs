@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::machine::Machine;
 use super::prometheus::Duty;
-use super::world::World;
+use super::world::{Before, World};
 
 impl Machine {
     /// An object may have arrived: its bytes are those of the block, and meta.json comes after all others.
@@ -41,7 +41,9 @@ impl Machine {
                         wrong.push(format!("{object} has the labels {labels:?}, not of r{from} to r{to}"));
                     }
                     let original: Value = serde_json::from_slice(&made.files["meta.json"]).unwrap();
-                    for member in ["/ulid", "/minTime", "/maxTime", "/stats", "/compaction/level", "/compaction/sources"] {
+                    for member in
+                        ["/ulid", "/minTime", "/maxTime", "/stats", "/compaction/level", "/compaction/sources"]
+                    {
                         if meta.pointer(member) != original.pointer(member) {
                             wrong.push(format!("{object} has another {member}"));
                         }
@@ -95,17 +97,19 @@ impl Machine {
         }
     }
 
-    /// When claims were given up: together, what could be shipped had more than the budget. `before` are the claims
-    /// from before the tick.
-    pub(super) fn check_given_up(&mut self, budget_bytes: u64, before: &[Ulid], whole_before: &BTreeSet<Ulid>) {
+    /// When claims were given up in a tick: together, what could be shipped had more than the budget.
+    pub(super) fn check_given_up(&mut self, budget_bytes: u64, before: &Before) {
         if self.links_are_refused || !self.unlinked.is_empty() {
             // What is held open has no folder.
             return;
         }
         let said =
             |ulid: &Ulid, text: &str| self.shown.lines.iter().any(|line| names(line, *ulid) && line.contains(text));
-        let known = self.claims().into_iter().chain(before.iter().copied());
-        let known: BTreeSet<Ulid> = known.chain(self.whole_once.difference(whole_before).copied()).collect();
+        let given_up = self.shown.lines.iter().skip(before.n_lines).filter(|line| line.contains("given up"));
+        let given_up =
+            given_up.flat_map(|line| self.prometheus.made.keys().filter(|ulid| names(line, **ulid)).copied());
+        let known = self.claims().into_iter().chain(before.claims.iter().copied()).chain(given_up);
+        let known: BTreeSet<Ulid> = known.chain(self.whole_once.difference(&before.whole).copied()).collect();
         let costs = known.iter().filter(|ulid| !self.prometheus.live.contains(ulid) && !said(ulid, "overlap"));
         let size = |ulid: &Ulid| {
             let files = self.prometheus.made.get(ulid).into_iter().flat_map(|made| &made.files);

@@ -162,6 +162,9 @@ impl Machine {
 
     /// A claim that cannot be made or written leaves its block held open, and only that.
     fn note_unlinked(&mut self, step: &DiskStep<'_>) {
+        if matches!(step.op, Op::Stat | Op::Capacity | Op::List | Op::Open | Op::Read) {
+            return;
+        }
         let claims = self.data_dir.join("thanos");
         let path = step.to.unwrap_or(step.path);
         if !path.starts_with(&claims) {

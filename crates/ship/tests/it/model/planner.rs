@@ -12,9 +12,9 @@ use super::random::Random;
 impl Prometheus {
     /// Compacts as long as there is something to compact.
     pub(super) fn compact(&mut self, random: &mut Random) {
-        while !self.is_full && !self.is_down {
+        while !self.is_stuck() {
             let plan = self.plan();
-            if plan.is_empty() || plan.iter().any(|ulid| self.made[ulid].is_damaged) {
+            if plan.is_empty() {
                 return;
             }
             let of = |ulid: &Ulid| &self.made[ulid];

@@ -140,10 +140,16 @@ impl Prometheus {
         self.samples.len() - 1
     }
 
+    /// Whether it can neither cut nor compact: its disk is full, it is dead, or a block that it cannot open fails each
+    /// reload, and then it removes at once what it has written.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.is_full || self.is_down || self.live.iter().any(|ulid| self.made[ulid].is_damaged)
+    }
+
     /// Cuts, compacts and deletes.
     pub(super) fn work(&mut self, random: &mut Random) {
         let mut has_cut = false;
-        while !self.is_full && !self.is_down {
+        while !self.is_stuck() {
             let times = self.head.iter().map(|id| self.samples[*id].0);
             let (Some(first_ms), Some(last_ms)) = (times.clone().min(), times.max()) else { break };
             if last_ms - first_ms < RANGE_MS * 3 / 2 {
@@ -192,7 +198,7 @@ impl Prometheus {
 
     /// Series that have become stale leave the head early.
     pub(crate) fn cut_stale(&mut self, random: &mut Random) {
-        if self.is_full || self.is_down {
+        if self.is_stuck() {
             return;
         }
         let mut stale = Vec::new();

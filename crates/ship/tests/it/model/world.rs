@@ -9,6 +9,7 @@ use pillion_ship::metrics::ShipMetrics;
 use pillion_ship::{ShipConfig, Shipper, TickReport, Ulid};
 use pillion_testing::tsdb::fast_dir;
 
+use super::features::Feature;
 use super::history::{Event, Setup, Weather};
 use super::lines;
 use super::machine::Machine;
@@ -21,6 +22,14 @@ struct Process {
     shipper: Shipper,
     stop: Stop,
     n_ticks: u64,
+}
+
+/// How it was before a tick.
+pub(crate) struct Before {
+    pub(super) claims: Vec<Ulid>,
+    /// Blocks that had been whole in the bucket.
+    pub(super) whole: BTreeSet<Ulid>,
+    pub(super) n_lines: usize,
 }
 
 pub(crate) struct World {
@@ -113,9 +122,13 @@ impl World {
         }
         let mut safe: BTreeSet<usize> = BTreeSet::new();
         let in_bucket = machine.in_bucket();
+        let made_early = machine.features.has(Feature::EarlyCompaction);
         for (ulid, made) in &machine.prometheus.made {
             let is_dropped = machine.unlinked.contains(ulid) || machine.links_are_refused;
-            let is_there = machine.prometheus.live.contains(ulid) || machine.claim_meta(*ulid).exists();
+            // A compacted block is only of use if it is shipped in place of its sources.
+            let is_of_use = made.level == 1 || self.setup.upload_compacted || made_early;
+            let is_live = machine.prometheus.live.contains(ulid) && is_of_use;
+            let is_there = is_live || machine.claim_meta(*ulid).exists();
             if is_there || in_bucket.contains_key(ulid) || !is_dropped {
                 safe.extend(&made.samples);
             }
@@ -158,8 +171,7 @@ impl World {
 
     /// One tick, with these events within it. `None` if the process did not live to its end.
     pub(crate) fn tick(&mut self, events: &[(u64, Event)], seed: u64) -> Option<TickReport> {
-        let (before, whole_before): (Vec<Ulid>, BTreeSet<Ulid>);
-        {
+        let before = {
             let mut machine = self.machine.lock().unwrap();
             machine.prometheus.go_on_copying(&mut Random::new(seed));
             machine.prometheus.tick += 1;
@@ -167,8 +179,8 @@ impl World {
             machine.hit.clear();
             machine.pending = events.iter().copied().collect();
             machine.random = Random::new(seed);
-            (before, whole_before) = (machine.claims(), machine.whole_once.clone());
-        }
+            Before { claims: machine.claims(), whole: machine.whole_once.clone(), n_lines: machine.shown.lines.len() }
+        };
         let mut process = match self.process.take() {
             Some(process) => process,
             None => self.start(seed),
@@ -193,7 +205,7 @@ impl World {
         machine.saw();
         machine.read_ledger();
         if report.n_given_up > 0 {
-            machine.check_given_up(self.setup.claim_budget_bytes, &before, &whole_before);
+            machine.check_given_up(self.setup.claim_budget_bytes, &before);
         }
         drop(machine);
         self.n_overlapping += report.n_overlapping;
