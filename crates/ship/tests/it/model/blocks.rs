@@ -61,11 +61,9 @@ impl Prometheus {
         self.go_on_copying(random);
     }
 
-    /// Every copy makes some progress.
+    /// Every copy makes some progress, also on a full disk: its room was reserved when it began. A copy that stands
+    /// still for two ticks looks like a block that is done.
     pub(crate) fn go_on_copying(&mut self, random: &mut Random) {
-        if self.is_full {
-            return;
-        }
         for mut copy in std::mem::take(&mut self.copying) {
             let dir = self.block_dir(copy.ulid);
             if !dir.is_dir() {

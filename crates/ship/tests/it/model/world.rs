@@ -39,6 +39,7 @@ pub(crate) struct World {
     _dir: tempfile::TempDir,
     pub(crate) machine: Arc<Mutex<Machine>>,
     process: Option<Process>,
+    /// Whether a process has had the chance to note that shipping has begun.
     has_run: bool,
     pub(crate) n_ticks: u64,
     pub(crate) n_processes: u64,
@@ -63,10 +64,11 @@ impl World {
         let dir = fast_dir();
         let data_dir = dir.path().join(&tag);
         std::fs::create_dir(&data_dir).unwrap();
-        // Some moment of which all ranges are multiples, so that the same seed makes the same blocks.
+        // Some moment of which all ranges are multiples, so that the same seed makes the same blocks; weeks ahead, so that
+        // whatever the clock is set to, blocks are younger than what the shipper notes by the real one.
         let day_ms = 54 * HOUR_MS;
         let today_ms = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-        let now_ms = (today_ms / day_ms) * day_ms + i64::try_from(random.below(54)).unwrap() * HOUR_MS;
+        let now_ms = (today_ms / day_ms + 10) * day_ms + i64::try_from(random.below(54)).unwrap() * HOUR_MS;
         let before_ms = i64::try_from(setup.hours_before).unwrap() * HOUR_MS;
         let mut settings = setup.prometheus.clone();
         let compacts_early = std::mem::replace(&mut settings.compacts_early, true);
@@ -149,7 +151,6 @@ impl World {
         let is_known = machine.labels_known;
         machine.publish(is_known);
         if !self.has_run {
-            self.has_run = true;
             forgive_what_was_before(&mut machine.prometheus, self.setup.upload_compacted);
         }
         let metrics = ShipMetrics::default();
@@ -203,6 +204,7 @@ impl World {
         }
         machine.hear();
         machine.saw();
+        self.has_run |= !machine.is_hit;
         machine.read_ledger();
         if report.n_given_up > 0 {
             machine.check_given_up(self.setup.claim_budget_bytes, &before);
