@@ -54,6 +54,10 @@ quick: ## The tests of everything below the daemon: no C++ compiler, no other se
 	@command -v openssl > /dev/null || { echo "make: openssl is missing; the tests of TLS need it" >&2; exit 1; }
 	cargo test --locked --workspace --exclude pillion
 
+model: ## The shipper against a simulated Prometheus, disk and bucket with faults: PILLION_HISTORIES (10000) of PILLION_SEED (the time)
+	PILLION_SEED=$${PILLION_SEED:-$$(date +%s)} PILLION_HISTORIES=$${PILLION_HISTORIES:-10000} \
+	  cargo test --locked -p pillion-ship --test it model:: -- --nocapture
+
 # Most tests wait for servers most of their time, so more of them run at once than there are cores.
 test: setup prometheus rgw ## All tests, the end-to-end ones on every Prometheus release that is there
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$(($$(nproc) * 4))} cargo test $(CARGO_FLAGS) --workspace --no-fail-fast

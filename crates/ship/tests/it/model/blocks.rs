@@ -213,6 +213,7 @@ impl Prometheus {
             born: self.tick,
             n_seen: 0,
             n_labels: self.n_labels,
+            n_pinned: None,
             is_owed: false,
         };
         self.made.insert(ulid, made);

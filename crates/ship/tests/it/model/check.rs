@@ -35,10 +35,13 @@ impl Machine {
                     let labels = meta["thanos"]["labels"].as_object().cloned().unwrap_or_default();
                     let region =
                         labels.get("region").and_then(|region| region.as_str()?.strip_prefix('r')?.parse().ok());
-                    let fits = |region: u64| made.n_labels <= region && region <= self.prometheus.n_labels;
+                    // A claim that was lost to a fault is made anew, with the labels of that moment.
+                    let is_sure = !made.was_damaged && !self.unpinned.contains(&ulid) && !self.garbled.contains(&ulid);
+                    let last = made.n_pinned.filter(|_| is_sure).unwrap_or(self.prometheus.n_labels);
+                    let fits = |region: u64| made.n_labels <= region && region <= last;
                     if labels.len() != 1 || !region.is_some_and(fits) {
-                        let (from, to) = (made.n_labels, self.prometheus.n_labels);
-                        wrong.push(format!("{object} has the labels {labels:?}, not of r{from} to r{to}"));
+                        let from = made.n_labels;
+                        wrong.push(format!("{object} has the labels {labels:?}, not of r{from} to r{last}"));
                     }
                     let original: Value = serde_json::from_slice(&made.files["meta.json"]).unwrap();
                     for member in

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pillion_base::files::{Op, Step as DiskStep};
-use pillion_base::labels::Labels;
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stopper;
 use pillion_ship::Ulid;
@@ -57,7 +56,7 @@ pub(crate) struct Machine {
     pub(crate) faults: Vec<Fault>,
     pub(crate) weather: Weather,
     pub(crate) links_are_refused: bool,
-    unsynced: Unsynced,
+    pub(super) unsynced: Unsynced,
     pub(crate) stopper: Option<Stopper>,
     /// The metrics of the process that runs.
     pub(crate) metrics: Option<ShipMetrics>,
@@ -72,6 +71,8 @@ pub(crate) struct Machine {
     pub(crate) hit: BTreeSet<Ulid>,
     /// Blocks whose claim could not be written at some time, so that they were held open instead.
     pub(crate) unlinked: BTreeSet<Ulid>,
+    /// Blocks whose claim could not be read or written at some time.
+    pub(crate) unpinned: BTreeSet<Ulid>,
     /// Blocks whose claim somebody has spoilt.
     pub(crate) garbled: BTreeSet<Ulid>,
     /// The block that stays unreadable.
@@ -113,6 +114,7 @@ impl Machine {
             is_hit: false,
             hit: BTreeSet::new(),
             unlinked: BTreeSet::new(),
+            unpinned: BTreeSet::new(),
             garbled: BTreeSet::new(),
             lasting: None,
             ledger_is_garbled: false,
@@ -160,20 +162,18 @@ impl Machine {
         Ok(())
     }
 
-    /// A claim that cannot be made or written leaves its block held open, and only that.
+    /// A claim that cannot be made or written leaves its block held open, and only that. One that cannot be read may be
+    /// made anew, with other labels.
     fn note_unlinked(&mut self, step: &DiskStep<'_>) {
-        if matches!(step.op, Op::Stat | Op::Capacity | Op::List | Op::Open | Op::Read) {
-            return;
-        }
-        let claims = self.data_dir.join("thanos");
         let path = step.to.unwrap_or(step.path);
-        if !path.starts_with(&claims) {
+        if !path.starts_with(self.data_dir.join("thanos")) {
             return;
         }
         let block = path.iter().filter_map(|part| Ulid::parse(part.to_str()?)).next_back();
-        match block {
-            Some(block) => drop(self.unlinked.insert(block)),
-            None => self.unlinked.extend(&self.prometheus.live),
+        let blocks = block.map_or_else(|| self.prometheus.live.clone(), |block| BTreeSet::from([block]));
+        self.unpinned.extend(&blocks);
+        if !matches!(step.op, Op::Stat | Op::Capacity | Op::List | Op::Open | Op::Read) {
+            self.unlinked.extend(&blocks);
         }
     }
 
@@ -199,68 +199,6 @@ impl Machine {
         }
     }
 
-    /// Lets happen within a tick what is due.
-    fn happen(&mut self) {
-        self.n_operations += 1;
-        while !self.is_dead
-            && let Some((at, event)) = self.pending.front().copied()
-            && at <= self.n_operations
-        {
-            self.pending.pop_front();
-            let mut random = Random::new(self.random.next());
-            self.play(event, &mut random);
-        }
-    }
-
-    pub(crate) fn play(&mut self, event: Event, random: &mut Random) {
-        match event {
-            Event::Minutes(minutes) => self.prometheus.advance(i64::from(minutes) * 60_000, random),
-            Event::Late => self.prometheus.take_late(random),
-            Event::Stale => self.prometheus.cut_stale(random),
-            Event::Backfill { is_slow } => self.prometheus.backfill(is_slow, random),
-            Event::CleanTombstones => self.prometheus.clean_tombstones(random),
-            Event::PrometheusDies => self.prometheus.dies_next = true,
-            Event::Relabel => {
-                self.prometheus.n_labels += 1;
-                self.publish(true);
-            }
-            Event::ClockJump { minutes } => self.prometheus.now_ms += i64::from(minutes) * 60_000,
-            Event::DiskFull(is_full) => self.prometheus.is_full = is_full,
-            Event::DiskFault(kind) => self.break_disk(kind, random),
-            Event::DiskHeals => self.heal_disk(),
-            Event::Bucket(weather) => self.weather = weather,
-            Event::BucketCompacts => self.compact_bucket(random),
-            Event::BucketCleans => self.clean_bucket(),
-            Event::LedgerRemoved => drop(std::fs::remove_file(self.prometheus.ledger_path())),
-            Event::LedgerGarbage => {
-                std::fs::write(self.prometheus.ledger_path(), b"{\"version\": 1,").unwrap();
-                self.ledger_is_garbled = true;
-            }
-            Event::ClaimGarbage => self.garble_claim(random),
-            Event::Damage => self.prometheus.damage(random),
-            Event::Repair => self.prometheus.repair(true, random),
-            Event::Die => self.die(),
-            Event::Stop => {
-                if let Some(stopper) = &self.stopper {
-                    stopper.stop();
-                }
-            }
-            Event::PowerCut { names_too } => {
-                self.die();
-                self.unsynced.cut_power(names_too);
-                self.unsynced = Unsynced::default();
-            }
-            Event::LabelsUnknown => self.labels_known = false,
-        }
-    }
-
-    /// The process is dead. What it says from now on, nobody hears.
-    fn die(&mut self) {
-        self.is_dead = true;
-        self.hear();
-        self.metrics_are_over();
-    }
-
     /// Takes in what was logged.
     pub(crate) fn hear(&mut self) {
         self.shown.lines.extend(lines::take(&self.tag));
@@ -271,19 +209,6 @@ impl Machine {
         if let Some(metrics) = self.metrics.take() {
             self.shown.add(&metrics);
         }
-    }
-
-    pub(crate) fn heal_disk(&mut self) {
-        self.prometheus.is_full = false;
-        self.faults.clear();
-    }
-
-    /// Publishes the external labels, or that they are not known.
-    pub(crate) fn publish(&mut self, is_known: bool) {
-        self.labels_known = is_known;
-        let labels = Labels::new([("region".to_owned(), format!("r{}", self.prometheus.n_labels))]);
-        let external_labels = if is_known { labels } else { Labels::default() };
-        self.state.publish(PromState { external_labels, ..PromState::unknown(0) });
     }
 
     /// The blocks that have a folder of a claim.
@@ -297,15 +222,6 @@ impl Machine {
 
     pub(super) fn claim_meta(&self, ulid: Ulid) -> PathBuf {
         self.data_dir.join("thanos/upload").join(ulid.as_str()).join("meta.json")
-    }
-
-    fn garble_claim(&mut self, random: &mut Random) {
-        let finished: Vec<Ulid> = self.claims().into_iter().filter(|ulid| self.claim_meta(*ulid).exists()).collect();
-        if let Some(ulid) = random.pick(&finished) {
-            let text = random.pick(&["", "{", "\0\0\0\0", "[]", "{\"version\": 9}"]).unwrap_or("");
-            std::fs::write(self.claim_meta(ulid), text).unwrap();
-            self.garbled.insert(ulid);
-        }
     }
 
     /// A tick is over: what it must have seen is owed from now on.
@@ -322,6 +238,8 @@ impl Machine {
             made.n_seen += 1;
             if made.n_seen >= SEEN_TICKS {
                 made.is_owed = true;
+                let is_sure = self.labels_known && !self.links_are_refused && !self.unpinned.contains(&ulid);
+                made.n_pinned = made.n_pinned.or(is_sure.then_some(self.prometheus.n_labels));
                 for id in made.samples.clone() {
                     let duty = &mut self.prometheus.samples[id].1;
                     if *duty == Duty::Unseen {

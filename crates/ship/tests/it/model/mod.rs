@@ -6,6 +6,7 @@
 
 mod blocks;
 mod check;
+mod events;
 mod faults;
 mod features;
 mod history;

@@ -63,6 +63,8 @@ pub(crate) struct Made {
     pub(crate) n_seen: u32,
     /// Number of the external labels when it was made.
     pub(crate) n_labels: u64,
+    /// Number of the external labels when they were surely pinned in its claim.
+    pub(crate) n_pinned: Option<u64>,
     /// Whether a tick without a fault has answered for it.
     pub(crate) is_owed: bool,
 }
