@@ -17,7 +17,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Cargo's own place has whichever was built last, this or the one without LTO that tests use.
 SHIPPED := $(abspath $(TARGET))/shipped/pillion
 
-.PHONY: help setup prometheus rgw azurite build demo clean-demo quick test e2e budgets bench check fmt clippy doc audit fuzz dist
+.PHONY: help setup prometheus rgw azurite build demo clean-demo quick model test e2e budgets bench check fmt clippy doc audit fuzz dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

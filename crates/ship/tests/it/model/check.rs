@@ -20,14 +20,15 @@ impl Machine {
             self.violations.push(format!("{object} is of no block of Prometheus"));
             return;
         };
-        let mut wrong = Vec::new();
+        let (mut wrong, mut is_whole) = (Vec::new(), false);
         if name != "meta.json" {
             if made.files.get(name) != Some(bytes) {
                 wrong.push(format!("{object} has other bytes than the block"));
             }
         } else {
-            if let Some(file) = self.wrong(&stored, ulid) {
-                wrong.push(format!("{object} is in the bucket before {file} is"));
+            match self.wrong(&stored, ulid) {
+                Some(file) => wrong.push(format!("{object} is in the bucket before {file} is")),
+                None => is_whole = true,
             }
             match serde_json::from_slice::<Value>(bytes) {
                 Err(err) => wrong.push(format!("{object} cannot be read: {err}")),
@@ -61,7 +62,7 @@ impl Machine {
             }
         }
         drop(stored);
-        if name == "meta.json" && wrong.is_empty() {
+        if is_whole {
             self.whole_once.insert(ulid);
         }
         self.violations.extend(wrong);
