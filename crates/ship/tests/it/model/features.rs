@@ -27,6 +27,8 @@ pub(crate) enum Feature {
     OneFault,
     /// Files of blocks vanish or become empty.
     Damage,
+    /// That happens within a tick too, so between the look at a block's files and the links to them.
+    DamageWithin,
     /// The bucket refuses, does not answer, loses what it has acknowledged, or lies.
     BadBucket,
     /// The process dies, or the machine loses power.
@@ -50,6 +52,7 @@ pub(crate) const ALL: &[Feature] = &[
     DiskFull,
     OneFault,
     Damage,
+    DamageWithin,
     BadBucket,
     Deaths,
     Lasting,
@@ -64,6 +67,7 @@ pub(crate) const KNOWN: &[(Feature, &str)] = &[
     (CompactedBudget, "claims of compacted blocks that overlap and never ship push out others"),
     (SlowCopies, "a block that is being copied in is shipped torn"),
     (UnreadableClaims, "one claim that cannot be read keeps all blocks from being claimed"),
+    (DamageWithin, "a file that becomes empty between the look at a block and the links to it is shipped empty"),
     (GarbageClaims, "a claim whose meta.json is garbage is removed without a line"),
 ];
 

@@ -154,7 +154,9 @@ pub(crate) fn make(seed: u64, features: Features) -> (Setup, Vec<Step>) {
         let what = match random.below(100) {
             0..45 => {
                 let drawn = within(&liked, &mut random).into_iter();
-                Some(What::Tick(drawn.filter_map(|(at, event)| Some((at, only(event, features)?))).collect()))
+                let stays = |event| event != Event::Damage || features.has(Feature::DamageWithin);
+                let kept = drawn.filter_map(|(at, event)| Some((at, only(event, features)?)));
+                Some(What::Tick(kept.filter(|(_, event)| stays(*event)).collect()))
             }
             45..65 => Some(What::Event(Event::Minutes(minutes(&mut random)))),
             65..80 => only(random.pick(&liked).unwrap_or(Event::Late), features).map(What::Event),
