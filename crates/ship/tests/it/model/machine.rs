@@ -166,10 +166,12 @@ impl Machine {
     /// made anew, with other labels.
     fn note_unlinked(&mut self, step: &DiskStep<'_>) {
         let path = step.to.unwrap_or(step.path);
-        if !path.starts_with(self.data_dir.join("thanos")) {
+        // A claim is linked once the names of all folders above it are synced too.
+        let is_above = step.op == Op::SyncDir && path == self.data_dir;
+        if !is_above && !path.starts_with(self.data_dir.join("thanos")) {
             return;
         }
-        let block = path.iter().filter_map(|part| Ulid::parse(part.to_str()?)).next_back();
+        let block = path.iter().rev().find_map(|part| Ulid::parse(part.to_str()?));
         let blocks = block.map_or_else(|| self.prometheus.live.clone(), |block| BTreeSet::from([block]));
         self.unpinned.extend(&blocks);
         if !matches!(step.op, Op::Stat | Op::Capacity | Op::List | Op::Open | Op::Read) {
