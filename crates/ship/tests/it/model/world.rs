@@ -131,7 +131,7 @@ impl World {
             let is_of_use = made.level == 1 || self.setup.upload_compacted || made_early;
             let is_live = machine.prometheus.live.contains(ulid) && is_of_use;
             let is_there = is_live || machine.claim_meta(*ulid).exists();
-            if is_there || in_bucket.contains_key(ulid) || is_of_use && !is_dropped {
+            if is_there || in_bucket.contains_key(ulid) || is_of_use && made.is_owed && !is_dropped {
                 safe.extend(&made.samples);
             }
         }
