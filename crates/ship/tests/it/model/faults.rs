@@ -116,6 +116,10 @@ impl Machine {
             FaultKind::Claim => Box::new(move |step| asks(step.op) && is_in(step.path, of_claim.as_ref())),
             FaultKind::Claims => Box::new(move |step| step.op == Op::List && step.path == claims_dir),
             FaultKind::Ledger => Box::new(move |step| asks(step.op) && step.path == ledger),
+            FaultKind::LedgerWrite => Box::new(move |step| {
+                let changes = matches!(step.op, Op::Create | Op::Write | Op::SyncFile | Op::Rename);
+                changes && step.path.to_string_lossy().starts_with(&*ledger.to_string_lossy())
+            }),
             FaultKind::DataDir => Box::new(move |step| step.op == Op::List && step.path == data_dir),
             FaultKind::Links => Box::new(|step| step.op == Op::Link),
         }

@@ -2,6 +2,8 @@
 //!
 //! A history is drawn as if all were on, and then loses what is off: the rest of it stays as it was.
 
+use std::fmt;
+
 /// A kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Feature {
@@ -11,6 +13,8 @@ pub(crate) enum Feature {
     ReadErrors,
     /// The ledger cannot be read, is removed, or is garbage; the bucket's compactor takes blocks that it does not list.
     LostLedger,
+    /// The ledger cannot be written for some time.
+    StaleLedger,
     /// Claims have little room while compacted blocks are shipped.
     CompactedBudget,
     /// Blocks are copied in file by file, over several ticks.
@@ -44,6 +48,7 @@ pub(crate) const ALL: &[Feature] = &[
     EarlyCompaction,
     ReadErrors,
     LostLedger,
+    StaleLedger,
     CompactedBudget,
     SlowCopies,
     UnreadableClaims,
@@ -72,8 +77,14 @@ pub(crate) const KNOWN: &[(Feature, &str)] = &[
 ];
 
 /// The kinds that are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Features(u32);
+
+impl fmt::Debug for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(ALL.iter().filter(|feature| self.has(**feature))).finish()
+    }
+}
 
 impl Features {
     /// All but the known ones, or what `PILLION_FEATURES` says: `all`, `none`, or names; `+Name` and `-Name` change what

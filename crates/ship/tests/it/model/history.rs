@@ -99,6 +99,8 @@ pub(crate) enum FaultKind {
     Claims,
     /// The ledger cannot be read.
     Ledger,
+    /// The ledger cannot be written.
+    LedgerWrite,
     /// The data directory cannot be listed.
     DataDir,
     /// Nothing can be linked.
@@ -181,6 +183,7 @@ fn only(event: Event, features: Features) -> Option<Event> {
             FaultKind::BlockStat | FaultKind::DataDir | FaultKind::Links => Feature::UnknownBlocks,
             FaultKind::Claim | FaultKind::Claims => Feature::UnreadableClaims,
             FaultKind::Ledger => Feature::LostLedger,
+            FaultKind::LedgerWrite => Feature::StaleLedger,
         },
         Event::DiskFull(true) => Feature::DiskFull,
         Event::LedgerRemoved | Event::LedgerGarbage => Feature::LostLedger,
@@ -231,7 +234,7 @@ fn event(random: &mut Random) -> Event {
         39..43 => Event::DiskFull(random.percent(60)),
         43..60 => {
             let once = random.percent(40);
-            let kinds = [BlockRead, BlockStat, Claim, Claims, Ledger, DataDir, Links];
+            let kinds = [BlockRead, BlockStat, Claim, Claims, Ledger, LedgerWrite, DataDir, Links];
             Event::DiskFault(if once { Once } else { random.pick(&kinds).unwrap_or(Once) })
         }
         60..65 => Event::DiskHeals,

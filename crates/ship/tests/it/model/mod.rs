@@ -146,7 +146,7 @@ fn every_sample_is_in_the_bucket_or_its_loss_is_named() {
     let (steps, wrong) = shrink(&setup, steps, seed);
     let list = |lines: Vec<String>| lines.into_iter().map(|line| format!("\n  {line}")).collect::<String>();
     panic!(
-        "the history of seed {seed} fails (again alone: PILLION_SEED={seed} PILLION_HISTORIES=1)\n{setup:?}\n{} of {n_all} \
+        "the history of seed {seed} fails (again alone: PILLION_SEED={seed} PILLION_HISTORIES=1, and the same PILLION_FEATURES)\n{setup:?}\n{} of {n_all} \
          steps, then the end:{}\nwrong:{}",
         steps.len(),
         list(steps.iter().map(|step| format!("{:?}", step.what)).collect()),
