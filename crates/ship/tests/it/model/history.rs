@@ -233,8 +233,8 @@ fn event(random: &mut Random) -> Event {
         36..39 => Event::ClockJump { minutes: random.pick(&[-3000, -200, 200, 3000]).unwrap_or(0) },
         39..43 => Event::DiskFull(random.percent(60)),
         43..60 => {
-            let once = random.percent(40);
-            let kinds = [BlockRead, BlockStat, Claim, Claims, Ledger, LedgerWrite, DataDir, Links];
+            let once = random.percent(25);
+            let kinds = [BlockRead, BlockRead, BlockStat, Claim, Claim, Claims, Ledger, LedgerWrite, DataDir, Links];
             Event::DiskFault(if once { Once } else { random.pick(&kinds).unwrap_or(Once) })
         }
         60..65 => Event::DiskHeals,
