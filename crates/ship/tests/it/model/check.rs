@@ -112,6 +112,11 @@ impl Machine {
         let given_up = self.shown.lines.iter().skip(before.n_lines).filter(|line| line.contains("given up"));
         let given_up =
             given_up.flat_map(|line| self.prometheus.made.keys().filter(|ulid| names(line, **ulid)).copied());
+        let given_up: Vec<Ulid> = given_up.collect();
+        if given_up.iter().all(|ulid| said(ulid, "overlap")) {
+            // They would never be shipped.
+            return;
+        }
         let known = self.claims().into_iter().chain(before.claims.iter().copied()).chain(given_up);
         let known: BTreeSet<Ulid> = known.chain(self.whole_once.difference(&before.whole).copied()).collect();
         let costs = known.iter().filter(|ulid| !self.prometheus.live.contains(ulid) && !said(ulid, "overlap"));

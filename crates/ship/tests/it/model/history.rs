@@ -146,8 +146,11 @@ pub(crate) fn make(seed: u64, features: Features) -> (Setup, Vec<Step>) {
         has_lasting_fault: random.percent(10) && features.has(Feature::Lasting),
         features,
     };
-    if setup.upload_compacted && !features.has(Feature::CompactedBudget) {
-        setup.claim_budget_bytes = 1 << 40;
+    if setup.upload_compacted {
+        // Drawn apart, so that the rest of the history does not hang on it.
+        let mut apart = Random::new(!seed);
+        let is_small = features.has(Feature::CompactedBudget) && apart.percent(70);
+        setup.claim_budget_bytes = if is_small { apart.between(500, 6000) } else { 1 << 40 };
     }
     let n_steps = random.between(20, 80);
     // Each history likes some kinds of events more than others.
