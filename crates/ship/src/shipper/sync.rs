@@ -196,7 +196,7 @@ impl Shipper {
                 }
                 continue;
             }
-            if scan::is_old(&disk, &found.dir, time) {
+            if scan::is_old(&disk, &found.dir, time.max(limits::SETTLED_AGE)) {
                 continue;
             }
             let fingerprint = scan::fingerprint(&disk, &found.dir);

@@ -165,6 +165,9 @@ impl World {
             allow_out_of_order_uploads: self.setup.allow_out_of_order,
             sha256: self.setup.sha256,
             claim_budget_bytes: self.setup.claim_budget_bytes,
+            // Two looks, whatever the time between them; and waits that pass while other steps are played.
+            settle_time: std::time::Duration::from_nanos(1),
+            interval: std::time::Duration::from_millis(1),
             ..ShipConfig::new(data_dir)
         };
         Process { shipper: Shipper::new(config, Sky::new(&self.machine), state, metrics), stop, n_ticks: 0 }
