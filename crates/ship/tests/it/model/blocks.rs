@@ -172,21 +172,22 @@ impl Prometheus {
             sources.insert(ulid);
         }
         let mut files = BTreeMap::new();
-        for n in 1..=random.between(1, 2) {
-            let mut bytes = vec![0x85, 0xBD, 0x40, 0xDD, 1, 0, 0, 0];
-            bytes.extend_from_slice(format!("{ulid} {n} {samples:?}").as_bytes());
+        let n_chunks = random.between(1, 2);
+        for n in 1..=n_chunks {
+            let mut data = format!("{ulid} {n} {samples:?}").into_bytes();
             let size = if random.percent(20) { 1500 } else { 60 };
-            bytes.resize(bytes.len() + size, b'.');
-            files.insert(format!("chunks/{n:06}"), bytes);
+            data.resize(data.len() + size, b'.');
+            files.insert(format!("chunks/{n:06}"), segment(&data));
         }
-        files.insert("index".to_owned(), format!("index of {ulid} {samples:?}").into_bytes());
+        files.insert("index".to_owned(), index(format!("index of {ulid} {samples:?}").into_bytes()));
         files.insert("tombstones".to_owned(), vec![0x0B, 0xA3, 0x0B, 0xA3, 1]);
         let list = |ulids: &mut dyn Iterator<Item = &Ulid>| {
             ulids.map(|ulid| format!("\"{ulid}\"")).collect::<Vec<_>>().join(", ")
         };
         let mut meta = format!("{{\"ulid\": \"{ulid}\", \"minTime\": {min_ms}, \"maxTime\": {max_ms}, ");
         let n_samples = samples.len();
-        let _ = write!(meta, "\"stats\": {{\"numSamples\": {n_samples}, \"numSeries\": 1, \"numChunks\": 1}}, ");
+        let _ =
+            write!(meta, "\"stats\": {{\"numSamples\": {n_samples}, \"numSeries\": 1, \"numChunks\": {n_chunks}}}, ");
         let _ = write!(
             meta,
             "\"compaction\": {{\"level\": {level}, \"sources\": [{}], \"parents\": [",
@@ -231,4 +232,27 @@ impl Prometheus {
         (made.is_whole, made.born) = (true, self.tick);
         self.live.insert(ulid);
     }
+}
+
+/// A file of one chunk, framed and summed as Prometheus does.
+fn segment(data: &[u8]) -> Vec<u8> {
+    let mut file = vec![0x85, 0xBD, 0x40, 0xDD, 1, 0, 0, 0];
+    let mut length = data.len();
+    while length >= 0x80 {
+        file.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    file.push(u8::try_from(length).unwrap());
+    let content = [&[1], data].concat();
+    file.extend_from_slice(&content);
+    file.extend_from_slice(&crc32c::crc32c(&content).to_be_bytes());
+    file
+}
+
+/// An index with a table of contents at its end.
+fn index(mut file: Vec<u8>) -> Vec<u8> {
+    let contents = [0_u8; 48];
+    file.extend_from_slice(&contents);
+    file.extend_from_slice(&crc32c::crc32c(&contents).to_be_bytes());
+    file
 }

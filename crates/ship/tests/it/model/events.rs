@@ -42,8 +42,12 @@ impl Machine {
             Event::Bucket(weather) => self.weather = weather,
             Event::BucketCompacts => self.compact_bucket(random),
             Event::BucketCleans => self.clean_bucket(),
-            Event::LedgerRemoved => drop(std::fs::remove_file(self.prometheus.ledger_path())),
+            Event::LedgerRemoved => {
+                let _ = std::fs::remove_file(self.prometheus.ledger_path());
+                self.forget_pins();
+            }
             Event::LedgerGarbage => {
+                self.forget_pins();
                 std::fs::write(self.prometheus.ledger_path(), b"{\"version\": 1,").unwrap();
                 self.ledger_is_garbled = true;
             }
@@ -63,6 +67,11 @@ impl Machine {
             }
             Event::LabelsUnknown => self.labels_known = false,
         }
+    }
+
+    /// What was shipped may be claimed anew, with the labels of that moment.
+    fn forget_pins(&mut self) {
+        self.unpinned.extend(self.prometheus.live.iter().copied());
     }
 
     /// The process is dead. What it says from now on, nobody hears.

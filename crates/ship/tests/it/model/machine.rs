@@ -240,7 +240,9 @@ impl Machine {
             made.n_seen += 1;
             if made.n_seen >= SEEN_TICKS {
                 made.is_owed = true;
-                let is_sure = self.labels_known && !self.links_are_refused && !self.unpinned.contains(&ulid);
+                // A compacted block is claimed once it has to stand in for others.
+                let is_claimed = self.labels_known && !self.links_are_refused && !self.unpinned.contains(&ulid);
+                let is_sure = is_claimed && made.level == 1;
                 made.n_pinned = made.n_pinned.or(is_sure.then_some(self.prometheus.n_labels));
                 for id in made.samples.clone() {
                     let duty = &mut self.prometheus.samples[id].1;

@@ -147,9 +147,13 @@ impl Machine {
     pub(super) fn compact_bucket(&mut self, random: &mut Random) {
         let whole = self.in_bucket();
         self.read_ledger();
-        let (stored, any) = (self.stored.lock().unwrap(), self.features.has(Feature::LostLedger));
+        // What was shipped and noted nowhere, on a full disk, goes up once more.
+        let noted = std::fs::read_to_string(self.data_dir.join("thanos/history.json")).unwrap_or_default();
+        let (stored, may_be_lost) = (self.stored.lock().unwrap(), self.features.has(Feature::LostLedger));
         let is_free = |ulid: &Ulid| {
-            let is_known = any || self.listed_once.contains(ulid) || self.compacted.contains_key(ulid);
+            let is_known = may_be_lost && noted.contains(ulid.as_str())
+                || self.listed_once.contains(ulid)
+                || self.compacted.contains_key(ulid);
             is_known && !stored.objects.contains_key(&format!("{ulid}/deletion-mark.json"))
         };
         let mut free: Vec<Ulid> = whole.keys().copied().filter(is_free).collect();

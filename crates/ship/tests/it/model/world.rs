@@ -150,9 +150,6 @@ impl World {
         machine.random = Random::new(seed);
         let is_known = machine.labels_known;
         machine.publish(is_known);
-        if !self.has_run {
-            forgive_what_was_before(&mut machine.prometheus, self.setup.upload_compacted);
-        }
         let metrics = ShipMetrics::default();
         machine.metrics = Some(metrics.clone());
         let (data_dir, state) = (machine.data_dir.clone(), machine.state.clone());
@@ -167,10 +164,14 @@ impl World {
             claim_budget_bytes: self.setup.claim_budget_bytes,
             // Two looks, whatever the time between them; and waits that pass while other steps are played.
             settle_time: std::time::Duration::from_nanos(1),
-            interval: std::time::Duration::from_millis(1),
+            unreadable_wait: std::time::Duration::ZERO,
             ..ShipConfig::new(data_dir)
         };
-        Process { shipper: Shipper::new(config, Sky::new(&self.machine), state, metrics), stop, n_ticks: 0 }
+        let shipper = Shipper::new(config, Sky::new(&self.machine), state, metrics);
+        if !self.has_run {
+            forgive_what_was_before(&mut self.machine.lock().unwrap().prometheus, self.setup.upload_compacted);
+        }
+        Process { shipper, stop, n_ticks: 0 }
     }
 
     /// One tick, with these events within it. `None` if the process did not live to its end.
