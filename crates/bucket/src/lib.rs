@@ -15,6 +15,7 @@ mod metrics;
 pub mod oci;
 mod open;
 mod pace;
+mod ranged;
 mod rest;
 pub mod s3;
 mod wrap;
