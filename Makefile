@@ -17,7 +17,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Cargo's own place has whichever was built last, this or the one without LTO that tests use.
 SHIPPED := $(abspath $(TARGET))/shipped/pillion
 
-.PHONY: help setup prometheus rgw azurite build demo clean-demo quick test e2e budgets bench check fmt clippy doc audit fuzz dist
+.PHONY: help setup prometheus rgw azurite fake-gcs swift clouds build demo clean-demo quick test e2e budgets bench check fmt clippy doc audit fuzz dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,14 @@ rgw: ## Install Ceph's S3 server from Debian, for the tests; says first what
 
 azurite: ## Install Azure's emulator from npm into the cache folder, for the tests; says first what it will do
 	@scripts/azurite.sh install
+
+fake-gcs: ## Build an emulator of Google Cloud Storage with Go into the cache folder, for the tests; says first what it will do
+	@scripts/fake-gcs.sh install
+
+swift: ## Unpack OpenStack Swift and Keystone from Debian into the cache folder, for the tests; says first what it will do
+	@scripts/swift.sh install
+
+clouds: azurite fake-gcs swift ## Install the stores of all clouds that can be had, for the tests; each says first what it will do
 
 # LTO only where it is worth its minute: it makes a Series call a sixth cheaper and the binary a ninth smaller.
 build: setup ## Build the binary that is shipped, with LTO
@@ -87,7 +95,7 @@ audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
 # libFuzzer on the stable compiler: the flags put in the coverage counters that cargo-fuzz would ask a nightly one for.
 # There is no address sanitizer, which needs nightly; the code under test has no unsafe blocks, and its overflow checks
 # and debug assertions are on. The target is named so that build scripts are built without the counters.
-FUZZ_TARGETS ?= frames transcode sampled plain xor guard http_head s3_xml s3_head ini yaml meta_json ledger_json progress_json \
+FUZZ_TARGETS ?= frames transcode sampled plain xor guard http_head s3_xml gcs_json s3_head ini yaml meta_json ledger_json progress_json \
   selector certificate re2
 FUZZ_SECONDS ?= 600
 FUZZ_DIR := $(abspath $(TARGET))/fuzz

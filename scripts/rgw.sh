@@ -200,9 +200,13 @@ run() {
   start rgw radosgw -f -n client.rgw.a
   wait_for "answer on port $port" answers
   step radosgw-admin user create --uid=pillion --display-name=pillion --access-key="$access_key" --secret="$secret_key"
+  # The same store answers as Swift's, too.
+  step radosgw-admin subuser create --uid=pillion --subuser=pillion:swift --access=full
+  step radosgw-admin key create --subuser=pillion:swift --key-type=swift --secret="$secret_key"
 
   printf '%s\n' "endpoint=127.0.0.1:$port" "access_key=$access_key" "secret_key=$secret_key" "region=us-east-1" \
-    "dns_name=$dns_name" "kms_key_id=testkey-1" ready
+    "dns_name=$dns_name" "kms_key_id=testkey-1" "swift_auth_url=http://127.0.0.1:$port/auth/v1.0" \
+    "swift_username=pillion:swift" ready
   if [ -n "$until_eof" ]; then
     # A background job of a script reads nothing unless it is told what.
     exec 8<&0

@@ -2,7 +2,7 @@
 //! block is ever promised that is not there; in the end all are there byte for byte, nothing is left over, and no kill
 //! has cost more than one part.
 //!
-//! `PILLION_SEED` repeats a run's moments.
+//! `PILLION_SEED` repeats a run's moments; `PILLION_KILLS` is how often each of the four hosts is killed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::rgw::Rgw;
 use pillion_testing::tsdb::Block;
 
 const N_HOSTS: u32 = 4;
-/// Of each host.
+/// Of each host, unless `PILLION_KILLS` says otherwise.
 const N_KILLS: u32 = 13;
 const PART_BYTES: u64 = 5 << 20;
 /// Slow enough that most kills come in the middle of a part.
@@ -42,9 +42,10 @@ fn nothing_is_lost_and_little_is_sent_twice_however_often_the_process_is_killed(
 fn kill_again_and_again(rgw: &'static Rgw, mut random: Random) {
     let mut outpost = Outpost::new(rgw, &format!("part_size: {PART_BYTES}"), &["--hash-func=SHA256"]);
     outpost.proxy.set_rate(RATE_BYTES);
+    let n_kills = std::env::var("PILLION_KILLS").map_or(N_KILLS, |n| n.parse().expect("PILLION_KILLS is a number"));
     let mut seen = Vec::new();
     let mut n_blocks = 0;
-    for kill in 1..=N_KILLS {
+    for kill in 1..=n_kills {
         // There is always something to be shipped, but sometimes little.
         if outpost.is_done() || n_blocks == 0 {
             n_blocks += 1;
@@ -77,8 +78,8 @@ fn kill_again_and_again(rgw: &'static Rgw, mut random: Random) {
     assert!(sidecar.stop().success());
     outpost.expect_all();
     seen.extend(outpost.proxy.seen());
-    let (n_again, at_most) = (sent_again(&seen), u64::from(N_KILLS) * PART_BYTES);
-    println!("{n_blocks} blocks, {N_KILLS} kills: {n_again} bytes of parts sent again, of at most {at_most}");
+    let (n_again, at_most) = (sent_again(&seen), u64::from(n_kills) * PART_BYTES);
+    println!("{n_blocks} blocks, {n_kills} kills: {n_again} bytes of parts sent again, of at most {at_most}");
     assert!(n_again <= at_most, "{n_again} bytes were sent again, more than {at_most}");
 }
 

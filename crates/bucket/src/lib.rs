@@ -1,4 +1,4 @@
-//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure, Oracle Cloud), and the configuration of a bucket.
+//! Object storage: the trait that the shipper uses, its stores (a folder, S3, Azure, Google Cloud Storage, Oracle Cloud, Swift), and the configuration of a bucket.
 //!
 //! It never retries for ever, and never shows a key or a signature.
 
@@ -10,6 +10,7 @@ pub mod azure;
 mod bucket;
 mod config;
 mod folder;
+pub mod gcs;
 mod limits;
 mod metrics;
 pub mod oci;
@@ -18,6 +19,7 @@ mod pace;
 mod ranged;
 mod rest;
 pub mod s3;
+pub mod swift;
 mod wrap;
 
 pub use bucket::{Attributes, Bucket, Compared, Journal, NoJournal, Part, Parts, Stored, check_name};

@@ -95,3 +95,36 @@ pub(crate) const OCI_THANOS_PART_BYTES: u64 = 128 * 1024 * 1024;
 pub(crate) const OCI_SKEW_MAX: Duration = Duration::from_secs(4 * 60);
 /// Largest JSON answer that is read: a page of 1000 names of 1024 bytes, each escaped.
 pub(crate) const OCI_JSON_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Attempts for each request to Google. With the waits below the last comes after half a minute at most, as long as Google's
+/// library tries a chunk.
+pub(crate) const GCS_ATTEMPTS: u32 = 6;
+/// Longest wait after the first failure of a request to Google, and after later ones. `Source:` gax `Backoff`.
+pub(crate) const GCS_RETRY_DELAY: Duration = Duration::from_secs(1);
+pub(crate) const GCS_RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
+/// Files that are larger go to Google in chunks of this size. `Source:` googleapi `DefaultUploadChunkSize`.
+pub(crate) const GCS_CHUNK_BYTES: u64 = 16 * 1024 * 1024;
+/// Every chunk but the last is a multiple of this. `Source:` "Perform resumable uploads".
+pub(crate) const GCS_CHUNK_UNIT_BYTES: u64 = 256 * 1024;
+/// Largest chunk: a kill costs one of them.
+pub(crate) const GCS_CHUNK_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Largest object. `Source:` "Quotas & limits".
+pub(crate) const GCS_OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024 * 1024;
+/// How long a token for Google is asked for: the longest that every service account may have. `Units:` s.
+pub(crate) const GCS_TOKEN_LIFE_S: u64 = 3600;
+/// Attempts for each request to Swift. `Source:` Thanos's three retries.
+pub(crate) const SWIFT_ATTEMPTS: u32 = 4;
+/// Time to establish a connection to Swift or to Keystone. `Source:` Thanos's default.
+pub(crate) const SWIFT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an answer with a token must come within this: other requests wait for it.
+pub(crate) const SWIFT_TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer with a token that is read: it lists all services of a cloud in all its regions.
+pub(crate) const SWIFT_CATALOGUE_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// Larger files go to Swift in segments of this size: a kill costs one of them, and their requests cost little.
+pub(crate) const SWIFT_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+/// As above, for dynamic large objects: stores slow down whoever reads more than ten of their segments at once.
+/// `Source:` Swift's `proxy-server.conf`, `rate_limit_after_segment`.
+pub(crate) const SWIFT_DYNAMIC_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Most segments of a static large object of a store that does not say it. `Source:` Swift's `max_manifest_segments`.
+pub(crate) const SWIFT_SEGMENTS_MAX: u64 = 1000;
+/// How often the size of a dynamic large object is looked at until all its segments show up in it.
+pub(crate) const SWIFT_LOOKS_MAX: u32 = 8;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::azure::{AzureBucket, AzureConfig};
 use crate::folder::FolderBucket;
+use crate::gcs::{GcsBucket, GcsConfig};
 use crate::oci::{OciBucket, OciConfig};
 use crate::pace::Pace;
 use crate::s3::{CredentialsChain, S3Bucket, S3Config};
+use crate::swift::{SwiftBucket, SwiftConfig};
 use crate::{Bucket, Prefixed};
 use pillion_base::error::Result;
 use pillion_base::files::Disk;
@@ -38,6 +40,10 @@ pub enum Provider {
     Azure(Box<AzureConfig>),
     /// A bucket of Oracle Cloud.
     Oci(Box<OciConfig>),
+    /// A bucket of Google Cloud Storage.
+    Gcs(Box<GcsConfig>),
+    /// A container of an OpenStack object store.
+    Swift(Box<SwiftConfig>),
 }
 
 /// Opens the bucket, below its prefix, with uploads at the given pace. No request is made yet, and operations are not
@@ -58,6 +64,14 @@ pub fn open(config: &BucketConfig, disk: &Disk, pace: Pace) -> Result<Arc<dyn Bu
         Provider::Oci(oci) => {
             let env = Arc::new(|name: &str| std::env::var(name).ok());
             Arc::new(OciBucket::open(oci, USER_AGENT, env)?.with_pace(pace))
+        }
+        Provider::Gcs(gcs) => {
+            let env = Arc::new(|name: &str| std::env::var(name).ok());
+            Arc::new(GcsBucket::open(gcs, USER_AGENT, env)?.with_pace(pace))
+        }
+        Provider::Swift(swift) => {
+            let env = Arc::new(|name: &str| std::env::var(name).ok());
+            Arc::new(SwiftBucket::open(swift, USER_AGENT, env)?.with_pace(pace))
         }
         Provider::S3(s3) => {
             let env = |name: &str| std::env::var(name).ok();

@@ -9,7 +9,7 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 
 use crate::limits;
-use crate::rest::{Env, Failure, HttpAnswer, ask, kind, proxy, quoted, read_text};
+use crate::rest::{Env, Failure, HttpAnswer, Token, ask, kind, proxy, quoted, read_text};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::secret::Secret;
 
@@ -17,15 +17,6 @@ use pillion_base::secret::Secret;
 const RESOURCE: &str = "https://storage.azure.com";
 const PUBLIC_AUTHORITY: &str = "https://login.microsoftonline.com";
 const METADATA_HOST: &str = "http://169.254.169.254";
-
-/// A token and its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Token {
-    /// What follows `Bearer`.
-    pub text: Secret,
-    /// When it is no longer accepted.
-    pub expires: SystemTime,
-}
 
 /// What a place for credentials gave.
 pub(super) enum Found {

@@ -1,6 +1,7 @@
 //! Tests of `token.rs`: when a token is fetched, kept, renewed, and from where.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::rest::test_server::{Server, environment};

@@ -1,25 +1,10 @@
-//! Clouds that Thanos reaches through their own interfaces. Those that speak S3 too are reached through S3, the others
-//! are refused with a hint at what works instead. Pure.
+//! Clouds that Thanos reaches through their own interfaces, and that speak S3 too: they are reached through S3. Pure.
 
 use crate::s3::config::{Lookup, S3Config};
 use pillion_base::error::Result;
 use pillion_base::yaml::Node;
 
 use super::{http, s3};
-
-/// Types that are not supported, and what to use instead.
-pub(super) const REFUSED: [(&str, &str); 2] = [
-    (
-        "GCS",
-        "use Google's S3-compatible interface: type: S3 with endpoint: storage.googleapis.com, and an HMAC key of the \
-         service account as access_key and secret_key",
-    ),
-    (
-        "SWIFT",
-        "use the S3-compatible interface where the cloud has switched it on (Swift's s3api, or Ceph): type: S3 with its \
-         endpoint, and EC2 credentials of the project (`openstack ec2 credentials create`) as access_key and secret_key",
-    ),
-];
 
 /// `type: COS`, Tencent Cloud.
 ///

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits;
+
 /// Settings of the HTTP client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpConfig {
@@ -10,6 +12,8 @@ pub struct HttpConfig {
     pub idle_conn_timeout: Duration,
     /// From the end of a request to the head of its answer.
     pub response_header_timeout: Duration,
+    /// Time to establish a connection, before TLS.
+    pub connect_timeout: Duration,
     /// Limit of connecting and the TLS handshake together.
     pub tls_handshake_timeout: Duration,
     /// Do not check certificates.
@@ -33,6 +37,7 @@ impl Default for HttpConfig {
         HttpConfig {
             idle_conn_timeout: Duration::from_secs(90),
             response_header_timeout: Duration::from_secs(120),
+            connect_timeout: limits::S3_CONNECT_TIMEOUT,
             tls_handshake_timeout: Duration::from_secs(10),
             insecure_skip_verify: false,
             max_idle_conns: 100,

@@ -153,7 +153,7 @@ impl ConnectionPool {
             .user_agent(user_agent)
             .proxy(proxy)
             .timeout_resolve(Some(limits::CONNECT_TIMEOUT))
-            .timeout_connect(Some(limits::S3_CONNECT_TIMEOUT.saturating_add(settings.tls_handshake_timeout)))
+            .timeout_connect(Some(settings.connect_timeout.saturating_add(settings.tls_handshake_timeout)))
             .timeout_recv_response(Some(settings.response_header_timeout).filter(|time| !time.is_zero()))
             .timeout_per_read(Some(limits::S3_STALL_TIMEOUT.max(settings.response_header_timeout)))
             .timeout_per_write(Some(limits::S3_STALL_TIMEOUT))

@@ -6,7 +6,11 @@
 mod azure;
 mod azurite;
 mod folder;
+mod gcs;
+mod gcs_server;
 mod oci;
 mod s3;
 mod s3_checks;
 mod s3_tls;
+mod swift;
+mod swift_server;
