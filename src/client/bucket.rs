@@ -1,5 +1,5 @@
-//! The commands `pillion bucket ls` and `pillion bucket cat`: what is in the configured bucket. They write nothing there, and
-//! hold a page of names or a piece of an object.
+//! The commands `pillion bucket ls` and `pillion bucket cat`: what is in the configured bucket. They store nothing there, and
+//! hold a page of names for each level of folders, or a piece of an object.
 
 use std::io::{ErrorKind, Write};
 
