@@ -7,11 +7,13 @@ use std::time::SystemTime;
 
 use crate::cli::config::{self, Config};
 use crate::cli::{Invocation, SidecarFlags, VerifyFlags};
+use crate::client::bucket::LsArgs;
 use crate::client::verify::VerifyArgs;
 use crate::client::{self, InfoArgs, SeriesArgs};
 use crate::{app, cli, log_format};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::time::unix_ms;
+use pillion_bucket::BucketConfig;
 use pillion_http::tls::{ClientSettings, Pem};
 
 /// Does what the command line asks for. The exit code is 0, 1 for what failed, 2 for a value that cannot be understood.
@@ -59,12 +61,23 @@ pub fn main() -> ExitCode {
             report(args.and_then(series))
         }
         Invocation::Verify(flags) => {
-            let env = |name: &str| std::env::var(name).ok();
-            let args = verify_args(flags, &env);
-            match args.and_then(|args| client::verify::verify(&args, &mut std::io::stdout().lock())) {
-                Ok(is_well) => ExitCode::from(u8::from(!is_well)),
-                Err(err) => report(Err(err)),
-            }
+            let args = verify_args(flags);
+            found(args.and_then(|args| client::verify::verify(&args, &mut std::io::stdout().lock())))
+        }
+        Invocation::Ls(flags, folder) => {
+            let args = bucket(&flags.objstore_config_file, &flags.objstore_config.0).map(|bucket| LsArgs {
+                bucket,
+                folder,
+                recursive: flags.recursive,
+                long: flags.long,
+                json: flags.json,
+            });
+            let ls = |args| client::bucket::ls(&args, &mut std::io::stdout().lock(), &mut std::io::stderr().lock());
+            found(args.and_then(ls))
+        }
+        Invocation::Cat(flags, object) => {
+            let bucket = bucket(&flags.objstore_config_file, &flags.objstore_config.0);
+            report(bucket.and_then(|bucket| client::bucket::cat(&bucket, &object, &mut std::io::stdout().lock())))
         }
     }
 }
@@ -93,12 +106,16 @@ fn tls_settings(tls: bool, texts: [&String; 4], insecure_skip_verify: bool) -> R
     }))
 }
 
-/// Checks the flags and reads the configuration of the bucket. `env` gives environment variables.
-fn verify_args(flags: VerifyFlags, env: &dyn Fn(&str) -> Option<String>) -> Result<VerifyArgs> {
-    let bucket = config::bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?;
-    let bucket = bucket.ok_or_else(|| {
-        Error::new(Kind::BadRequest, "which bucket? give --objstore.config-file or --objstore.config")
-    })?;
+/// Reads the configuration of the bucket, which a command without a sidecar needs.
+fn bucket(config_file: &str, content: &str) -> Result<BucketConfig> {
+    let env = |name: &str| std::env::var(name).ok();
+    config::bucket(config_file, content, &env)?
+        .ok_or_else(|| Error::new(Kind::BadRequest, "which bucket? give --objstore.config-file or --objstore.config"))
+}
+
+/// Checks the flags and reads the configuration of the bucket.
+fn verify_args(flags: VerifyFlags) -> Result<VerifyArgs> {
+    let bucket = bucket(&flags.objstore_config_file, &flags.objstore_config.0)?;
     if flags.tsdb_path.is_empty() {
         return Err(Error::new(Kind::BadRequest, "--tsdb.path must not be empty"));
     }
@@ -125,6 +142,14 @@ fn sidecar(flags: SidecarFlags) -> ExitCode {
             log::error!(err = err.to_string(); "sidecar command failed");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The end of a command that says with its code, too, whether all is well.
+fn found(done: Result<bool>) -> ExitCode {
+    match done {
+        Ok(is_well) => ExitCode::from(u8::from(!is_well)),
+        Err(err) => report(Err(err)),
     }
 }
 

@@ -102,6 +102,24 @@ impl Flag {
     }
 }
 
+/// A word that stands behind a command and its flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Arg {
+    /// Its placeholder in the help.
+    pub(super) name: &'static str,
+    /// Whether it must be given.
+    pub(super) is_required: bool,
+    /// One or two sentences for the operator.
+    pub(super) help: &'static str,
+}
+
+impl Arg {
+    /// As the usage shows it.
+    pub(super) fn spelled(&self) -> String {
+        if self.is_required { format!("<{}>", self.name) } else { format!("[<{}>]", self.name) }
+    }
+}
+
 /// A flag as it was given. The value of a switch is `true` or `false`.
 #[derive(Debug, Clone)]
 pub(super) struct Given {

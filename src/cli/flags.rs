@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::cli::flag::{Flag, Presence, Status, Value, flags};
+use crate::cli::flag::{Arg, Flag, Presence, Status, Value, flags};
 use crate::cli::values::{
     HASH_FUNCS, HashFunc, LOG_FORMATS, LOG_LEVELS, PrometheusDuration, RELOAD_METHODS, TLS_VERSIONS, float, int,
     positive, reload_method, tls_version, uint,
@@ -248,16 +248,69 @@ flags! {
     }
 }
 
+flags! {
+    /// The flags of `bucket ls`.
+    struct LsFlags;
+
+    /// Flags of the `bucket ls` command.
+    table LS {
+        objstore_config_file: String = "objstore.config-file", PATH, Default(""), Own,
+            "File with the object storage configuration, as for the sidecar.";
+        objstore_config: Secret = "objstore.config", CONTENT, Default(""), Own,
+            "The object storage configuration itself, in place of --objstore.config-file.";
+        recursive: bool = "recursive", Bool, Default("false"), Own,
+            "List every object below the folder, and no folders.";
+        long: bool = "long", Bool, Default("false"), Own,
+            "Show the size of each object in bytes, which is one more request for each.";
+        json: bool = "json", Bool, Default("false"), Own, "Print JSON, one value on a line.";
+    }
+}
+
+flags! {
+    /// The flags of `bucket cat`.
+    struct CatFlags;
+
+    /// Flags of the `bucket cat` command.
+    table CAT {
+        objstore_config_file: String = "objstore.config-file", PATH, Default(""), Own,
+            "File with the object storage configuration, as for the sidecar.";
+        objstore_config: Secret = "objstore.config", CONTENT, Default(""), Own,
+            "The object storage configuration itself, in place of --objstore.config-file.";
+    }
+}
+
 /// A command with its flags.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Command {
-    /// The word on the command line.
+    /// The word on the command line, or the two words of a command that stands in a group.
     pub(super) name: &'static str,
-    /// One sentence.
+    /// One or two sentences.
     pub(super) help: &'static str,
     /// Its own flags, without the global ones.
     pub(super) flags: &'static [Flag],
+    /// The words behind it; those that must be given come first.
+    pub(super) args: &'static [Arg],
 }
+
+/// Commands whose first word is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Group {
+    /// That word.
+    pub(super) name: &'static str,
+    /// One sentence.
+    pub(super) help: &'static str,
+}
+
+impl Group {
+    /// Its commands.
+    pub(super) fn commands(self) -> impl Iterator<Item = &'static Command> {
+        COMMANDS.iter().filter(move |command| command.name.split_once(' ').is_some_and(|(group, _)| group == self.name))
+    }
+}
+
+/// Every group.
+pub(super) const GROUPS: &[Group] =
+    &[Group { name: "bucket", help: "Look into the bucket that the sidecar ships its blocks to." }];
 
 /// Every command.
 pub(super) const COMMANDS: &[Command] = &[
@@ -265,14 +318,34 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "sidecar",
         help: "Run beside a Prometheus server: serve its data over the StoreAPI and upload its blocks.",
         flags: SIDECAR,
+        args: &[],
     },
-    Command { name: "info", help: "Ask a StoreAPI server what it is and what it has.", flags: INFO },
-    Command { name: "series", help: "Read series from a StoreAPI server.", flags: SERIES },
+    Command { name: "info", help: "Ask a StoreAPI server what it is and what it has.", flags: INFO, args: &[] },
+    Command { name: "series", help: "Read series from a StoreAPI server.", flags: SERIES, args: &[] },
     Command {
         name: "verify",
         help: "Compare the bucket with the local blocks, and send what is missing if asked to.",
         flags: VERIFY,
+        args: &[],
     },
+    Command {
+        name: "bucket ls",
+        help: "List what is in the bucket, or in one of its folders. Names begin behind the configured prefix; those of \
+               folders end in a slash.",
+        flags: LS,
+        args: &[Arg {
+            name: "folder",
+            is_required: false,
+            help: "Folder to list. One that does not exist is empty, as stores know no folders.",
+        }],
+    },
+    Command {
+        name: "bucket cat",
+        help: "Write an object to standard output, of any size.",
+        flags: CAT,
+        args: &[Arg { name: "object", is_required: true, help: "Object to write, named as bucket ls names it." }],
+    },
+    Command { name: "bucket verify", help: "The same as verify.", flags: VERIFY, args: &[] },
 ];
 
 /// The table in docs/flags.md: the global flags and those of the sidecar.
@@ -324,10 +397,22 @@ mod tests {
     }
 
     #[test]
+    fn a_command_has_one_name_and_each_group_has_commands() {
+        for command in COMMANDS {
+            assert_eq!(COMMANDS.iter().filter(|other| other.name == command.name).count(), 1, "{}", command.name);
+            let first = command.name.split(' ').next();
+            let is_grouped = GROUPS.iter().any(|group| Some(group.name) == first);
+            assert_eq!(is_grouped, command.name.contains(' '), "{}", command.name);
+            assert!(command.args.is_sorted_by_key(|arg| !arg.is_required), "{}", command.name);
+        }
+        assert!(GROUPS.iter().all(|group| group.commands().count() > 1));
+    }
+
+    #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 49));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 9);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 50));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 10);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(
@@ -345,6 +430,9 @@ mod tests {
     fn every_help_text_is_a_sentence_and_every_row_has_four_cells() {
         for flag in GLOBAL.iter().chain(COMMANDS.iter().flat_map(|command| command.flags)) {
             assert!(flag.help.ends_with('.') && !flag.help.contains('\n'), "{}", flag.name);
+        }
+        for arg in COMMANDS.iter().flat_map(|command| command.args) {
+            assert!(arg.help.ends_with('.'), "{}", arg.name);
         }
         let table = markdown_table();
         assert_eq!(table.lines().count(), 2 + GLOBAL.len() + SIDECAR.len());

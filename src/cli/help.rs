@@ -1,7 +1,7 @@
 //! The texts of `--help`, `--help-long` and `--version`, made from the tables of flags. Prints nothing.
 
 use crate::cli::flag::{Flag, Status, Value};
-use crate::cli::flags::{COMMANDS, Command, GLOBAL};
+use crate::cli::flags::{COMMANDS, Command, GLOBAL, Group};
 
 /// Lines are broken before this column.
 const WIDTH: usize = 100;
@@ -11,7 +11,7 @@ const HELP_COLUMN: usize = 34;
 /// The usage of the program, or of one of its commands.
 pub(super) fn usage(program: &str, command: Option<&Command>) -> String {
     let mut out = match command {
-        Some(command) => format!("usage: {program} {}{}\n\n", command.name, required(command)),
+        Some(command) => format!("usage: {program} {}\n\n", called(command)),
         None => format!("usage: {program} [<flags>] <command> [<args> ...]\n\n"),
     };
     match command {
@@ -23,14 +23,39 @@ pub(super) fn usage(program: &str, command: Option<&Command>) -> String {
     for flag in GLOBAL.iter().chain(command.map_or(&[] as &[Flag], |command| command.flags)) {
         flag_help(&mut out, flag);
     }
-    if command.is_none() {
-        out.push_str("\nCommands:\n");
-        for command in COMMANDS {
-            row(&mut out, &format!("{}{}", command.name, required(command)), command.help);
+    match command {
+        Some(command) => args_help(&mut out, command),
+        None => {
+            commands(&mut out, COMMANDS.iter());
+            out.push_str(&format!("\nEach command has flags of its own: {program} <command> --help\n"));
         }
-        out.push_str(&format!("\nEach command has flags of its own: {program} <command> --help\n"));
     }
     out
+}
+
+/// The usage of a group.
+pub(super) fn group_usage(program: &str, group: Group) -> String {
+    let name = group.name;
+    let mut out = format!("usage: {program} {name} <command> [<args> ...]\n\n{}\n", wrapped(group.help, 0));
+    commands(&mut out, group.commands());
+    out.push_str(&format!("\nEach command has flags of its own: {program} {name} <command> --help\n"));
+    out
+}
+
+fn commands<'a>(out: &mut String, commands: impl Iterator<Item = &'a Command>) {
+    out.push_str("\nCommands:\n");
+    for command in commands {
+        row(out, &called(command), command.help);
+    }
+}
+
+fn args_help(out: &mut String, command: &Command) {
+    if !command.args.is_empty() {
+        out.push_str("\nArgs:\n");
+    }
+    for arg in command.args {
+        row(out, &arg.spelled(), arg.help);
+    }
 }
 
 /// The usage of the program and of every command.
@@ -41,10 +66,11 @@ pub(super) fn long_usage(program: &str) -> String {
         flag_help(&mut out, flag);
     }
     for command in COMMANDS {
-        out.push_str(&format!("\n{}{}\n  {}\n\n", command.name, required(command), wrapped(command.help, 2)));
+        out.push_str(&format!("\n{}\n  {}\n\n", called(command), wrapped(command.help, 2)));
         for flag in command.flags {
             flag_help(&mut out, flag);
         }
+        args_help(&mut out, command);
     }
     out
 }
@@ -71,11 +97,12 @@ fn asks(out: &mut String) {
     row(out, "--version", "Show the version.");
 }
 
-/// The flags that must be given, and a placeholder for the others.
-fn required(command: &Command) -> String {
-    let named: String =
-        command.flags.iter().filter(|flag| flag.is_required()).map(|flag| format!(" {}", spelled(flag))).collect();
-    format!("{named} [<flags>]")
+/// The command with the flags that must be given, a placeholder for the others, and its arguments.
+fn called(command: &Command) -> String {
+    let required = command.flags.iter().filter(|flag| flag.is_required()).map(spelled);
+    let args = command.args.iter().map(|arg| arg.spelled());
+    let behind: Vec<String> = required.chain(["[<flags>]".to_owned()]).chain(args).collect();
+    format!("{} {}", command.name, behind.join(" "))
 }
 
 /// The flag with its default or its placeholder.
@@ -169,9 +196,21 @@ mod tests {
             "  --hash-func=<SHA256|>           Hash function over the files of each block, written into its",
             "  --[no-]skip-chunks              Read the labels only.",
             "series --store=<host:port> --match=<selector> ... [<flags>]",
+            "bucket ls [<flags>] [<folder>]",
+            "bucket cat [<flags>] <object>",
+            "  <object>                        Object to write, named as bucket ls names it.",
         ] {
             assert!(text.lines().any(|got| got == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_group_shows_its_commands_only() {
+        let text = group_usage("pillion", crate::cli::flags::GROUPS[0]);
+        let names: Vec<&str> = text.lines().filter(|line| line.starts_with("  bucket")).collect();
+        assert!(text.starts_with("usage: pillion bucket <command> [<args> ...]\n"), "{text}");
+        assert_eq!(names.len(), 3, "{text}");
+        assert!(!text.contains("sidecar [") && text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
     }
 
     #[test]

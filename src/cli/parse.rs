@@ -6,8 +6,11 @@ use std::path::Path;
 
 use argh::FromArgs;
 
-use crate::cli::flag::{Flag, Given, Presence, Status, Value};
-use crate::cli::flags::{GLOBAL, INFO, InfoFlags, SERIES, SIDECAR, SeriesFlags, SidecarFlags, VERIFY, VerifyFlags};
+use crate::cli::flag::{Arg, Flag, Given, Presence, Status, Value};
+use crate::cli::flags::{
+    CAT, COMMANDS, CatFlags, GLOBAL, INFO, InfoFlags, LS, LsFlags, SERIES, SIDECAR, SeriesFlags, SidecarFlags, VERIFY,
+    VerifyFlags,
+};
 use crate::cli::help;
 use crate::cli::token::{self, Ask, Tokens};
 use pillion_base::time::GoDuration;
@@ -23,6 +26,10 @@ pub(crate) enum Invocation {
     Series(SeriesFlags),
     /// Compare the bucket with the local blocks.
     Verify(VerifyFlags),
+    /// List this folder of the bucket; the root is empty.
+    Ls(LsFlags, String),
+    /// Write this object of the bucket to standard output.
+    Cat(CatFlags, String),
     /// Print these texts and end.
     Exit {
         /// 0; 1 for a command line that cannot be understood; 2 for a value that cannot be understood.
@@ -48,20 +55,29 @@ pub(crate) fn parse(program: &str, args: &[String]) -> Invocation {
         return refused(program, &err);
     }
     if !tokens.asked.is_empty() {
-        return exit(0, String::new(), help::usage(program, tokens.command));
+        return exit(0, String::new(), usage(program, &tokens));
     }
     match typed(&tokens) {
         Ok(Some(invocation)) => match unsupported(&tokens.given) {
             Some(flag) => refused(program, &format!("--{} is not supported yet", flag.name)),
             None => invocation,
         },
-        Ok(None) => exit(0, String::new(), help::usage(program, None)),
+        Ok(None) => exit(0, String::new(), usage(program, &tokens)),
         Err(Wrong::Missing(flag)) => refused(program, &format!("required flag --{} not provided", flag.name)),
+        Err(Wrong::MissingArg(arg)) => refused(program, &format!("required argument <{}> not provided", arg.name)),
         Err(Wrong::Value(err)) => {
-            let usage = help::usage(program, tokens.command);
+            let usage = usage(program, &tokens);
             let argv = shown(program, args).join(" ");
             exit(2, String::new(), format!("{usage}\nerror parsing commandline arguments: [{argv}]: {err}\n"))
         }
+    }
+}
+
+/// The usage of what was named: a command, a group, or the program.
+fn usage(program: &str, tokens: &Tokens) -> String {
+    match (tokens.command, tokens.group) {
+        (None, Some(group)) => help::group_usage(program, group),
+        (command, _) => help::usage(program, command),
     }
 }
 
@@ -76,6 +92,7 @@ fn refused(program: &str, err: &str) -> Invocation {
 /// Why there are no typed values.
 enum Wrong {
     Missing(&'static Flag),
+    MissingArg(&'static Arg),
     Value(String),
 }
 
@@ -90,10 +107,17 @@ fn typed(tokens: &Tokens) -> Result<Option<Invocation>, Wrong> {
     }
     // The other commands do not use the global flags, but their values are checked all the same, and first.
     sidecar(&global)?;
+    // An argument that may be absent is an empty text then.
+    let arg = |idx: usize| match (tokens.args.get(idx), tokens.command.and_then(|command| command.args.get(idx))) {
+        (None, Some(arg)) if arg.is_required => Err(Wrong::MissingArg(arg)),
+        (given, _) => Ok(given.cloned().unwrap_or_default()),
+    };
     Ok(match name {
         None => None,
         Some("info") => Some(Invocation::Info(from_given(&[INFO], &own)?)),
-        Some("verify") => Some(Invocation::Verify(from_given(&[VERIFY], &own)?)),
+        Some("verify" | "bucket verify") => Some(Invocation::Verify(from_given(&[VERIFY], &own)?)),
+        Some("bucket ls") => Some(Invocation::Ls(from_given(&[LS], &own)?, arg(0)?)),
+        Some("bucket cat") => Some(Invocation::Cat(from_given(&[CAT], &own)?, arg(0)?)),
         Some(_) => Some(Invocation::Series(from_given(&[SERIES], &own)?)),
     })
 }
@@ -152,12 +176,9 @@ fn unsupported(given: &[Given]) -> Option<&'static Flag> {
 
 /// The command line as errors show it, without the values of flags that may hold secrets.
 fn shown(program: &str, args: &[String]) -> Vec<String> {
-    let tables = [GLOBAL, SIDECAR];
     let is_secret = |name: &str| {
-        tables
-            .iter()
-            .flat_map(|table| table.iter())
-            .any(|flag| flag.name == name && matches!(flag.value, Value::Secret(_)))
+        let mut flags = GLOBAL.iter().chain(COMMANDS.iter().flat_map(|command| command.flags));
+        flags.any(|flag| flag.name == name && matches!(flag.value, Value::Secret(_)))
     };
     let mut out = vec![program.to_owned()];
     let mut hide_next = false;
@@ -182,9 +203,10 @@ fn shown(program: &str, args: &[String]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::flags::COMMANDS;
+    use crate::cli::flags::GROUPS;
     use crate::cli::values::HashFunc;
     use crate::log_format::LogLevel;
+    use pillion_base::secret::Secret;
     use pillion_base::time::TimeOrDuration;
     use std::time::Duration;
 
@@ -224,7 +246,8 @@ mod tests {
                 let start = match command.name {
                     "sidecar" => "sidecar",
                     "info" => "info --store=x:1",
-                    "verify" => "verify",
+                    "bucket cat" => "bucket cat x",
+                    name @ ("verify" | "bucket ls" | "bucket verify") => name,
                     _ => "series --store=x:1 --match=up",
                 };
                 let args = match (flag.value, flag.presence) {
@@ -309,6 +332,57 @@ mod tests {
         ] {
             let (got, _, stderr) = ended(args);
             assert!(got == code && stderr.contains(want), "{args}: {got} {stderr}");
+        }
+    }
+
+    #[test]
+    fn the_commands_of_the_bucket() {
+        let config = || Secret("x".into());
+        let want = LsFlags {
+            objstore_config_file: "f".into(),
+            objstore_config: Secret::default(),
+            recursive: true,
+            long: true,
+            json: false,
+        };
+        assert_eq!(
+            run("bucket ls --objstore.config-file=f --recursive a/b --long"),
+            Invocation::Ls(want, "a/b".into())
+        );
+        let plain = LsFlags {
+            objstore_config_file: String::new(),
+            objstore_config: config(),
+            recursive: false,
+            long: false,
+            json: true,
+        };
+        assert_eq!(run("bucket ls --objstore.config=x --json"), Invocation::Ls(plain, String::new()));
+        let cat = CatFlags { objstore_config_file: String::new(), objstore_config: config() };
+        assert_eq!(run("bucket cat --objstore.config=x a/b"), Invocation::Cat(cat, "a/b".into()));
+        assert_eq!(run("bucket verify --repair --label=a=b"), run("verify --repair --label=a=b"));
+        let of_group = help::group_usage("pillion", GROUPS[0]);
+        let of = |name: &str| help::usage("pillion", COMMANDS.iter().find(|command| command.name == name));
+        for (args, want) in [
+            ("bucket", of_group.clone()),
+            ("bucket --log.level=debug", of_group.clone()),
+            ("bucket --help", of_group.clone()),
+            ("help bucket", of_group),
+            ("help bucket cat", of("bucket cat")),
+            ("bucket cat -h", of("bucket cat")),
+        ] {
+            assert_eq!(ended(args), (0, String::new(), want), "{args}");
+        }
+        for (args, code, want) in [
+            ("bucket cat", 1, "pillion: error: required argument <object> not provided\n"),
+            ("bucket cat a b", 1, "pillion: error: unexpected b\n"),
+            ("bucket ls a b", 1, "pillion: error: unexpected b\n"),
+            ("bucket nothing", 1, "expected command but got \"bucket nothing\""),
+            ("bucket ls --json --json", 2, ": flag 'json' cannot be repeated\n"),
+            ("bucket cat a --objstore.config=hunter2 --log.level=x", 2, "--objstore.config=<hidden>"),
+            ("bucket ls --objstore.config hunter2 --log.level=x", 2, "--objstore.config <hidden>"),
+        ] {
+            let (got, _, stderr) = ended(args);
+            assert!(got == code && stderr.contains(want) && !stderr.contains("hunter2"), "{args}: {got} {stderr}");
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::cli::flag::{Flag, Given};
-use crate::cli::flags::{COMMANDS, Command, GLOBAL};
+use crate::cli::flags::{COMMANDS, Command, GLOBAL, GROUPS, Group};
 
 /// A flag that asks for text instead of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,10 @@ pub(super) enum Ask {
 pub(super) struct Tokens {
     /// The command, if there is one.
     pub(super) command: Option<&'static Command>,
+    /// The group whose name was given, with or without a command of it.
+    pub(super) group: Option<Group>,
+    /// The words behind the command, as many as it takes at most.
+    pub(super) args: Vec<String>,
     /// The flags, in the order in which they are given.
     pub(super) given: Vec<Given>,
     /// What was asked for before anything was wrong.
@@ -69,19 +73,39 @@ pub(super) fn split(args: &[String]) -> Tokens {
                 }
             }
             Ok(Some(Token::Word(word))) => match tokens.command {
-                None if word == "help" && !help_command => {
+                None if word == "help" && !help_command && tokens.group.is_none() => {
                     help_command = true;
                     tokens.asked.push(Ask::Help);
                 }
-                None => match COMMANDS.iter().find(|command| command.name == word) {
-                    Some(command) => tokens.command = Some(command),
-                    None => break Some(format!("expected command but got {word:?}")),
-                },
+                None => {
+                    if let Err(err) = command_word(&mut tokens, &word) {
+                        break Some(err);
+                    }
+                }
+                Some(command) if tokens.args.len() < command.args.len() => tokens.args.push(word),
                 Some(_) => break Some(format!("unexpected {word}")),
             },
         }
     };
     tokens
+}
+
+/// A word where a command, or the second word of one, has to stand.
+fn command_word(tokens: &mut Tokens, word: &str) -> Result<(), String> {
+    let name = match tokens.group {
+        Some(group) => format!("{} {word}", group.name),
+        None => word.to_owned(),
+    };
+    tokens.command = COMMANDS.iter().find(|command| command.name == name);
+    if tokens.command.is_some() {
+        return Ok(());
+    }
+    if let Some(group) = tokens.group {
+        let names: Vec<&str> = group.commands().map(|command| command.name).collect();
+        return Err(format!("expected command but got {name:?} (there is {})", names.join(", ")));
+    }
+    tokens.group = GROUPS.iter().find(|group| group.name == word).copied();
+    tokens.group.map(drop).ok_or_else(|| format!("expected command but got {word:?}"))
 }
 
 fn long_flag(tokens: &mut Tokens, lexer: &mut Lexer, name: &str, value: Option<String>) -> Result<(), String> {
@@ -102,7 +126,7 @@ fn long_flag(tokens: &mut Tokens, lexer: &mut Lexer, name: &str, value: Option<S
     let found = known(name).map(|flag| (flag, "true"));
     let found = found.or_else(|| known(name.strip_prefix("no-")?).filter(|flag| flag.is_bool()).map(|f| (f, "false")));
     let Some((flag, switched)) = found else {
-        return Err(format!("unknown long flag '--{name}'{}", hint(tokens.command, name)));
+        return Err(format!("unknown long flag '--{name}'{}", hint(tokens, name)));
     };
     if flag.is_bool() {
         tokens.given.push(Given { flag, value: switched.to_owned() });
@@ -132,10 +156,16 @@ fn unexpected(command: Option<&Command>, value: &str) -> String {
 }
 
 /// A guess at what an unknown flag was meant to be; empty when no name is near.
-fn hint(command: Option<&Command>, name: &str) -> String {
-    let elsewhere = COMMANDS.iter().find(|command| command.flags.iter().any(|flag| flag.name == name));
+fn hint(tokens: &Tokens, name: &str) -> String {
+    let command = tokens.command;
+    let mut likely = COMMANDS.iter().filter(|command| match tokens.group {
+        Some(group) => command.name.starts_with(group.name),
+        None => true,
+    });
+    let elsewhere = likely.find(|command| command.flags.iter().any(|flag| flag.name == name));
     if let (None, Some(other)) = (command, elsewhere) {
-        return format!(" (a flag of the {0} command, it must stand after the word {0})", other.name);
+        let words = if other.name.contains(' ') { "words" } else { "word" };
+        return format!(" (a flag of the {0} command, it must stand after the {words} {0})", other.name);
     }
     let flags = match command {
         Some(command) => command.flags,
@@ -221,12 +251,12 @@ impl Lexer {
 mod tests {
     use super::*;
 
-    /// The result as `command: name=value …`, or the error.
+    /// The result as `command: name=value … argument …`, or the error.
     fn show(args: &str) -> String {
         let args: Vec<String> = args.split(' ').filter(|arg| !arg.is_empty()).map(str::to_owned).collect();
         let tokens = split(&args);
-        let given: Vec<String> =
-            tokens.given.iter().map(|given| format!("{}={}", given.flag.name, given.value)).collect();
+        let given = tokens.given.iter().map(|given| format!("{}={}", given.flag.name, given.value));
+        let given: Vec<String> = given.chain(tokens.args).collect();
         match tokens.error {
             Some(err) => err,
             None => format!("{}: {}", tokens.command.map_or("none", |command| command.name), given.join(" ")),
@@ -253,6 +283,15 @@ mod tests {
             ("sidecar --reloader.rule-dir=a --reloader.rule-dir b", "sidecar: reloader.rule-dir=a reloader.rule-dir=b"),
             ("-- sidecar", "sidecar: "),
             ("series --store=x --match={a=\"b\"} --start=-1h", "series: store=x match={a=\"b\"} start=-1h"),
+            ("bucket", "none: "),
+            ("bucket ls", "bucket ls: "),
+            ("bucket ls a/b --long", "bucket ls: long=true a/b"),
+            ("bucket ls --json --objstore.config-file=x a", "bucket ls: json=true objstore.config-file=x a"),
+            ("--log.level=debug bucket --debug.name=x cat help", "bucket cat: log.level=debug debug.name=x help"),
+            ("bucket cat -- --x", "bucket cat: --x"),
+            ("bucket cat -- @x", "bucket cat: @x"),
+            ("bucket cat", "bucket cat: "),
+            ("bucket verify --repair", "bucket verify: repair=true"),
         ] {
             assert_eq!(show(args), want, "{args}");
         }
@@ -310,6 +349,20 @@ mod tests {
             ("sidecar sidecar", "unexpected sidecar"),
             ("sidecar -- --log.level=info", "unexpected --log.level=info"),
             ("query", "expected command but got \"query\""),
+            ("ls", "expected command but got \"ls\""),
+            ("bucket rm", "expected command but got \"bucket rm\" (there is bucket ls, bucket cat, bucket verify)"),
+            ("bucket help", "expected command but got \"bucket help\" (there is bucket ls, bucket cat, bucket verify)"),
+            ("bucket ls a b", "unexpected b"),
+            ("bucket cat a b", "unexpected b"),
+            ("bucket verify a", "unexpected a"),
+            ("bucket ls --long=true", "unexpected true (a switch takes no value, write --flag or --no-flag)"),
+            ("bucket ls --recursiv", "unknown long flag '--recursiv' (did you mean --recursive?)"),
+            ("bucket cat --json x", "unknown long flag '--json'"),
+            (
+                "bucket --json ls",
+                "unknown long flag '--json' (a flag of the bucket ls command, it must stand after the words bucket ls)",
+            ),
+            ("bucket ls -r", "unknown short flag '-r'"),
             (
                 "sidecar @/nonexistent/args",
                 "reading arguments from file /nonexistent/args: No such file or directory (os error 2)",

@@ -1,8 +1,9 @@
 //! The commands `pillion info` and `pillion series`: a small StoreAPI client against any Thanos store; and
-//! `pillion verify`, in a file of its own.
+//! `pillion verify`, `pillion bucket ls` and `pillion bucket cat`, in files of their own.
 //!
 //! Series are written as they arrive; only the current one is held. The StoreAPI client uses no part of the sidecar.
 
+pub(crate) mod bucket;
 pub(crate) mod output;
 pub(crate) mod secure;
 pub(crate) mod spark;

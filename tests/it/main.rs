@@ -8,6 +8,7 @@ mod admin;
 mod alerts;
 mod apis;
 mod attacks;
+mod bucket_commands;
 mod cli;
 mod client;
 mod compression;

@@ -302,7 +302,10 @@ fn scripts_get_json_and_an_exit_code() {
     assert_eq!(run(&rig, &["--repair"]).0, Some(0));
     assert_eq!(run(&rig, &[]), (Some(0), format!("{ALL_WELL}\n")));
 
-    let out = Command::new(env!("CARGO_BIN_EXE_pillion")).arg("verify").output().unwrap();
-    assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8(out.stderr).unwrap().contains("give --objstore.config-file or --objstore.config"));
+    // Both names of the command.
+    for name in [&["verify"] as &[&str], &["bucket", "verify"]] {
+        let out = Command::new(env!("CARGO_BIN_EXE_pillion")).args(name).output().unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        assert!(String::from_utf8(out.stderr).unwrap().contains("give --objstore.config-file or --objstore.config"));
+    }
 }

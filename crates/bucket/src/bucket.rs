@@ -30,6 +30,12 @@ pub trait Bucket: Send + Sync {
     /// `Errors:` `NotFound` when it does not exist; `Limit` past [`crate::limits::META_BYTES_MAX`].
     fn get(&self, object: &str, stop: &Stop) -> Result<Vec<u8>>;
 
+    /// Passes the content of an object of any size to `each`, piece by piece and in order, and never all of it in memory.
+    /// An error of `each` ends it and is returned. After any other error `each` has had the beginning of the object.
+    ///
+    /// `Errors:` `NotFound` when it does not exist; `Retry` when it was replaced meanwhile.
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()>;
+
     /// Calls `each` with the full name of everything directly inside `dir` (`""` is the root), in bytewise order;
     /// folders end in `/`. Empty folders do not exist. An error of `each` ends the walk.
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()>;

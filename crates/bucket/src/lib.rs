@@ -16,6 +16,7 @@ mod metrics;
 pub mod oci;
 mod open;
 mod pace;
+mod ranged;
 mod rest;
 pub mod s3;
 pub mod swift;

@@ -98,6 +98,11 @@ impl Bucket for Faulty {
         self.inner.get(object, stop)
     }
 
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        self.ask("read", object)?;
+        self.inner.read(object, each, stop)
+    }
+
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
         self.ask("iter", dir)?;
         self.inner.iter(dir, each, stop)
@@ -238,6 +243,10 @@ impl Bucket for PartsBucket {
         self.request("get", object, stop, |stored| stored.objects.get(object).cloned().ok_or_else(|| missing(object)))
     }
 
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        each(&self.get(object, stop)?)
+    }
+
     fn iter(&self, _: &str, _: &mut dyn FnMut(&str) -> Result<()>, _: &Stop) -> Result<()> {
         Err(Error::new(Kind::Permanent, "this bucket is not listed"))
     }
@@ -362,10 +371,20 @@ pub fn suite(bucket: &dyn Bucket) {
         names
     };
 
+    let read = |object: &str| {
+        let mut bytes = Vec::new();
+        let mut each = |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        bucket.read(object, &mut each, &stop).map(|()| bytes)
+    };
+
     // Nothing is there.
     assert!(listing("").is_empty());
     assert!(!bucket.exists("a/x", &stop).unwrap());
     assert_eq!(bucket.get("a/x", &stop).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(read("a/x").unwrap_err().kind(), Kind::NotFound);
     assert_eq!(bucket.delete("a/x", &stop).unwrap_err().kind(), Kind::NotFound);
 
     // Files of all sizes around that of the buffer, and an empty one, come back as they were.
@@ -379,8 +398,20 @@ pub fn suite(bucket: &dyn Bucket) {
         let stored = upload("a/file").unwrap();
         assert_eq!((stored.attributes.size_bytes, stored.resumed_bytes), (size as u64, 0));
         assert_eq!(bucket.get("a/file", &stop).unwrap(), bytes);
+        assert!(read("a/file").unwrap() == bytes);
         assert_eq!(bucket.attributes("a/file", &stop).unwrap(), stored.attributes);
         assert_eq!(bucket.compare("a/file", &open(), &stop).unwrap(), Compared::Same);
+    }
+
+    // Who has enough of an object gets no more of it, whatever the kind of the error.
+    for kind in [Kind::Limit, Kind::Retry] {
+        let mut n_pieces = 0;
+        let mut give_up = |_: &[u8]| {
+            n_pieces += 1;
+            Err(Error::new(kind, "enough"))
+        };
+        let err = bucket.read("a/file", &mut give_up, &stop).unwrap_err();
+        assert_eq!((err.kind(), n_pieces), (kind, 1), "{err}");
     }
 
     // A comparison says what is wrong; it compares every byte.
@@ -407,6 +438,7 @@ pub fn suite(bucket: &dyn Bucket) {
     // A folder is not an object, and neither is what is below an object.
     assert!(bucket.exists("a/x", &stop).unwrap());
     assert!(!bucket.exists("a", &stop).unwrap());
+    assert_eq!(read("a").unwrap_err().kind(), Kind::NotFound);
     assert!(!bucket.exists("a/x/y", &stop).unwrap());
 
     // Listings go one level deep, sorted, folders with a slash.
@@ -430,6 +462,7 @@ pub fn suite(bucket: &dyn Bucket) {
     for odd in ["", "/", "/a", "a/", "..", "../x", "a/../x", ".", "a/./b", "a\nb"] {
         assert_eq!(bucket.exists(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(bucket.get(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
+        assert_eq!(read(odd).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(upload(odd).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(bucket.upload_bytes(odd, b"x", &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
         assert_eq!(bucket.delete(odd, &stop).unwrap_err().kind(), Kind::BadRequest, "{odd:?}");
@@ -463,6 +496,7 @@ pub fn suite(bucket: &dyn Bucket) {
     stopper.stop();
     assert_eq!(bucket.exists("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
     assert_eq!(bucket.get("a/x", &stop).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(read("a/x").unwrap_err().kind(), Kind::Stopped);
     assert_eq!(upload("a/z").unwrap_err().kind(), Kind::Stopped);
     assert_eq!(bucket.upload_bytes("a/z", b"z", &stop).unwrap_err().kind(), Kind::Stopped);
     assert_eq!(bucket.delete("a/x", &stop).unwrap_err().kind(), Kind::Stopped);

@@ -23,6 +23,7 @@ use self::client::{Client, Request};
 use self::fault::Fault;
 use crate::limits;
 use crate::pace::Pace;
+use crate::ranged::Ranged;
 use crate::rest::Env;
 use crate::rest::Waits;
 use crate::rest::{Answer, Body};
@@ -118,53 +119,6 @@ impl AzureBucket {
         }
     }
 
-    /// Reads the blob and says whether it has the bytes of the file. After a failure it reads on where it stopped.
-    fn has_content_of(&self, object: &str, source: &Source, stop: &Stop) -> Result<bool> {
-        let mut local = vec![0; limits::HTTP_CLIENT_BUFFER_BYTES];
-        // Only an offset that was never reached before is progress.
-        let (mut offset, mut is_same, mut n_failed, mut furthest) = (0, true, 0, 0);
-        while offset < source.size_bytes() {
-            let mut is_first = true;
-            let mut each = |status: u16, piece: &[u8]| {
-                if std::mem::take(&mut is_first) && status == 200 {
-                    // Something in between does not support ranges.
-                    offset = 0;
-                }
-                let mut piece = piece;
-                while !piece.is_empty() && is_same {
-                    let want = piece.len().min(local.len());
-                    let n_read = source.read_at(offset, local.get_mut(..want).unwrap_or_default())?;
-                    let (these, rest) = piece.split_at(n_read.min(piece.len()));
-                    is_same = n_read > 0 && local.get(..n_read) == Some(these);
-                    offset += n_read as u64;
-                    piece = rest;
-                }
-                // One difference is enough: the rest is not read.
-                if is_same { stop.check() } else { Err(Error::new(Kind::Corrupt, "other bytes")) }
-            };
-            let mut request = Request::new("Get Blob", 'r', Method::Get, Some(object));
-            if furthest > 0 {
-                request = request.with_header("range", format!("bytes={furthest}-"));
-            }
-            let done = self.client.stream(&request, &mut each, stop);
-            match done {
-                _ if !is_same => return Ok(false),
-                Ok(_) => return Ok(offset == source.size_bytes()),
-                Err(fault) if fault.error.kind() == Kind::Retry => {
-                    n_failed = if offset > furthest { 1 } else { n_failed + 1 };
-                    furthest = furthest.max(offset);
-                    offset = furthest;
-                    if n_failed >= self.read_attempts {
-                        return Err(fault.into());
-                    }
-                    self.client.wait(n_failed, stop)?;
-                }
-                Err(fault) => return Err(fault.into()),
-            }
-        }
-        Ok(true)
-    }
-
     /// One page of a listing; `from` is where it begins.
     fn page(&self, prefix: &str, from: Option<&str>, stop: &Stop) -> Result<xml::Listing> {
         let mut request = Request::new("List Blobs", 'l', Method::Get, None)
@@ -180,6 +134,31 @@ impl AzureBucket {
         }
         let answer = self.client.send(&request, stop)?;
         xml::listing(&answer.body).context(|| format!("list {}/{prefix}", self.name))
+    }
+}
+
+impl Ranged for AzureBucket {
+    fn get_from(
+        &self,
+        object: &str,
+        from: u64,
+        each: &mut dyn FnMut(u16, &[u8]) -> Result<()>,
+        stop: &Stop,
+    ) -> Result<()> {
+        let mut request = Request::new("Get Blob", 'r', Method::Get, Some(object));
+        if from > 0 {
+            request = request.with_header("range", format!("bytes={from}-"));
+        }
+        self.client.stream(&request, each, stop)?;
+        Ok(())
+    }
+
+    fn read_attempts(&self) -> u32 {
+        self.read_attempts
+    }
+
+    fn rest(&self, n_failed: u32, stop: &Stop) -> Result<()> {
+        self.client.wait(n_failed, stop)
     }
 }
 
@@ -203,6 +182,10 @@ impl Bucket for AzureBucket {
         stop.check()?;
         let request = Request::new("Get Blob", 'r', Method::Get, Some(object));
         Ok(self.client.send_limited(&request, limits::META_BYTES_MAX, stop)?.body)
+    }
+
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        self.read_whole(object, each, stop)
     }
 
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {

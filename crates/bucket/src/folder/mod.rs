@@ -149,6 +149,16 @@ impl Bucket for FolderBucket {
         self.disk.read(&self.path(object)?, limits::META_BYTES_MAX)
     }
 
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        // A folder can be opened too.
+        self.attributes(object, stop)?;
+        let source = self.disk.open_source(&self.path(object)?)?;
+        source.for_each(0..source.size_bytes(), |piece| {
+            stop.check()?;
+            each(piece)
+        })
+    }
+
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
         let dir = check_dir_name(dir)?;
         let path = if dir.is_empty() { self.root.clone() } else { self.path(dir)? };

@@ -33,6 +33,7 @@ use self::fault::Fault;
 use self::parts::{Hash, Tag};
 use crate::limits;
 use crate::pace::Pace;
+use crate::ranged::Ranged;
 use crate::rest::Body;
 use crate::{Attributes, Bucket, Compared, Journal, Parts, Stored, check_dir_name, check_key};
 use pillion_base::error::{Context, Error, Kind, Result};
@@ -348,53 +349,6 @@ impl S3Bucket {
         Ok(stored)
     }
 
-    /// Reads the object and says whether it has the bytes of the file. After a failure it reads on where it stopped.
-    fn has_content_of(&self, object: &str, source: &Source, stop: &Stop) -> Result<bool> {
-        let mut local = vec![0; limits::HTTP_CLIENT_BUFFER_BYTES];
-        // A store without ranges begins anew each time, so only an offset that was never reached before is progress.
-        let (mut offset, mut is_same, mut n_failed, mut furthest) = (0, true, 0, 0);
-        loop {
-            let begun_at = offset;
-            let mut is_first = true;
-            let mut each = |status: u16, piece: &[u8]| {
-                if std::mem::take(&mut is_first) && status == 200 {
-                    // The server does not support ranges.
-                    offset = 0;
-                }
-                let mut piece = piece;
-                while !piece.is_empty() && is_same {
-                    let want = piece.len().min(local.len());
-                    let n_read = source.read_at(offset, local.get_mut(..want).unwrap_or_default())?;
-                    let (these, rest) = piece.split_at(n_read.min(piece.len()));
-                    is_same = n_read > 0 && local.get(..n_read) == Some(these);
-                    offset += n_read as u64;
-                    piece = rest;
-                }
-                // One difference is enough: the rest is not read.
-                if is_same { stop.check() } else { Err(Error::new(Kind::Corrupt, "other bytes")) }
-            };
-            let mut request =
-                Request::new("GetObject", "s3:GetObject", Method::Get, Some(object)).with_headers(&self.key_headers);
-            if begun_at > 0 {
-                request = request.with_headers(&[header("range", &format!("bytes={begun_at}-"))]);
-            }
-            let done = self.client.stream(&request, &mut each, stop);
-            match done {
-                _ if !is_same => return Ok(false),
-                Ok(_) => return Ok(offset == source.size_bytes()),
-                Err(fault) if fault.error.kind() == Kind::Retry => {
-                    n_failed = if offset > furthest { 1 } else { n_failed + 1 };
-                    furthest = furthest.max(offset);
-                    if n_failed >= self.client.attempts_max() {
-                        return Err(fault.into());
-                    }
-                    self.client.wait(n_failed, stop)?;
-                }
-                Err(fault) => return Err(fault.into()),
-            }
-        }
-    }
-
     /// Whether an ETag is that of the file's content; `None` if it does not say.
     fn etag_agrees(&self, tag: &str, source: &Source, stop: &Stop) -> Result<Option<bool>> {
         let size_bytes = source.size_bytes();
@@ -440,6 +394,32 @@ impl S3Bucket {
     }
 }
 
+impl Ranged for S3Bucket {
+    fn get_from(
+        &self,
+        object: &str,
+        from: u64,
+        each: &mut dyn FnMut(u16, &[u8]) -> Result<()>,
+        stop: &Stop,
+    ) -> Result<()> {
+        let mut request =
+            Request::new("GetObject", "s3:GetObject", Method::Get, Some(object)).with_headers(&self.key_headers);
+        if from > 0 {
+            request = request.with_headers(&[header("range", &format!("bytes={from}-"))]);
+        }
+        self.client.stream(&request, each, stop)?;
+        Ok(())
+    }
+
+    fn read_attempts(&self) -> u32 {
+        self.client.attempts_max()
+    }
+
+    fn rest(&self, n_failed: u32, stop: &Stop) -> Result<()> {
+        self.client.wait(n_failed, stop)
+    }
+}
+
 impl Bucket for S3Bucket {
     fn name(&self) -> &str {
         &self.name
@@ -461,6 +441,10 @@ impl Bucket for S3Bucket {
         let request =
             Request::new("GetObject", "s3:GetObject", Method::Get, Some(object)).with_headers(&self.key_headers);
         Ok(self.client.send_limited(&request, limits::META_BYTES_MAX, stop)?.body)
+    }
+
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        self.read_whole(object, each, stop)
     }
 
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {

@@ -15,6 +15,7 @@ use super::fault::Fault;
 use super::parts::{self, Hash};
 use super::{S3Bucket, Sent, content_md5, header, is_opaque, xml};
 use crate::limits;
+use crate::ranged::Ranged;
 use crate::rest::Body;
 use crate::{Attributes, Journal, Part, Parts, Stored};
 use pillion_base::error::{Context, Error, Kind, Result};

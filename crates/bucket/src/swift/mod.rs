@@ -26,6 +26,7 @@ use self::json::Entry;
 use self::segments::Kind as ObjectKind;
 use crate::limits;
 use crate::pace::Pace;
+use crate::ranged::Ranged;
 use crate::rest::Env;
 use crate::rest::Waits;
 use crate::rest::{Answer, Body};
@@ -140,53 +141,6 @@ impl SwiftBucket {
         Ok(attributes)
     }
 
-    /// Reads the object and says whether it has the bytes of the file. After a failure it reads on where it stopped.
-    fn has_content_of(&self, object: &str, source: &Source, stop: &Stop) -> Result<bool> {
-        let mut local = vec![0; limits::HTTP_CLIENT_BUFFER_BYTES];
-        // Only an offset that was never reached before is progress.
-        let (mut offset, mut is_same, mut n_failed, mut furthest) = (0, true, 0, 0);
-        while offset < source.size_bytes() {
-            let mut is_first = true;
-            let mut each = |status: u16, piece: &[u8]| {
-                if std::mem::take(&mut is_first) && status == 200 {
-                    // Something in between does not support ranges.
-                    offset = 0;
-                }
-                let mut piece = piece;
-                while !piece.is_empty() && is_same {
-                    let want = piece.len().min(local.len());
-                    let n_read = source.read_at(offset, local.get_mut(..want).unwrap_or_default())?;
-                    let (these, rest) = piece.split_at(n_read.min(piece.len()));
-                    is_same = n_read > 0 && local.get(..n_read) == Some(these);
-                    offset += n_read as u64;
-                    piece = rest;
-                }
-                // One difference is enough: the rest is not read.
-                if is_same { stop.check() } else { Err(Error::new(Kind::Corrupt, "other bytes")) }
-            };
-            let mut request = Request::object("GET object", Method::Get, &self.name, object);
-            if furthest > 0 {
-                request = request.with_header("range", format!("bytes={furthest}-"));
-            }
-            let done = self.client.stream(&request, &mut each, stop);
-            match done {
-                _ if !is_same => return Ok(false),
-                Ok(_) => return Ok(offset == source.size_bytes()),
-                Err(fault) if fault.error.kind() == Kind::Retry => {
-                    n_failed = if offset > furthest { 1 } else { n_failed + 1 };
-                    furthest = furthest.max(offset);
-                    offset = furthest;
-                    if n_failed >= self.read_attempts {
-                        return Err(fault.into());
-                    }
-                    self.client.wait(n_failed, stop)?;
-                }
-                Err(fault) => return Err(fault.into()),
-            }
-        }
-        Ok(true)
-    }
-
     /// Calls `each` with the pages of a listing, in the store's order. `folders`: what is below a slash counts as one.
     fn pages(
         &self,
@@ -230,6 +184,31 @@ impl SwiftBucket {
     }
 }
 
+impl Ranged for SwiftBucket {
+    fn get_from(
+        &self,
+        object: &str,
+        from: u64,
+        each: &mut dyn FnMut(u16, &[u8]) -> Result<()>,
+        stop: &Stop,
+    ) -> Result<()> {
+        let mut request = Request::object("GET object", Method::Get, &self.name, object);
+        if from > 0 {
+            request = request.with_header("range", format!("bytes={from}-"));
+        }
+        self.client.stream(&request, each, stop)?;
+        Ok(())
+    }
+
+    fn read_attempts(&self) -> u32 {
+        self.read_attempts
+    }
+
+    fn rest(&self, n_failed: u32, stop: &Stop) -> Result<()> {
+        self.client.wait(n_failed, stop)
+    }
+}
+
 impl Bucket for SwiftBucket {
     fn name(&self) -> &str {
         &self.name
@@ -257,6 +236,10 @@ impl Bucket for SwiftBucket {
             return Err(self.client.integrity_error(&request, "other bytes have arrived than the store's MD5 is of"));
         }
         Ok(answer.body)
+    }
+
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        self.read_whole(object, each, stop)
     }
 
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {

@@ -417,6 +417,62 @@ fn a_store_without_ranges_that_always_breaks_off_is_given_up() {
     assert_eq!(rig.fake.operations(), ["HeadObject", "GetObject", "GetObject", "GetObject", "GetObject"]);
 }
 
+/// Reads `01A/index`; how much arrived, whether that is the beginning of `bytes`, and the error.
+fn read(rig: &Rig, bytes: &[u8]) -> (usize, bool, Option<Error>) {
+    let (mut n_bytes, mut is_same, mut largest) = (0, true, 0);
+    let mut each = |piece: &[u8]| {
+        is_same &= bytes.get(n_bytes..n_bytes + piece.len()) == Some(piece);
+        n_bytes += piece.len();
+        largest = largest.max(piece.len());
+        Ok(())
+    };
+    let done = rig.bucket.read("01A/index", &mut each, &rig.stop);
+    assert!(largest <= MIB, "a piece of {largest} bytes");
+    (n_bytes, is_same, done.err())
+}
+
+#[test]
+fn an_object_is_read_on_where_the_connection_broke() {
+    let size = 4 * MIB;
+    for ignores_ranges in [false, true] {
+        let rig = Rig::new();
+        rig.fake.with(|state| state.ignores_ranges = ignores_ranges);
+        rig.upload(size, &NoJournal).unwrap();
+        let bytes = rig.fake.object("01A/index").unwrap();
+        rig.fake.seen();
+        assert_eq!(read(&rig, &bytes), (size, true, None));
+        assert_eq!(rig.fake.operations(), ["HeadObject", "GetObject"]);
+        rig.fake.rule("GetObject", "", 0, 1, Fault::TruncateAt(MIB));
+        rig.fake.rule("GetObject", "", 0, 1, Fault::TruncateAt(if ignores_ranges { 2 * MIB } else { MIB }));
+        assert_eq!(read(&rig, &bytes), (size, true, None));
+        let seen = rig.fake.seen();
+        let ranges: Vec<bool> = seen.iter().map(|seen| seen.headers.contains_key("range")).collect();
+        assert_eq!(ranges, [false, false, true, true, false]);
+        assert_eq!(seen.last().unwrap().operation, "HeadObject");
+        // It ends with an error where nothing more arrives.
+        rig.fake.rule("GetObject", "", 0, 20, Fault::TruncateAt(0));
+        let (n_bytes, _, err) = read(&rig, &bytes);
+        assert_eq!((n_bytes, err.unwrap().class()), (0, "network"));
+    }
+}
+
+#[test]
+fn an_object_that_is_replaced_while_it_is_read_is_no_mixture() {
+    let rig = Rig::new();
+    rig.upload(4 * MIB, &NoJournal).unwrap();
+    let bytes = rig.fake.object("01A/index").unwrap();
+    rig.fake.rule("GetObject", "", 0, 1, Fault::TruncateAt(MIB));
+    let mut is_first = true;
+    let mut each = |_: &[u8]| {
+        if std::mem::take(&mut is_first) {
+            rig.bucket.upload_bytes("01A/index", &vec![7; bytes.len()], &rig.stop)?;
+        }
+        Ok(())
+    };
+    let err = rig.bucket.read("01A/index", &mut each, &rig.stop).unwrap_err();
+    assert!(err.to_string().ends_with("01A/index was replaced while it was read"), "{err}");
+}
+
 #[test]
 fn a_store_that_gives_no_etag_at_the_end_is_asked_for_it() {
     let rig = Rig::new();
