@@ -352,21 +352,21 @@ impl Claims {
     }
 
     /// Gives claims up, newest first, until they cost no more than the budget and leave the reserve free. `is_local` says
-    /// whether Prometheus still has a block: then its claim costs nothing. `is_idle` says whether a claim can be done
-    /// without, as the bucket has its samples or its time; such claims go first.
+    /// whether Prometheus still has a block: then its claim costs nothing. `idleness` says how well a claim can be done
+    /// without; those that can be best go first.
     pub(crate) fn enforce_budget(
         &mut self,
         budget: &Budget,
         is_local: impl Fn(Ulid) -> bool,
-        is_idle: impl Fn(&Meta) -> bool,
+        idleness: impl Fn(&Meta) -> u8,
     ) -> Cost {
-        let mut held: Vec<((bool, i64), Ulid, u64)> = self
+        let mut held: Vec<((u8, i64), Ulid, u64)> = self
             .held
             .values()
             .filter(|claim| !is_local(claim.meta.ulid))
             .map(|claim| {
                 let ulid = claim.meta.ulid;
-                ((is_idle(&claim.meta), claim.meta.min_time_ms), ulid, self.cost(&files(claim)))
+                ((idleness(&claim.meta), claim.meta.min_time_ms), ulid, self.cost(&files(claim)))
             })
             .collect();
         held.sort_unstable();

@@ -341,11 +341,15 @@ impl Shipper {
         // A failed look proves nothing, and a block that may be there is not given up.
         let is_local = |ulid: Ulid| !scan::is_gone(&disk, &data_dir.join(ulid.as_str()));
         let (overlaps, history) = (&self.overlaps, &self.history);
-        let is_idle = |meta: &Meta| {
-            overlaps.contains_key(&meta.ulid) || (meta.level > 1 && meta.covered().all(|ulid| history.covers(ulid)))
+        let idleness = |meta: &Meta| match () {
+            // It is not shipped as things are: the bucket has its time already.
+            () if overlaps.contains_key(&meta.ulid) => 2,
+            // The bucket has its samples.
+            () if meta.level > 1 && meta.covered().all(|ulid| history.covers(ulid)) => 1,
+            () => 0,
         };
         let budget = Budget { bytes: self.config.claim_budget_bytes, reserve_bytes: self.config.claim_reserve_bytes };
-        let cost = self.claims.enforce_budget(&budget, is_local, is_idle);
+        let cost = self.claims.enforce_budget(&budget, is_local, idleness);
         self.backlog.claimed_bytes = cost.bytes;
         self.backlog.n_given_up += cost.n_given_up;
         if cost.n_given_up > 0 {

@@ -110,8 +110,9 @@ impl Machine {
             // What is held open has no folder.
             return;
         }
-        let said =
-            |ulid: &Ulid, text: &str| self.shown.lines.iter().any(|line| names(line, *ulid) && line.contains(text));
+        // What overlaps is known once it was tried.
+        let known_lines = || self.shown.lines.iter().take(before.n_lines);
+        let said = |ulid: &Ulid, text: &str| known_lines().any(|line| names(line, *ulid) && line.contains(text));
         // What was removed while it was copied in has nothing to do with the budget.
         let of_budget = |line: &&String| line.contains("given up") && !line.contains("known to be whole");
         let given_up = self.shown.lines.iter().skip(before.n_lines).filter(of_budget);

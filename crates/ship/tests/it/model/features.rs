@@ -64,17 +64,7 @@ pub(crate) const ALL: &[Feature] = &[
 ];
 
 /// What the shipper is known not to stand yet. Each line goes when its fault is mended.
-#[rustfmt::skip] // A line each, also when few are left.
-pub(crate) const KNOWN: &[(Feature, &str)] = &[
-    (EarlyCompaction, "blocks of level 2 whose sources were never shipped are not shipped either"),
-    (ReadErrors, "one EIO sets a healthy block aside, ends its claim and lists it"),
-    (LostLedger, "a ledger that cannot be read is replaced by an empty one, and compacted blocks go up again"),
-    (CompactedBudget, "claims of compacted blocks that overlap and never ship push out others"),
-    (SlowCopies, "a block that is being copied in is shipped torn"),
-    (UnreadableClaims, "one claim that cannot be read keeps all blocks from being claimed"),
-    (DamageWithin, "a file that becomes empty between the look at a block and the links to it is shipped empty"),
-    (GarbageClaims, "a claim whose meta.json is garbage is removed without a line"),
-];
+pub(crate) const KNOWN: &[(Feature, &str)] = &[];
 
 /// The kinds that are on.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -66,6 +66,10 @@ impl Bucket for Sky {
         self.named(self.inner.get(object, stop))
     }
 
+    fn read(&self, object: &str, each: &mut dyn FnMut(&[u8]) -> Result<()>, stop: &Stop) -> Result<()> {
+        each(&self.get(object, stop)?)
+    }
+
     fn iter(&self, dir: &str, each: &mut dyn FnMut(&str) -> Result<()>, stop: &Stop) -> Result<()> {
         // Asked as any other request: its fate is that of this one.
         self.named(self.inner.exists("list", stop))?;
