@@ -17,7 +17,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Cargo's own place has whichever was built last, this or the one without LTO that tests use.
 SHIPPED := $(abspath $(TARGET))/shipped/pillion
 
-.PHONY: help setup prometheus rgw azurite fake-gcs swift clouds build demo clean-demo quick test e2e budgets bench check fmt clippy doc audit fuzz dist
+.PHONY: help setup prometheus rgw azurite fake-gcs swift clouds build demo clean-demo quick model test e2e budgets bench check fmt clippy doc audit fuzz dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ clean-demo: ## Remove what the demo wrote
 quick: ## The tests of everything below the daemon: no C++ compiler, no other server, about a minute and a half from nothing
 	@command -v openssl > /dev/null || { echo "make: openssl is missing; the tests of TLS need it" >&2; exit 1; }
 	cargo test --locked --workspace --exclude pillion
+
+model: ## The shipper against a simulated Prometheus, disk and bucket with faults: PILLION_HISTORIES (10000) of PILLION_SEED (the time)
+	PILLION_SEED=$${PILLION_SEED:-$$(date +%s)} PILLION_HISTORIES=$${PILLION_HISTORIES:-10000} \
+	  cargo test --locked -p pillion-ship --test it model:: -- --nocapture
 
 # Most tests wait for servers most of their time, so more of them run at once than there are cores.
 test: setup prometheus rgw ## All tests, the end-to-end ones on every Prometheus release that is there

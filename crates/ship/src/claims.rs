@@ -10,11 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::LOG_TARGET;
 use crate::claim::{Claim, Files, Record};
 use crate::limits;
+use crate::meta::Meta;
 use crate::plan::Found;
 use crate::scan::{self, Examined};
 use crate::spool::{Spool, SpoolEntry};
@@ -316,6 +317,20 @@ impl Claims {
         Ok(Some(Files::Open { sources, is_refused }))
     }
 
+    /// Whether a claim has the very files of the block in `dir`, whatever is written to them. False without a claim, and
+    /// where nothing is known of it.
+    pub(crate) fn is_of(&self, ulid: Ulid, dir: &Path) -> bool {
+        let Some(claim) = self.held.get(&ulid) else { return false };
+        let Files::Linked(links) = &claim.files else { return false };
+        let Ok(chunks) = self.disk.list(&dir.join("chunks")) else { return false };
+        let inode = |path: PathBuf| self.disk.stat(&path).map(|file| (file.dev(), file.ino())).ok();
+        let is_same = |name: String| {
+            let here = inode(dir.join(&name));
+            here.is_some() && here == inode(links.join(&name))
+        };
+        chunks.iter().map(|entry| &entry.name).eq(&claim.chunks) && claim.names().all(is_same)
+    }
+
     /// Pins the labels of every claim that is not pinned yet.
     pub(crate) fn pin(&mut self, labels: &Labels) {
         if labels.is_empty() {
@@ -337,21 +352,21 @@ impl Claims {
     }
 
     /// Gives claims up, newest first, until they cost no more than the budget and leave the reserve free. `is_local` says
-    /// whether Prometheus still has a block: then its claim costs nothing. `is_idle` says whether a claim is not going to be
-    /// shipped as things are; such claims go first.
+    /// whether Prometheus still has a block: then its claim costs nothing. `idleness` says how well a claim can be done
+    /// without; those that can be best go first.
     pub(crate) fn enforce_budget(
         &mut self,
         budget: &Budget,
         is_local: impl Fn(Ulid) -> bool,
-        is_idle: impl Fn(Ulid) -> bool,
+        idleness: impl Fn(&Meta) -> u8,
     ) -> Cost {
-        let mut held: Vec<((bool, i64), Ulid, u64)> = self
+        let mut held: Vec<((u8, i64), Ulid, u64)> = self
             .held
             .values()
             .filter(|claim| !is_local(claim.meta.ulid))
             .map(|claim| {
                 let ulid = claim.meta.ulid;
-                ((is_idle(ulid), claim.meta.min_time_ms), ulid, self.cost(&files(claim)))
+                ((idleness(&claim.meta), claim.meta.min_time_ms), ulid, self.cost(&files(claim)))
             })
             .collect();
         held.sort_unstable();

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::LOG_TARGET;
 use crate::json::{self, Json, Object};
@@ -16,6 +17,7 @@ use crate::plan::Found;
 use crate::ulid::Ulid;
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::{self, Disk};
+use pillion_base::time::unix_ms;
 
 /// The memory of this data directory.
 pub(crate) struct History {
@@ -23,10 +25,12 @@ pub(crate) struct History {
     disk: Disk,
     /// What the file says, or will say; `None` before it was read.
     said: Option<Said>,
-    /// The bytes that the file is known to hold.
-    on_disk: Option<Vec<u8>>,
+    /// Whether the file holds less, or more, than is known.
+    is_dirty: bool,
     /// For how many scans in succession nobody has needed a block.
     n_unneeded: BTreeMap<Ulid, u32>,
+    /// When it could not be told for the first time which blocks are there.
+    failed_ms: Option<i64>,
     /// The last failure that was logged.
     logged: Option<String>,
 }
@@ -43,14 +47,15 @@ impl History {
     /// The memory of a data directory; nothing is read yet.
     pub(crate) fn new(data_dir: &Path, disk: Disk) -> History {
         let path = data_dir.join("thanos").join("history.json");
-        History { path, disk, said: None, on_disk: None, n_unneeded: BTreeMap::new(), logged: None }
+        History { path, disk, said: None, is_dirty: false, n_unneeded: BTreeMap::new(), failed_ms: None, logged: None }
     }
 
-    /// Reads the file if it was not read yet. Without one, uploads are turned on now: what the compacted blocks of
-    /// `found` were made of is not shipped.
+    /// Reads the file if it was not read yet. Without one, uploads are turned on now: what the compacted blocks that `scan`
+    /// finds were made of is not shipped.
     ///
-    /// `Errors:` when there is a file that cannot be read now. Until it can, nothing is known of compacted blocks.
-    pub(crate) fn begin(&mut self, found: &[Found]) -> Result<()> {
+    /// `Errors:` when there is a file that cannot be read now, or when `scan` fails. Until then nothing is known of
+    /// compacted blocks.
+    pub(crate) fn begin(&mut self, scan: impl FnOnce() -> Result<Vec<Found>>) -> Result<()> {
         if self.said.is_some() {
             return Ok(());
         }
@@ -59,17 +64,25 @@ impl History {
             Err(err) if err.kind() == Kind::Limit => self.set_aside(&err)?,
             Err(err) => return Err(err.with_kind(Kind::Retry).context("read which blocks were shipped")),
             Ok(bytes) => match parse(&bytes) {
-                Ok(said) => {
-                    self.on_disk = Some(bytes);
-                    Some(said)
-                }
+                Ok(said) => Some(said),
                 Err(err) => self.set_aside(&err)?,
             },
         };
-        self.said = Some(said.unwrap_or_else(|| {
-            let compacted = found.iter().filter_map(|found| found.meta.as_ref().ok()).filter(|meta| meta.level > 1);
-            Said { before: compacted.flat_map(Meta::covered).collect(), shipped: BTreeSet::new() }
-        }));
+        self.said = Some(match said {
+            Some(said) => said,
+            None => {
+                // What was named since the first attempt was compacted since. It is told by the clock only then: clocks jump.
+                let failed_ms = self.failed_ms;
+                let is_new = |meta: &&Meta| failed_ms.is_some_and(|failed_ms| meta.ulid.time_ms() > failed_ms);
+                self.failed_ms = failed_ms.or_else(|| Some(unix_ms(SystemTime::now())));
+                let found = scan()?;
+                let metas = found.iter().filter_map(|found| found.meta.as_ref().ok());
+                let compacted = metas.filter(|meta| meta.level > 1 && !is_new(meta));
+                self.is_dirty = true;
+                Said { before: compacted.flat_map(Meta::covered).collect(), shipped: BTreeSet::new() }
+            }
+        });
+        self.save();
         Ok(())
     }
 
@@ -104,10 +117,16 @@ impl History {
         self.said.as_ref().is_some_and(|said| said.shipped.contains(&ulid))
     }
 
+    /// The blocks that were shipped, as far as they are still of interest.
+    pub(crate) fn shipped(&self) -> impl Iterator<Item = Ulid> + '_ {
+        self.said.iter().flat_map(|said| said.shipped.iter().copied())
+    }
+
     /// Notes that the samples of these blocks need not be shipped any more; [`History::save`] writes it.
     pub(crate) fn add(&mut self, ulids: impl IntoIterator<Item = Ulid>) {
-        if let Some(said) = &mut self.said {
-            said.shipped.extend(ulids);
+        let Some(said) = &mut self.said else { return };
+        for ulid in ulids {
+            self.is_dirty |= said.shipped.insert(ulid);
         }
     }
 
@@ -122,27 +141,25 @@ impl History {
         let before = std::mem::take(&mut self.n_unneeded);
         self.n_unneeded = unneeded.map(|ulid| (*ulid, before.get(ulid).map_or(1, |n| n.saturating_add(1)))).collect();
         let is_over = |ulid: &Ulid| self.n_unneeded.get(ulid).is_some_and(|n| *n > limits::HISTORY_SCANS);
+        let n_before = said.shipped.len() + said.before.len();
         said.shipped.retain(|ulid| !is_over(ulid));
         said.before.retain(|ulid| !is_over(ulid));
+        self.is_dirty |= said.shipped.len() + said.before.len() < n_before;
     }
 
     /// Writes the file unless it holds the same already. A failure is logged once, and the next call tries again.
     pub(crate) fn save(&mut self) {
-        let Some(said) = &self.said else { return };
+        let Some(said) = self.said.as_ref().filter(|_| self.is_dirty) else { return };
         let bytes = write(said);
-        if self.on_disk.as_ref() == Some(&bytes) {
-            return;
-        }
         let dir = files::parent(&self.path);
         // Whoever may not create the folder may not write into it either.
         let written = self.disk.create_dirs_synced(dir).and_then(|()| self.disk.replace(&self.path, &bytes));
         match written {
             Ok(()) => {
-                self.on_disk = Some(bytes);
+                self.is_dirty = false;
                 self.logged = None;
             }
             Err(err) => {
-                self.on_disk = None;
                 let text = err.to_string();
                 if self.logged.as_ref() != Some(&text) {
                     log::warn!(target: LOG_TARGET, err = text.as_str();
@@ -205,20 +222,20 @@ mod tests {
         Found { ulid: own, dir: PathBuf::new(), is_local: true, meta: Meta::parse(text.as_bytes()) }
     }
 
-    fn begun(dir: &Path, found: &[Found]) -> History {
+    fn begun(dir: &Path, found: Vec<Found>) -> History {
         let mut history = History::new(dir, Disk::real());
-        history.begin(found).unwrap();
+        history.begin(|| Ok(found)).unwrap();
         history
     }
 
     #[test]
     fn what_was_there_before_and_what_was_shipped_is_covered_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let mut history = begun(dir.path(), &[found(3, 2, &[1, 2]), found(4, 1, &[4]), found(6, 3, &[])]);
+        let mut history = begun(dir.path(), vec![found(3, 2, &[1, 2]), found(4, 1, &[4]), found(6, 3, &[])]);
         history.add([ulid(5)]);
         history.save();
         // A compacted block that was not there at the first start is none of it.
-        let again = begun(dir.path(), &[found(9, 2, &[8])]);
+        let again = begun(dir.path(), vec![found(9, 2, &[8])]);
         for (n, covered) in [(1, true), (2, true), (3, false), (4, false), (5, true), (6, true), (8, false), (9, false)]
         {
             assert_eq!((history.covers(ulid(n)), again.covers(ulid(n))), (covered, covered), "{n}");
@@ -229,7 +246,7 @@ mod tests {
     #[test]
     fn what_nobody_needs_is_forgotten_after_a_while() {
         let dir = tempfile::tempdir().unwrap();
-        let mut history = begun(dir.path(), &[]);
+        let mut history = begun(dir.path(), vec![]);
         history.add([ulid(1), ulid(2), ulid(3)]);
         for _ in 0..limits::HISTORY_SCANS {
             history.prune(&[found(3, 1, &[3])]);
@@ -244,15 +261,15 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_now_is_no_missing_one_and_garbage_is_kept_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let mut history = begun(dir.path(), &[]);
+        let mut history = begun(dir.path(), vec![]);
         history.add([ulid(1)]);
         history.save();
         let refused = Disk::watched(|_| Err(std::io::Error::from_raw_os_error(13)));
-        assert_eq!(History::new(dir.path(), refused).begin(&[]).unwrap_err().kind(), Kind::Retry);
-        assert!(begun(dir.path(), &[]).covers(ulid(1)));
+        assert_eq!(History::new(dir.path(), refused).begin(|| Ok(vec![])).unwrap_err().kind(), Kind::Retry);
+        assert!(begun(dir.path(), vec![]).covers(ulid(1)));
         for garbage in ["{", "[]", r#"{"version":2}"#, r#"{"version":1,"before":[],"shipped":["x"]}"#] {
             std::fs::write(dir.path().join("thanos/history.json"), garbage).unwrap();
-            let history = begun(dir.path(), &[found(3, 2, &[2])]);
+            let history = begun(dir.path(), vec![found(3, 2, &[2])]);
             assert!(history.covers(ulid(2)) && !history.covers(ulid(1)), "{garbage}");
         }
         let names: Vec<_> = std::fs::read_dir(dir.path().join("thanos")).unwrap().collect();

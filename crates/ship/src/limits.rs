@@ -8,6 +8,8 @@ pub(crate) use pillion_base::limits::META_BYTES_MAX;
 pub(crate) const SHIP_INTERVAL: Duration = Duration::from_secs(30);
 /// A block is shipped once two looks that are so far apart saw the same files: one that is copied in grows meanwhile.
 pub(crate) const SETTLE_TIME: Duration = Duration::from_secs(25);
+/// A block that was written so long ago is not being copied in.
+pub(crate) const SETTLED_AGE: Duration = Duration::from_secs(60);
 /// For so long a block that the disk cannot read is tried again before it is given up.
 pub(crate) const UNREADABLE_TIME: Duration = Duration::from_secs(24 * 3600);
 /// Longest wait between two attempts of that.

@@ -90,20 +90,11 @@ impl Meta {
         Ok(meta)
     }
 
-    /// The part of a meta.json that orders a shipped block among the others. Must not be written.
-    pub(crate) fn stub(ulid: Ulid, min_time_ms: i64) -> Meta {
+    /// The part of a meta.json that a tick needs of a shipped block. Must not be written.
+    pub(crate) fn stub(&self) -> Meta {
         let (root, labels) = (Object::default(), BTreeMap::new());
-        Meta {
-            root,
-            ulid,
-            min_time_ms,
-            max_time_ms: min_time_ms,
-            n_samples: 0,
-            n_chunks: 0,
-            level: 0,
-            sources: Vec::new(),
-            labels,
-        }
+        let sources = if self.level > 1 { self.sources.clone() } else { Vec::new() };
+        Meta { root, labels, sources, level: 0, n_samples: 0, n_chunks: 0, ..*self }
     }
 
     /// The blocks of level 1 whose samples it has; itself if it does not say.

@@ -35,7 +35,8 @@ pub(crate) struct Remote {
 /// A block of the bucket.
 struct Known {
     block: BucketBlock,
-    /// What it was compacted of. `None` if nobody has asked for its labels yet: a fleet has millions of those names.
+    /// What it was compacted of; of a block with other labels only what is of interest here, because a fleet has millions of
+    /// those names. `None` if nobody has asked yet.
     sources: Option<Vec<Ulid>>,
 }
 
@@ -55,19 +56,23 @@ impl Remote {
     /// The first block of the bucket that overlaps `new`. A folder without meta.json is an upload that is under way or
     /// was given up; it overlaps nothing (D-28).
     pub(crate) fn overlap(&mut self, new: &BucketBlock, bucket: &dyn Bucket, stop: &Stop) -> Result<Option<Ulid>> {
-        self.gather(new, bucket, stop)?;
+        self.gather(new, None, bucket, stop)?;
         Ok(plan::overlap(new, self.known.values().map(|known| &known.block)).map(|old| old.ulid))
     }
 
-    /// The first block of the bucket that was compacted of all that `new` has.
-    pub(crate) fn compacted_of(&mut self, new: &Meta, bucket: &dyn Bucket, stop: &Stop) -> Result<Option<Ulid>> {
-        let block = BucketBlock::from(new);
-        self.gather(&block, bucket, stop)?;
+    /// The first block of the bucket that was compacted of all that `new` has, under whatever labels: they may have changed
+    /// since. `ours` are the blocks of this data directory.
+    pub(crate) fn compacted_of(
+        &mut self,
+        new: &Meta,
+        ours: &BTreeSet<Ulid>,
+        bucket: &dyn Bucket,
+        stop: &Stop,
+    ) -> Result<Option<Ulid>> {
+        self.gather(&BucketBlock::from(new), Some(ours), bucket, stop)?;
         let has_all = |known: &&Known| {
             let sources = known.sources.as_deref().unwrap_or_default();
-            known.block.ulid != new.ulid
-                && known.block.labels == block.labels
-                && new.covered().all(|ulid| sources.contains(&ulid))
+            known.block.ulid != new.ulid && new.covered().all(|ulid| sources.contains(&ulid))
         };
         Ok(self.known.values().find(has_all).map(|known| known.block.ulid))
     }
@@ -79,15 +84,27 @@ impl Remote {
         }
     }
 
-    fn gather(&mut self, new: &BucketBlock, bucket: &dyn Bucket, stop: &Stop) -> Result<()> {
-        let lacks_sources = |known: &Known| known.sources.is_none() && known.block.labels == new.labels;
-        if self.is_fresh && !self.known.values().any(lacks_sources) {
+    fn gather(
+        &mut self,
+        new: &BucketBlock,
+        ours: Option<&BTreeSet<Ulid>>,
+        bucket: &dyn Bucket,
+        stop: &Stop,
+    ) -> Result<()> {
+        let is_enough = |known: &Known| known.sources.is_some() || (ours.is_none() && known.block.labels != new.labels);
+        if self.is_fresh && self.known.values().all(is_enough) {
             return Ok(());
         }
-        self.list(new, bucket, stop).map_err(|err| bucket_fault(err).context("get all block meta."))
+        self.list(new, ours, bucket, stop).map_err(|err| bucket_fault(err).context("get all block meta."))
     }
 
-    fn list(&mut self, new: &BucketBlock, bucket: &dyn Bucket, stop: &Stop) -> Result<()> {
+    fn list(
+        &mut self,
+        new: &BucketBlock,
+        ours: Option<&BTreeSet<Ulid>>,
+        bucket: &dyn Bucket,
+        stop: &Stop,
+    ) -> Result<()> {
         log::info!(target: LOG_TARGET, id = new.ulid.as_str(); "gathering all existing blocks from the remote bucket for check");
         self.load();
         let mut there = BTreeSet::new();
@@ -101,7 +118,8 @@ impl Remote {
         let mut is_changed = self.known.len() != n_known;
         let mut failed = Ok(());
         for block in there {
-            let is_enough = |known: &Known| known.sources.is_some() || known.block.labels != new.labels;
+            let is_enough =
+                |known: &Known| known.sources.is_some() || (ours.is_none() && known.block.labels != new.labels);
             if self.known.get(&block).is_some_and(is_enough) {
                 continue;
             }
@@ -115,7 +133,11 @@ impl Remote {
                     Ok(meta) => {
                         is_changed = true;
                         let bucket_block = BucketBlock { ulid: block, ..BucketBlock::from(&meta) };
-                        let sources = (bucket_block.labels == new.labels).then(|| meta.covered().collect());
+                        let sources = match ours {
+                            _ if bucket_block.labels == new.labels => Some(meta.covered().collect()),
+                            Some(ours) => Some(meta.covered().filter(|ulid| ours.contains(ulid)).collect()),
+                            None => None,
+                        };
                         self.remember(bucket_block, sources);
                     }
                     Err(err) => log::warn!(target: LOG_TARGET, block = block.as_str(), err = err.to_string();

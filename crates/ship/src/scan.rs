@@ -115,18 +115,41 @@ pub(crate) fn examine(disk: &Disk, dir: &Path, meta: &Meta) -> Result<Examined> 
 /// Sizes, times and inodes of a block's files: they show a change without reading the files.
 pub(crate) type Fingerprint = Vec<(String, u64, i64, i64, u64)>;
 
-/// The fingerprint of a block as it is; a file that cannot be examined is left out.
-pub(crate) fn fingerprint(disk: &Disk, dir: &Path) -> Fingerprint {
+/// The fingerprint of a block as it is.
+///
+/// `Errors:` when something of it cannot be examined: then nothing is known of a change.
+pub(crate) fn look(disk: &Disk, dir: &Path) -> Result<Fingerprint> {
     let mut files = Vec::new();
     for folder in [dir.to_owned(), dir.join("chunks")] {
-        for entry in disk.list(&folder).unwrap_or_default() {
+        for entry in there(disk.list(&folder))?.unwrap_or_default() {
             let path = folder.join(&entry.name);
-            if let Ok(found) = disk.stat(&path) {
+            if let Some(found) = there(disk.stat(&path))? {
                 files.push((path.display().to_string(), found.len(), found.mtime(), found.mtime_nsec(), found.ino()));
             }
         }
     }
-    files
+    Ok(files)
+}
+
+/// Whether what is shipped of a block is the same. Prometheus may write tombstones and meta.json anew at any time.
+pub(crate) fn is_same_content(before: &Fingerprint, now: &Fingerprint) -> bool {
+    let is_content = |file: &&(String, u64, i64, i64, u64)| {
+        let is_other = ["/tombstones", "/meta.json", ".tmp"].iter().any(|end| file.0.ends_with(end));
+        !is_other
+    };
+    before.iter().filter(is_content).eq(now.iter().filter(is_content))
+}
+
+fn there<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(err) if err.kind() == Kind::NotFound => Ok(None),
+        other => other.map(Some).map_err(unreadable),
+    }
+}
+
+/// As [`look`], of a block that is set aside; empty if it cannot be examined.
+pub(crate) fn fingerprint(disk: &Disk, dir: &Path) -> Fingerprint {
+    look(disk, dir).unwrap_or_default()
 }
 
 /// Whether nothing of a block was written in the last `time`, folders included: a copy writes its folders until the end.

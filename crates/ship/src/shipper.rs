@@ -26,10 +26,11 @@ use crate::history::History;
 use crate::lag::ShippingLag;
 use crate::ledger::Ledger;
 use crate::limits;
+use crate::meta::Meta;
 use crate::metrics::ShipMetrics;
 use crate::place::Place;
 use crate::remote::Remote;
-use crate::scan::Fingerprint;
+use crate::scan::{self, Fingerprint};
 use crate::spool::Spool;
 use crate::ulid::Ulid;
 use crate::upload::UploadGate;
@@ -66,7 +67,9 @@ pub struct ShipConfig {
     pub claim_reserve_bytes: u64,
     /// Two looks so far apart must see the same files before a block is shipped.
     pub settle_time: Duration,
-    /// For how long a block is tried again that the disk cannot read.
+    /// The first wait before a block is tried again that the disk cannot read; it doubles with each further one.
+    pub unreadable_wait: Duration,
+    /// For how long that goes on.
     pub unreadable_time: Duration,
     /// Time between two scans of the data directory, also while a block is uploaded.
     pub interval: Duration,
@@ -94,6 +97,7 @@ impl ShipConfig {
             claim_budget_bytes: 0,
             claim_reserve_bytes: 0,
             settle_time: limits::SETTLE_TIME,
+            unreadable_wait: limits::SHIP_INTERVAL,
             unreadable_time: limits::UNREADABLE_TIME,
             interval: limits::SHIP_INTERVAL,
             held_files_max: held_files_max(),
@@ -184,8 +188,8 @@ pub struct Shipper {
     settled: BTreeSet<Ulid>,
     /// Whether it was said that Prometheus compacts blocks before they are shipped. Once is enough.
     stand_in_is_said: bool,
-    /// First timestamps of the shipped blocks that Prometheus still has: all that a tick needs of their meta.json.
-    shipped_min_times_ms: BTreeMap<Ulid, i64>,
+    /// All that a tick needs of the meta.json of the shipped blocks that Prometheus still has.
+    shipped_stubs: BTreeMap<Ulid, Meta>,
     /// Folders that look like blocks and have impossible names.
     misnamed: BTreeSet<String>,
     /// Overlaps that were logged: the new block and the one in the bucket.
@@ -198,14 +202,19 @@ pub struct Shipper {
 }
 
 impl Shipper {
-    /// A shipper; creates the ledger at once if it is missing, because Prometheus may be waiting for it.
+    /// A shipper; creates the ledger at once if it is missing, because Prometheus may be waiting for it. At the first start
+    /// of all it looks which blocks are there: what Prometheus compacts from now on is shipped.
     pub fn new(config: ShipConfig, bucket: Arc<dyn Bucket>, state: Published<PromState>, metrics: ShipMetrics) -> Self {
+        let mut history = History::new(&config.data_dir, config.disk.clone());
+        let begun = history.begin(|| scan::scan(&config.disk, &config.data_dir, |_| None));
+        if let Err(err) = begun {
+            log::warn!(target: LOG_TARGET, err = err.to_string(); "compacted blocks wait until it is known what was shipped");
+        }
         let ledger = Ledger::open(&config.data_dir.join(&config.meta_file_name), config.disk.clone());
         let spool = Spool::new(&config.data_dir, config.disk.clone());
         let claims = Claims::new(spool, config.disk.clone(), bucket.name(), config.held_files_max);
         let backlog = Backlog { last_upload: ledger.last_upload(), ..Backlog::default() };
         let place = Place::new(&config.data_dir, config.disk.clone());
-        let history = History::new(&config.data_dir, config.disk.clone());
         let remote = Remote::new(&config.data_dir, config.disk.clone(), bucket.name());
         let shipper = Shipper {
             config,
@@ -222,7 +231,7 @@ impl Shipper {
             looks: BTreeMap::new(),
             settled: BTreeSet::new(),
             stand_in_is_said: false,
-            shipped_min_times_ms: BTreeMap::new(),
+            shipped_stubs: BTreeMap::new(),
             misnamed: BTreeSet::new(),
             overlaps: BTreeMap::new(),
             backlog,

@@ -62,10 +62,15 @@ impl Uploader<'_> {
     ///
     /// `Errors:` of class `unreadable` when the disk cannot read a file of the claim. What was uploaded stays in the bucket: without
     /// meta.json it is no block, and the next attempt goes on from there.
-    pub(crate) fn upload(&self, claim: &Claim, is_unchanged: &dyn Fn() -> bool, stop: &Stop) -> Result<Option<u64>> {
+    pub(crate) fn upload(
+        &self,
+        claim: &Claim,
+        is_unchanged: &dyn Fn() -> Result<bool>,
+        stop: &Stop,
+    ) -> Result<Option<u64>> {
         let mut files = self.gather(claim, stop)?;
         let resumed_bytes = self.complete(claim, &files, stop)?;
-        if !is_unchanged() {
+        if !is_unchanged()? {
             return Ok(None);
         }
         files.push(BlockFile { rel_path: "meta.json".to_owned(), size_bytes: None, sha256: None });

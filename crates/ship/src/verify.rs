@@ -359,7 +359,7 @@ impl Block<'_> {
             claim.record.set_done(&name, bucket.attributes(&format!("{}/{name}", self.meta.ulid), stop)?);
         }
         if writes_meta {
-            return uploader.upload(&claim, &|| true, stop).map(drop);
+            return uploader.upload(&claim, &|| Ok(true), stop).map(drop);
         }
         let files = uploader.gather(&claim, stop)?;
         uploader.complete(&claim, &files, stop).map(drop)

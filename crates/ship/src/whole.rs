@@ -14,26 +14,23 @@ const INDEX_END_BYTES: u64 = 52;
 /// Five bytes hold any length of a chunk.
 const LEN_BITS_MAX: u32 = 35;
 
-/// Whether a claimed block is whole. What cannot be read is not.
-pub(crate) fn is_whole(claim: &Claim, disk: &Disk) -> bool {
-    let check = || -> Result<bool> {
-        let mut n_chunks = 0;
-        for name in claim.names() {
-            let source = claim.open(disk, &name)?;
-            if name == "index" {
-                if !has_end(&source)? {
-                    return Ok(false);
-                }
-                continue;
+/// Whether a claimed block is whole. `Errors:` those of reading it.
+pub(crate) fn is_whole(claim: &Claim, disk: &Disk) -> Result<bool> {
+    let mut n_chunks = 0;
+    for name in claim.names() {
+        let source = claim.open(disk, &name)?;
+        if name == "index" {
+            if !has_end(&source)? {
+                return Ok(false);
             }
-            match count_chunks(&source)? {
-                Some(n) => n_chunks += n,
-                None => return Ok(false),
-            }
+            continue;
         }
-        Ok(n_chunks == claim.meta.n_chunks)
-    };
-    check().unwrap_or(false)
+        match count_chunks(&source)? {
+            Some(n) => n_chunks += n,
+            None => return Ok(false),
+        }
+    }
+    Ok(n_chunks == claim.meta.n_chunks)
 }
 
 fn has_end(source: &Source) -> Result<bool> {

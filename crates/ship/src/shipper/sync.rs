@@ -41,12 +41,14 @@ enum Shipped {
 }
 
 /// What the bucket is looked through for before a block goes up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Checks {
     /// For blocks that overlap it.
     overlaps: bool,
     /// For blocks that were compacted of it.
     compacted: bool,
+    /// The blocks of level 1 that are or were here.
+    ours: BTreeSet<Ulid>,
 }
 
 /// How the attempt to ship a block ended.
@@ -84,8 +86,8 @@ impl Shipper {
         let planned = self.plan(&found, &|ulid| shipped.contains(&ulid));
         self.look(&planned);
         let done = planned.iter().filter(|planned| matches!(planned.action, Action::Done));
-        self.shipped_min_times_ms =
-            done.filter_map(|done| Some((done.found.ulid, done.found.meta.as_ref().ok()?.min_time_ms))).collect();
+        self.shipped_stubs =
+            done.filter_map(|done| Some((done.found.ulid, done.found.meta.as_ref().ok()?.stub()))).collect();
         // What the ledger will list: entries that are known before the first upload, then one after each block.
         let mut listing: Vec<Option<LedgerEntry>> =
             planned.iter().map(|planned| self.entry_before_upload(planned, report)).collect();
@@ -155,7 +157,8 @@ impl Shipper {
 
     /// Brings the memory of shipped blocks up to date. `Errors:` when it cannot be read now; then compacted blocks wait.
     fn begin_history(&mut self, found: &[Found], shipped: &BTreeSet<Ulid>) -> Result<()> {
-        self.history.begin(found)?;
+        let config = &self.config;
+        self.history.begin(|| scan::scan(&config.disk, &config.data_dir, |_| None))?;
         self.history.add(shipped.iter().copied());
         self.history.prune(found);
         self.history.save();
@@ -191,15 +194,29 @@ impl Shipper {
             }
             let look = before.get(&found.ulid);
             if !found.is_local {
-                if look.is_some() && !self.was_whole(found, planned) {
-                    self.gives_up_torn(found.ulid);
+                let Some(Look { since, fingerprint }) = look else { continue };
+                let claim = self.claims.get(found.ulid);
+                match claim.map_or(Ok(false), |claim| whole::is_whole(claim, &disk)) {
+                    Ok(true) => drop(self.settled.insert(found.ulid)),
+                    Ok(false) => self.gives_up_torn(found.ulid, planned),
+                    // Nothing is known while it cannot be read.
+                    Err(_) => {
+                        let look = Look { since: *since, fingerprint: fingerprint.clone() };
+                        self.looks.insert(found.ulid, look);
+                    }
                 }
                 continue;
             }
-            if scan::is_old(&disk, &found.dir, time) {
+            if scan::is_old(&disk, &found.dir, time.max(limits::SETTLED_AGE)) {
                 continue;
             }
-            let fingerprint = scan::fingerprint(&disk, &found.dir);
+            let Ok(fingerprint) = scan::look(&disk, &found.dir) else {
+                // Nothing is known of it now, so what was known stays, and it waits.
+                let look = look.map(|look| Look { since: look.since, fingerprint: look.fingerprint.clone() });
+                let begun = || Look { since: Instant::now(), fingerprint: Fingerprint::new() };
+                self.looks.insert(found.ulid, look.unwrap_or_else(begun));
+                continue;
+            };
             match look {
                 Some(look) if look.fingerprint == fingerprint && look.since.elapsed() >= time => {
                     self.settled.insert(found.ulid);
@@ -208,8 +225,9 @@ impl Shipper {
                     self.looks.insert(found.ulid, Look { since: look.since, fingerprint });
                 }
                 look => {
-                    // Its links may be to files that others have replaced since.
-                    if look.is_some() {
+                    // Its links may be to files that others have replaced since, or some may be missing.
+                    if look.is_some() && !self.claims.is_of(found.ulid, &found.dir) && !scan::is_gone(&disk, &found.dir)
+                    {
                         self.claims.end(found.ulid);
                     }
                     self.looks.insert(found.ulid, Look { since: Instant::now(), fingerprint });
@@ -218,26 +236,20 @@ impl Shipper {
         }
     }
 
-    /// Whether a block was whole that was removed before it had settled: Prometheus has merged it into another one, or all
-    /// of its chunks are there.
-    fn was_whole(&self, found: &Found, planned: &[Planned]) -> bool {
-        let metas = planned
-            .iter()
-            .filter(|other| other.found.ulid != found.ulid)
-            .filter_map(|other| other.found.meta.as_ref().ok());
-        if metas.flat_map(Meta::covered).any(|ulid| ulid == found.ulid) {
-            return true;
-        }
-        self.claims.get(found.ulid).is_some_and(|claim| whole::is_whole(claim, &self.config.disk))
-    }
-
-    fn gives_up_torn(&mut self, ulid: Ulid) {
+    /// Ends the claim of a block that was removed before it had settled, and that its own files do not show to be whole.
+    fn gives_up_torn(&mut self, ulid: Ulid, planned: &[Planned]) {
         if self.claims.get(ulid).is_none() {
+            return;
+        }
+        self.claims.end(ulid);
+        let others = planned.iter().filter(|other| other.found.ulid != ulid);
+        let metas = others.filter_map(|other| other.found.meta.as_ref().ok());
+        if metas.flat_map(Meta::covered).any(|source| source == ulid) {
+            log::debug!(target: LOG_TARGET, block = ulid.as_str(); "block was merged into another one before it had settled; that one is shipped");
             return;
         }
         log::error!(target: LOG_TARGET, block = ulid.as_str();
             "block is given up: it was removed before it was known to be whole, and some of it is missing");
-        self.claims.end(ulid);
         self.backlog.n_given_up += 1;
     }
 
@@ -246,10 +258,9 @@ impl Shipper {
     fn find_blocks(&mut self, shipped: &BTreeSet<Ulid>) -> Result<Vec<Found>> {
         let (disk, data_dir) = (self.config.disk.clone(), self.config.data_dir.clone());
         self.claims.find(|ulid| !scan::is_gone(&disk, &data_dir.join(ulid.as_str())));
-        let place =
-            |ulid| Some(Meta::stub(ulid, *self.shipped_min_times_ms.get(&ulid).filter(|_| shipped.contains(&ulid))?));
+        let known = |ulid| self.shipped_stubs.get(&ulid).filter(|_| shipped.contains(&ulid)).cloned();
         // The scan sorts by name.
-        let mut found = scan::scan(&self.config.disk, &self.config.data_dir, place)?;
+        let mut found = scan::scan(&self.config.disk, &self.config.data_dir, known)?;
         let mut gone = Vec::new();
         for (ulid, claim) in self.claims.iter() {
             let meta = Ok(claim.meta.clone());
@@ -329,10 +340,16 @@ impl Shipper {
         let (disk, data_dir) = (self.config.disk.clone(), self.config.data_dir.clone());
         // A failed look proves nothing, and a block that may be there is not given up.
         let is_local = |ulid: Ulid| !scan::is_gone(&disk, &data_dir.join(ulid.as_str()));
-        // The bucket has its time already.
-        let is_idle = |ulid: Ulid| self.overlaps.contains_key(&ulid);
+        let (overlaps, history) = (&self.overlaps, &self.history);
+        let idleness = |meta: &Meta| match () {
+            // It is not shipped as things are: the bucket has its time already.
+            () if overlaps.contains_key(&meta.ulid) => 2,
+            // The bucket has its samples.
+            () if meta.level > 1 && meta.covered().all(|ulid| history.covers(ulid)) => 1,
+            () => 0,
+        };
         let budget = Budget { bytes: self.config.claim_budget_bytes, reserve_bytes: self.config.claim_reserve_bytes };
-        let cost = self.claims.enforce_budget(&budget, is_local, is_idle);
+        let cost = self.claims.enforce_budget(&budget, is_local, idleness);
         self.backlog.claimed_bytes = cost.bytes;
         self.backlog.n_given_up += cost.n_given_up;
         if cost.n_given_up > 0 {
@@ -415,13 +432,29 @@ impl Shipper {
         if labels.is_empty() && !self.claims.get(ulid).is_some_and(|claim| claim.is_pinned) {
             return Ok(Attempt::WaitsForLabels);
         }
-        let fingerprint = Some(scan::fingerprint(&self.config.disk, &found.dir));
+        let look = if found.is_local { scan::look(&self.config.disk, &found.dir).map(Some) } else { Ok(None) };
+        let look = match look {
+            Err(err) if err.class() == UNREADABLE => {
+                return Ok(Attempt::Ended(self.cannot_read(found, &err, report)));
+            }
+            Err(err) => {
+                self.fail_block(err.context(format!("upload {ulid}")), report)?;
+                return Ok(Attempt::Ended(None));
+            }
+            Ok(look) => look,
+        };
         let secured = match self.claims.claim_block(found, &labels, true) {
             Err(err) if err.kind() == Kind::Corrupt => {
                 return Ok(Attempt::Ended(Some(self.quarantine(found, &err, None, report))));
             }
             Err(err) if err.class() == UNREADABLE => {
                 return Ok(Attempt::Ended(self.cannot_read(found, &err, report)));
+            }
+            // Its claim cannot be used now, and must not be replaced. It was said already, and is looked at again.
+            Err(err) if self.claims.unread().any(|(unread, _)| unread == ulid) => {
+                report.n_failed += 1;
+                self.count(&err, report);
+                return Ok(Attempt::Ended(None));
             }
             Err(err) => {
                 self.metrics.upload_failures.inc();
@@ -434,7 +467,7 @@ impl Shipper {
         let Some(claim) = self.claims.take(ulid).filter(|_| secured == ClaimOutcome::Claimed) else {
             return Ok(Attempt::Ended(None));
         };
-        let shipped = self.ship_in_background(&claim, stands_in, found, fingerprint.as_ref(), stop);
+        let shipped = self.ship_in_background(&claim, stands_in, found, look.as_ref(), stop);
         let covered: Vec<Ulid> = claim.meta.covered().chain([ulid]).collect();
         self.claims.put_back(claim);
         let shipped = match shipped {
@@ -480,7 +513,10 @@ impl Shipper {
                 }
                 None
             }
-            Err(err) if err.kind() == Kind::Corrupt => Some(self.quarantine(found, &err, fingerprint, report)),
+            Err(err) if err.kind() == Kind::Corrupt => {
+                let look = look.unwrap_or_else(|| scan::fingerprint(&self.config.disk, &found.dir));
+                Some(self.quarantine(found, &err, Some(look), report))
+            }
             Err(err) if err.kind() == Kind::Stopped => return Err(err),
             Err(err) if err.class() == UNREADABLE => self.cannot_read(found, &err, report),
             Err(err) => {
@@ -536,14 +572,14 @@ impl Shipper {
             self.unreadable.insert(ulid, begun);
         }
         let listed = self.ledger.entry(ulid);
-        let interval = self.config.interval;
+        let first_wait = self.config.unreadable_wait;
         let known = self.unreadable.get_mut(&ulid)?;
         self.backlog.quarantined.insert(ulid.to_string(), format!("cannot be read, and is tried again: {err}"));
         if now < known.next {
             return listed;
         }
         let wait =
-            interval.saturating_mul(2_u32.saturating_pow(known.n_failed.min(20))).min(limits::UNREADABLE_WAIT_MAX);
+            first_wait.saturating_mul(2_u32.saturating_pow(known.n_failed.min(20))).min(limits::UNREADABLE_WAIT_MAX);
         known.n_failed += 1;
         known.next = now.checked_add(wait).unwrap_or(now);
         let is_over = known.n_failed > 1 && known.since.elapsed() >= self.config.unreadable_time;
@@ -576,7 +612,7 @@ impl Shipper {
         claim: &Claim,
         stands_in: bool,
         found: &Found,
-        fingerprint: Option<&Fingerprint>,
+        before: Option<&Fingerprint>,
         stop: &Stop,
     ) -> Result<Result<Shipped>> {
         let (disk, bucket, gate) =
@@ -594,10 +630,20 @@ impl Shipper {
             overlaps: claim.meta.level > 1 && !stands_in && !self.config.allow_out_of_order_uploads,
             // It was shipped once, says the history, but the ledger that said so is gone.
             compacted: self.ledger.was_damaged() || self.history.has_shipped(ulid),
+            ours: self
+                .history
+                .shipped()
+                .chain(claim.meta.covered())
+                .chain(self.claims.iter().map(|(ulid, _)| ulid))
+                .collect(),
         };
-        let is_unchanged = || {
-            let is_same = |before: &Fingerprint| *before == scan::fingerprint(&disk, &found.dir);
-            !found.is_local || scan::is_gone(&disk, &found.dir) || fingerprint.is_none_or(is_same)
+        let is_unchanged = || match before {
+            Some(before) if !scan::is_gone(&disk, &found.dir) => {
+                let now = scan::look(&disk, &found.dir)?;
+                // Prometheus may be removing it.
+                Ok(scan::is_same_content(before, &now) || scan::is_gone(&disk, &found.dir))
+            }
+            _ => Ok(true),
         };
         let mut remote = self.remote.take();
         let mut encoding_is_said = self.encoding_is_said;
@@ -611,7 +657,7 @@ impl Shipper {
             if !is_there && !encoding_is_said {
                 encoding_is_said = say_newer_encoding(claim, &disk);
             }
-            Ok(ship(&uploader, claim, is_there, remote.as_mut(), checks, &is_unchanged, stop))
+            Ok(ship(&uploader, claim, is_there, remote.as_mut(), &checks, &is_unchanged, stop))
         };
         let shipped = run_in_background(work, self.config.interval, || {
             if !stop.is_stopped() {
@@ -741,8 +787,8 @@ fn ship(
     claim: &Claim,
     is_there: bool,
     mut remote: Option<&mut Remote>,
-    checks: Checks,
-    is_unchanged: &dyn Fn() -> bool,
+    checks: &Checks,
+    is_unchanged: &dyn Fn() -> Result<bool>,
     stop: &Stop,
 ) -> Result<Shipped> {
     if is_there {
@@ -753,7 +799,7 @@ fn ship(
         }
     }
     if let Some(remote) = remote.as_mut().filter(|_| checks.compacted && !is_there) {
-        match remote.compacted_of(&claim.meta, uploader.bucket, stop) {
+        match remote.compacted_of(&claim.meta, &checks.ours, uploader.bucket, stop) {
             Ok(None) => {}
             Ok(Some(other)) => return Ok(Shipped::Compacted(other)),
             Err(err) if err.kind() == Kind::Permanent => {

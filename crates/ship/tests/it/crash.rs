@@ -13,12 +13,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pillion_base::error::Result;
-use pillion_base::files::{Disk, Op, Step};
+use pillion_base::files::{Disk, Step};
 use pillion_base::labels::Labels;
 use pillion_base::limits;
 use pillion_base::state::{PromState, Published};
@@ -30,6 +30,8 @@ use pillion_ship::{ShipConfig, Shipper, TickReport};
 use pillion_testing::bucket::{Fate, PartsBucket, PartsStore};
 use pillion_testing::tsdb::{Block, Tsdb, fast_dir, ledger_text, tree, ulid};
 use serde_json::Value;
+
+use crate::unsynced::Unsynced;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mode {
@@ -66,8 +68,7 @@ struct Fault {
     /// Whether every step after the failed one fails too.
     is_final: bool,
     failed: Option<String>,
-    unsynced_files: BTreeSet<PathBuf>,
-    unsynced_names: BTreeSet<PathBuf>,
+    unsynced: Unsynced,
 }
 
 impl Fault {
@@ -97,56 +98,13 @@ impl Fault {
             self.failed.get_or_insert_with(|| format!("{step:?}"));
             return Err(io::Error::from_raw_os_error(28));
         }
-        let path = step.path.to_owned();
-        match (step.op, step.to) {
-            (Op::Create, _) => {
-                self.name(&path);
-                self.unsynced_files.insert(path);
-            }
-            (Op::Write, _) => drop(self.unsynced_files.insert(path)),
-            (Op::SyncFile, _) => drop(self.unsynced_files.remove(&path)),
-            (Op::SyncDir, _) => self.unsynced_names.retain(|name| name.parent() != Some(&path)),
-            (Op::CreateDir, _) => self.name(&path),
-            (Op::Link, Some(to)) => self.name(to),
-            (Op::Rename, Some(to)) => {
-                self.name(to);
-                self.unsynced_names.remove(&path);
-                if self.unsynced_files.remove(&path) {
-                    self.unsynced_files.insert(to.to_owned());
-                }
-            }
-            (Op::RemoveFile | Op::RemoveDir, _) => {
-                self.unsynced_files.remove(&path);
-                self.unsynced_names.remove(&path);
-            }
-            _ => {}
-        }
+        self.unsynced.note(step);
         Ok(())
-    }
-
-    /// Notes a name that appears; a name that was there before does not vanish.
-    fn name(&mut self, path: &Path) {
-        if !path.exists() {
-            self.unsynced_names.insert(path.to_owned());
-        }
     }
 
     /// Begins the next process: nothing fails any more, and what was not synced is still not synced.
     fn restart(&mut self) {
         (self.at, self.is_final, self.failed) = (0, false, None);
-    }
-
-    /// Takes away what was not synced.
-    fn cut_power(&self, names_too: bool) {
-        for path in &self.unsynced_files {
-            if path.exists() {
-                std::fs::write(path, b"").unwrap();
-            }
-        }
-        for path in self.unsynced_names.iter().filter(|_| names_too) {
-            let _ = std::fs::remove_file(path);
-            let _ = std::fs::remove_dir_all(path);
-        }
     }
 }
 
@@ -336,8 +294,8 @@ fn fail(world: &World, mode: Mode, at: usize) -> (Shipper, Arc<Mutex<Fault>>, Op
     shipper.tick(&world.stop);
     let failed = fault.lock().unwrap().failed.clone();
     match mode {
-        Mode::PowerCutContent => fault.lock().unwrap().cut_power(false),
-        Mode::PowerCutContentAndNames => fault.lock().unwrap().cut_power(true),
+        Mode::PowerCutContent => fault.lock().unwrap().unsynced.cut_power(false),
+        Mode::PowerCutContentAndNames => fault.lock().unwrap().unsynced.cut_power(true),
         _ => {}
     }
     if failed.is_none() {
@@ -433,7 +391,7 @@ fn check_repair(kind: Kind, mode: Mode, at: usize) -> bool {
     let failed = fault.lock().unwrap().failed.clone();
     let place = format!("repair, {kind:?}, {mode:?} at step {at}: {failed:?}, {first:?}");
     if mode == Mode::PowerCutContentAndNames {
-        fault.lock().unwrap().cut_power(true);
+        fault.lock().unwrap().unsynced.cut_power(true);
     }
     let summary = world.repair(&Disk::real(), |_| Fate::Done).unwrap();
     // The corrupted block stays corrupted.
@@ -456,7 +414,7 @@ fn check_second_cut(kind: Kind, at: usize) -> bool {
     let disk = Disk::watched(move |step| watcher.lock().unwrap().step(step, Mode::Death));
     let report = world.start(&disk, |_| Fate::Done, "eu").tick(&world.stop);
     assert!(clean(&report), "{place}: {report:?}");
-    fault.lock().unwrap().cut_power(true);
+    fault.lock().unwrap().unsynced.cut_power(true);
     // What the ledger lists is in the bucket, and all of it is listed.
     world.check_always(&place);
     assert_eq!(world.tsdb.ledger(), ledger_text(&[1, 2, 3, 4], &[2, 3]), "{place}");

@@ -4,5 +4,7 @@
 
 mod crash;
 mod lost;
+mod model;
 mod rig;
 mod ship;
+mod unsynced;
