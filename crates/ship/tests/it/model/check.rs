@@ -110,8 +110,8 @@ impl Machine {
             // What is held open has no folder.
             return;
         }
-        // What overlaps is known once it was tried.
-        let known_lines = || self.shown.lines.iter().take(before.n_lines);
+        // What overlaps is known once this process has tried it.
+        let known_lines = || self.shown.lines.iter().take(before.n_lines).skip(self.n_lines_before);
         let said = |ulid: &Ulid, text: &str| known_lines().any(|line| names(line, *ulid) && line.contains(text));
         // What was removed while it was copied in has nothing to do with the budget.
         let of_budget = |line: &&String| line.contains("given up") && !line.contains("known to be whole");

@@ -61,6 +61,8 @@ pub(crate) struct Machine {
     /// The metrics of the process that runs.
     pub(crate) metrics: Option<ShipMetrics>,
     pub(crate) shown: Shown,
+    /// Lines that were logged before that process began.
+    pub(crate) n_lines_before: usize,
     /// Operations of this tick, and what happens at which of them.
     pub(crate) n_operations: u64,
     pub(crate) pending: VecDeque<(u64, Event)>,
@@ -107,6 +109,7 @@ impl Machine {
             stopper: None,
             metrics: None,
             shown: Shown::default(),
+            n_lines_before: 0,
             n_operations: 0,
             pending: VecDeque::new(),
             random,

@@ -148,6 +148,7 @@ impl World {
         let mut machine = self.machine.lock().unwrap();
         machine.stopper = Some(stopper);
         machine.random = Random::new(seed);
+        machine.n_lines_before = machine.shown.lines.len();
         let is_known = machine.labels_known;
         machine.publish(is_known);
         let metrics = ShipMetrics::default();
