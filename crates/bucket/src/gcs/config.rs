@@ -16,7 +16,7 @@ pub struct GcsConfig {
     pub endpoint: String,
     /// Credentials in Google's JSON; empty: those that the environment names.
     pub service_account: Secret,
-    /// Larger files go in chunks of this size, a multiple of [`limits::GCS_CHUNK_UNIT_BYTES`]. `Units:` bytes.
+    /// Larger files go in chunks of this size, a multiple of 256 KiB. `Units:` bytes.
     pub chunk_bytes: u64,
     /// Attempts for each request; 1 means no retry.
     pub max_attempts: u32,
