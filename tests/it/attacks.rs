@@ -149,7 +149,8 @@ fn closed_windows_stop_nobody() {
     while n_reads < 16 && begun.elapsed() < Duration::from_secs(1) {
         n_reads += usize::from(arena.prometheus.reads.recv_timeout(Duration::from_millis(100)).is_ok());
     }
-    let served = arena.serve(CALL);
+    // Answers that nobody reads are put aside first, and the machine may be busy.
+    let served = arena.serve(2 * CALL);
     eprintln!("attack: closed windows: {n_reads} reads for the attacker");
     assert!(n_reads > 0, "the attack did not take place");
     arena.conclude("closed windows", &served);
