@@ -252,6 +252,15 @@ impl Claims {
             }
         };
         let linked = self.spool.claim(&found.dir, &chunks, &meta, is_pinned);
+        // A file may have been damaged between the look at it and the link to it.
+        if let Ok(dir) = &linked
+            && let Err(err) = scan::examine(&self.disk, dir, &meta)
+        {
+            if let Err(err) = self.spool.release(ulid) {
+                log::debug!(target: LOG_TARGET, err = err.to_string(); "a leftover stays until the next look");
+            }
+            return Err(err);
+        }
         let (files, record) = match linked {
             Ok(dir) => {
                 let (Ok((record, _)) | Err(record)) = record;
@@ -309,6 +318,9 @@ impl Claims {
         let mut sources = BTreeMap::new();
         for name in chunks.iter().map(|name| format!("chunks/{name}")).chain(["index".to_owned()]) {
             match self.disk.open_source(&found.dir.join(&name)) {
+                Ok(source) if source.size_bytes() == 0 => {
+                    return Err(Error::new(Kind::Corrupt, format!("{} is empty", source.path().display())));
+                }
                 Ok(source) => sources.insert(name, source),
                 Err(_) if scan::is_gone(&self.disk, &found.dir) => return Ok(None),
                 Err(err) => return Err(err.context(format!("hold block {}", found.ulid))),
@@ -317,18 +329,24 @@ impl Claims {
         Ok(Some(Files::Open { sources, is_refused }))
     }
 
-    /// Whether a claim has the very files of the block in `dir`, whatever is written to them. False without a claim, and
-    /// where nothing is known of it.
-    pub(crate) fn is_of(&self, ulid: Ulid, dir: &Path) -> bool {
-        let Some(claim) = self.held.get(&ulid) else { return false };
-        let Files::Linked(links) = &claim.files else { return false };
-        let Ok(chunks) = self.disk.list(&dir.join("chunks")) else { return false };
-        let inode = |path: PathBuf| self.disk.stat(&path).map(|file| (file.dev(), file.ino())).ok();
-        let is_same = |name: String| {
-            let here = inode(dir.join(&name));
-            here.is_some() && here == inode(links.join(&name))
-        };
-        chunks.iter().map(|entry| &entry.name).eq(&claim.chunks) && claim.names().all(is_same)
+    /// Whether a claim has other files than the block in `dir` has now. Of files that are held open it is not known how long
+    /// they were then, so they count as others.
+    ///
+    /// `Errors:` when the files cannot be examined.
+    pub(crate) fn is_of_others(&self, ulid: Ulid, dir: &Path) -> Result<bool> {
+        let Some(claim) = self.held.get(&ulid) else { return Ok(false) };
+        let Files::Linked(links) = &claim.files else { return Ok(true) };
+        let chunks = self.disk.list(&dir.join("chunks"))?;
+        if !chunks.iter().map(|entry| &entry.name).eq(&claim.chunks) {
+            return Ok(true);
+        }
+        let inode = |path: PathBuf| self.disk.stat(&path).map(|file| (file.dev(), file.ino()));
+        for name in claim.names() {
+            if inode(dir.join(&name))? != inode(links.join(&name))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Pins the labels of every claim that is not pinned yet.

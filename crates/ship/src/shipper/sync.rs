@@ -79,6 +79,7 @@ impl Shipper {
             // Nobody knows what was shipped. What is claimed too much is let go later.
             let is_shipped = |ulid: Ulid| self.history.has_shipped(ulid);
             let planned = self.plan(&found, &is_shipped);
+            self.look(&planned);
             self.claim(planned.iter(), stop);
             self.count(&err, report);
             return Err(err);
@@ -224,10 +225,10 @@ impl Shipper {
                 Some(look) if look.fingerprint == fingerprint => {
                     self.looks.insert(found.ulid, Look { since: look.since, fingerprint });
                 }
-                look => {
+                _ => {
                     // Its links may be to files that others have replaced since, or some may be missing.
-                    if look.is_some() && !self.claims.is_of(found.ulid, &found.dir) && !scan::is_gone(&disk, &found.dir)
-                    {
+                    let is_of_others = self.claims.is_of_others(found.ulid, &found.dir).unwrap_or(false);
+                    if is_of_others && !scan::is_gone(&disk, &found.dir) {
                         self.claims.end(found.ulid);
                     }
                     self.looks.insert(found.ulid, Look { since: Instant::now(), fingerprint });
