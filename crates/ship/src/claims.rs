@@ -228,10 +228,6 @@ impl Claims {
             None => None,
         };
         let Ok(meta) = &found.meta else { return Ok(ClaimOutcome::Gone) };
-        // A new claim would remove it, with the labels that it has pinned.
-        if let Some(err) = self.unread.get(&ulid) {
-            return Err(err.clone().with_kind(Kind::Retry));
-        }
         let Examined { chunks, bytes } = match scan::examine(&self.disk, &found.dir, meta) {
             Err(_) if scan::is_gone(&self.disk, &found.dir) => return Ok(self.kept_open(before)),
             Err(err) => {
@@ -251,10 +247,14 @@ impl Claims {
                 (meta, !labels.is_empty(), Err(Record::new(&self.bucket_name, None)))
             }
         };
-        let linked = self.spool.claim(&found.dir, &chunks, &meta, is_pinned);
+        // A new claim would remove the one that cannot be read now, with the labels that it has pinned.
+        let unread = self.unread.get(&ulid).map(|err| err.clone().with_kind(Kind::Retry));
+        let is_unread = unread.is_some();
+        let linked = unread.map_or_else(|| self.spool.claim(&found.dir, &chunks, &meta, is_pinned), Err);
         // A file may have been damaged between the look at it and the link to it.
         if let Ok(dir) = &linked
             && let Err(err) = scan::examine(&self.disk, dir, &meta)
+            && err.kind() == Kind::Corrupt
         {
             if let Err(err) = self.spool.release(ulid) {
                 log::debug!(target: LOG_TARGET, err = err.to_string(); "a leftover stays until the next look");
@@ -268,7 +268,7 @@ impl Claims {
             }
             Err(err) => {
                 // What was made so far is a leftover.
-                if let Err(err) = self.spool.release(ulid) {
+                if !is_unread && let Err(err) = self.spool.release(ulid) {
                     log::debug!(target: LOG_TARGET, err = err.to_string(); "a leftover stays until the next look");
                 }
                 match record {

@@ -59,6 +59,9 @@ impl History {
         if self.said.is_some() {
             return Ok(());
         }
+        // What was named since the first attempt was compacted since. It is told by the clock only then: clocks jump.
+        let failed_ms = self.failed_ms;
+        self.failed_ms = failed_ms.or_else(|| Some(unix_ms(SystemTime::now())));
         let said = match self.disk.read(&self.path, limits::HISTORY_BYTES_MAX) {
             Err(err) if err.kind() == Kind::NotFound => None,
             Err(err) if err.kind() == Kind::Limit => self.set_aside(&err)?,
@@ -71,10 +74,7 @@ impl History {
         self.said = Some(match said {
             Some(said) => said,
             None => {
-                // What was named since the first attempt was compacted since. It is told by the clock only then: clocks jump.
-                let failed_ms = self.failed_ms;
                 let is_new = |meta: &&Meta| failed_ms.is_some_and(|failed_ms| meta.ulid.time_ms() > failed_ms);
-                self.failed_ms = failed_ms.or_else(|| Some(unix_ms(SystemTime::now())));
                 let found = scan()?;
                 let metas = found.iter().filter_map(|found| found.meta.as_ref().ok());
                 let compacted = metas.filter(|meta| meta.level > 1 && !is_new(meta));
@@ -153,7 +153,9 @@ impl History {
         let bytes = write(said);
         let dir = files::parent(&self.path);
         // Whoever may not create the folder may not write into it either.
-        let written = self.disk.create_dirs_synced(dir).and_then(|()| self.disk.replace(&self.path, &bytes));
+        let mut written = self.disk.create_dirs_synced(dir).and_then(|()| self.disk.replace(&self.path, &bytes));
+        // A claim that was not finished may have made the folder without a sync.
+        written = written.and_then(|()| self.disk.sync_dir(files::parent(dir)));
         match written {
             Ok(()) => {
                 self.is_dirty = false;

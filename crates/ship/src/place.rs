@@ -78,8 +78,11 @@ impl Place {
     fn write(&self, bucket: &str, place: &str) -> Result<()> {
         let member = |key: &str, text: &str| (key.to_owned(), Json::text(text));
         let root = Json::Object(Object(vec![member("bucket", bucket), member("place", place)]));
-        self.disk.create_dirs_synced(files::parent(&self.path))?;
-        self.disk.replace(&self.path, &json::write(&root).into_bytes())
+        let dir = files::parent(&self.path);
+        self.disk.create_dirs_synced(dir)?;
+        self.disk.replace(&self.path, &json::write(&root).into_bytes())?;
+        // A claim that was not finished may have made the folder without a sync.
+        self.disk.sync_dir(files::parent(dir))
     }
 }
 

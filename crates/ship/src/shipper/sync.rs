@@ -226,9 +226,11 @@ impl Shipper {
                     self.looks.insert(found.ulid, Look { since: look.since, fingerprint });
                 }
                 _ => {
-                    // Its links may be to files that others have replaced since, or some may be missing.
+                    // Its links may be to files that others have replaced since, or some may be missing. Where the block
+                    // itself is damaged now, the claim is the better one.
                     let is_of_others = self.claims.is_of_others(found.ulid, &found.dir).unwrap_or(false);
-                    if is_of_others && !scan::is_gone(&disk, &found.dir) {
+                    let is_whole = |meta: &Meta| scan::examine(&disk, &found.dir, meta).is_ok();
+                    if is_of_others && found.meta.as_ref().is_ok_and(is_whole) {
                         self.claims.end(found.ulid);
                     }
                     self.looks.insert(found.ulid, Look { since: Instant::now(), fingerprint });
@@ -799,7 +801,7 @@ fn ship(
             ExistingBlock::Unusable => {}
         }
     }
-    if let Some(remote) = remote.as_mut().filter(|_| checks.compacted && !is_there) {
+    if let Some(remote) = remote.as_mut().filter(|_| checks.compacted) {
         match remote.compacted_of(&claim.meta, &checks.ours, uploader.bucket, stop) {
             Ok(None) => {}
             Ok(Some(other)) => return Ok(Shipped::Compacted(other)),

@@ -168,8 +168,10 @@ impl World {
             unreadable_wait: std::time::Duration::ZERO,
             ..ShipConfig::new(data_dir)
         };
+        // Where nothing can be written from the first start on, it is said that a restart will not know of it.
+        let is_remembered = config.data_dir.join("thanos/history.json").exists();
         let shipper = Shipper::new(config, Sky::new(&self.machine), state, metrics);
-        if !self.has_run {
+        if !self.has_run || !is_remembered {
             forgive_what_was_before(&mut self.machine.lock().unwrap().prometheus, self.setup.upload_compacted);
         }
         Process { shipper, stop, n_ticks: 0 }
