@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::meta::Meta;
 use crate::ulid::Ulid;
 use pillion_base::error::{Error, Kind};
+use pillion_base::files::UNREADABLE;
 
 /// A block in the data directory, or one that only its claim has kept.
 #[derive(Debug)]
@@ -98,7 +99,8 @@ pub(crate) fn plan<'a>(found: &'a [Found], past: &Past<'_>) -> Vec<Planned<'a>> 
 pub(crate) fn coming(found: &[Found]) -> BTreeSet<Ulid> {
     let comes = |found: &&Found| match &found.meta {
         Ok(meta) => meta.level <= 1,
-        Err(err) => err.kind() != Kind::Corrupt,
+        // What the disk cannot read may be gone before it can.
+        Err(err) => err.kind() != Kind::Corrupt && err.class() != UNREADABLE,
     };
     found.iter().filter(comes).map(|found| found.ulid).collect()
 }

@@ -85,7 +85,16 @@ impl Machine {
         for ulid in names("uploaded").difference(&names("pillion_unshipped")) {
             // A compacted block may have stood in for it.
             let stands_in = |whole: &Ulid| self.prometheus.made[whole].sources.contains(ulid);
-            let was_there = self.whole_once.contains(ulid) || self.whole_once.iter().any(stands_in);
+            // Or the bucket's compactor has made one of all that it has.
+            let sources = self.prometheus.made.get(ulid).map(|made| &made.sources);
+            let merges = |meta: &Value| {
+                let of = meta["compaction"]["sources"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let of: BTreeSet<&str> = of.collect();
+                sources.is_some_and(|sources| sources.iter().all(|source| of.contains(source.as_str())))
+            };
+            let was_there = self.whole_once.contains(ulid)
+                || self.whole_once.iter().any(stands_in)
+                || self.compacted.values().any(|(_, meta)| merges(meta));
             if self.listed_once.insert(*ulid) && !was_there {
                 self.violations.push(format!("the ledger lists {ulid} as shipped, and it never was"));
             }
