@@ -3,19 +3,14 @@
 //! Never checks what clients make of its answers.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::convert::Infallible;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jiff::{SignedDuration, Timestamp};
-use md5::{Digest, Md5};
-use pillion_base::threads::spawn_thread;
 
-use crate::fake_s3::{between, decode, encode, hmac, reset};
+use crate::fake_http::{
+    Call, Reply, Server, Store, damage, date, decode, encode, hmac, list_page, md5_base64, now, reply, with,
+};
 
 pub const ACCOUNT: &str = "fakeaccount";
 pub const CONTAINER: &str = "fake-container";
@@ -23,50 +18,8 @@ pub const CONTAINER: &str = "fake-container";
 pub const KEY: &str = "a2V5LW9mLXRoZS1mYWtlLW5ldmVyLXNob3du";
 pub const CLIENT_SECRET: &str = "secret-of-the-fake-never-shown";
 
-/// What goes wrong with a request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fault {
-    /// Nothing is answered until the client goes away.
-    Hang,
-    /// The connection is reset after so many bytes of the body; nothing happened.
-    Reset(usize),
-    /// The request is done; the connection is reset instead of an answer.
-    LoseAnswer,
-    /// The request is done; the answer breaks off in the middle of its body.
-    Truncate,
-    /// The request is not done; this status and code are the answer, after the whole body.
-    Refuse(u16, &'static str),
-    /// As `Refuse`, before the body is read; then the connection is closed.
-    RefuseEarly(u16, &'static str),
-    /// The request is done, but the answer is this status and code.
-    DoAndRefuse(u16, &'static str),
-    /// The answer is a success, but nothing is kept.
-    Drop,
-    /// One byte of what is stored is changed.
-    Corrupt,
-    /// Something in between answers with this status and a web page.
-    Portal(u16),
-    /// The blob's blocks that are in no list yet are gone, before the request is done.
-    ForgetBlocks,
-}
-
-struct Rule {
-    operation: &'static str,
-    key: String,
-    skip: usize,
-    times: usize,
-    fault: Fault,
-}
-
-/// A request that arrived.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub operation: &'static str,
-    pub key: String,
-    pub query: BTreeMap<String, String>,
-    pub headers: BTreeMap<String, String>,
-    pub body_bytes: usize,
-}
+pub type Fault = crate::fake_http::Fault<Infallible>;
+pub type FakeAzure = Server<State>;
 
 #[derive(Clone, Default)]
 pub struct Blob {
@@ -81,7 +34,6 @@ pub struct State {
     pub blobs: BTreeMap<String, Blob>,
     /// Blocks in no blob, by blob and id.
     pub blocks: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    pub seen: Vec<Seen>,
     pub has_container: bool,
     /// The account's clock minus the host's.
     pub offset_s: i64,
@@ -89,73 +41,18 @@ pub struct State {
     /// The token that is accepted; empty for none.
     pub token: String,
     pub n_tokens: usize,
-    rules: Vec<Rule>,
     n_written: usize,
 }
 
-pub struct FakeAzure {
-    pub port: u16,
-    pub state: Arc<Mutex<State>>,
-    ended: Arc<AtomicBool>,
-}
-
 impl FakeAzure {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(Mutex::new(State {
-            blobs: BTreeMap::new(),
-            blocks: BTreeMap::new(),
-            seen: Vec::new(),
-            has_container: true,
-            offset_s: 0,
-            page_names: 1000,
-            token: String::new(),
-            n_tokens: 0,
-            rules: Vec::new(),
-            n_written: 0,
-        }));
-        let ended = Arc::new(AtomicBool::new(false));
-        let (shared, end) = (Arc::clone(&state), Arc::clone(&ended));
-        spawn_thread("fake-azure", None, move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (Ok(stream), state) = (stream, Arc::clone(&shared)) else { continue };
-                spawn_thread("fake-azure-connection", None, move || serve(stream, &state)).unwrap();
-            }
-        })
-        .unwrap();
-        FakeAzure { port, state, ended }
-    }
-
     /// The URL of the account, as an emulator has it.
     pub fn service(&self) -> String {
-        format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
+        self.url(ACCOUNT)
     }
 
     /// The URL of the directory that gives tokens.
     pub fn authority(&self) -> String {
-        format!("http://127.0.0.1:{}/directory", self.port)
-    }
-
-    /// The next `times` requests of `operation` (`""` is any) whose blob contains `key` go wrong, after `skip` others.
-    pub fn rule(&self, operation: &'static str, key: &str, skip: usize, times: usize, fault: Fault) {
-        self.with(|state| state.rules.push(Rule { operation, key: key.into(), skip, times, fault }));
-    }
-
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().unwrap())
-    }
-
-    /// The operations since this or `seen` was last called, in order.
-    pub fn operations(&self) -> Vec<&'static str> {
-        self.seen().iter().map(|seen| seen.operation).collect()
-    }
-
-    pub fn seen(&self) -> Vec<Seen> {
-        self.with(|state| std::mem::take(&mut state.seen))
+        self.url("directory")
     }
 
     pub fn blob(&self, key: &str) -> Option<Vec<u8>> {
@@ -163,38 +60,48 @@ impl FakeAzure {
     }
 }
 
-impl Drop for FakeAzure {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+impl Store for State {
+    type OwnFault = Infallible;
+
+    fn new(_port: u16) -> Self {
+        State {
+            blobs: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            has_container: true,
+            offset_s: 0,
+            page_names: 1000,
+            token: String::new(),
+            n_tokens: 0,
+            n_written: 0,
+        }
     }
-}
 
-struct Call {
-    method: String,
-    path: String,
-    operation: &'static str,
-    key: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Call {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
+    fn route(call: &mut Call) {
+        let inside = call.path().strip_prefix(&format!("/{ACCOUNT}/{CONTAINER}"));
+        let key = decode(inside.unwrap_or_default().trim_start_matches('/'));
+        call.operation = match inside {
+            Some(_) => operation(call, key.is_empty()),
+            None if call.path().ends_with("/oauth2/v2.0/token") => "token",
+            None => "unknown",
+        };
+        call.key = key;
     }
-}
 
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    is_azure: bool,
-}
+    fn act(&mut self, call: &mut Call, fault: Option<&Fault>) -> Reply {
+        act(call, self, fault)
+    }
 
-fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
-    Reply { status, headers: Vec::new(), body: body.into(), is_azure: true }
+    fn refusal(status: u16, code: &str) -> Reply {
+        refusal(status, code)
+    }
+
+    fn headers(&self, reply: &Reply, _is_head: bool) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("Date", date(self.offset_s)), ("Content-Length", reply.body.len().to_string())];
+        if reply.is_own {
+            headers.extend([("x-ms-request-id", "req-1".into()), ("x-ms-version", "2020-10-02".into())]);
+        }
+        headers
+    }
 }
 
 fn refusal(status: u16, code: &str) -> Reply {
@@ -205,138 +112,8 @@ fn refusal(status: u16, code: &str) -> Reply {
     with(reply(status, text), "x-ms-error-code", code)
 }
 
-fn with(mut reply: Reply, name: &str, value: &str) -> Reply {
-    reply.headers.push((name.into(), value.into()));
-    reply
-}
-
-/// Serves one connection until it ends.
-fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut input = Vec::new();
-    loop {
-        let Some((mut call, length)) = read_head(&mut stream, &mut input) else { return };
-        let (fault, seen_idx) = note(&call, state);
-        let limit = match fault {
-            Some(Fault::Reset(after)) => after.min(length),
-            Some(Fault::RefuseEarly(..)) => 0,
-            _ => length,
-        };
-        while input.len() < limit {
-            let mut buffer = [0; 64 * 1024];
-            match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-                _ => return,
-            }
-        }
-        let behind = input.split_off(limit.min(input.len()));
-        call.body = std::mem::replace(&mut input, behind);
-        if let Some(seen) = state.lock().unwrap().seen.get_mut(seen_idx) {
-            seen.body_bytes = call.body.len();
-        }
-        let answer = match &fault {
-            Some(Fault::Hang) => {
-                let _ = stream.read(&mut [0; 1]);
-                return;
-            }
-            Some(Fault::Reset(_)) => return reset(&stream),
-            Some(Fault::LoseAnswer) => {
-                act(&mut call, state, None);
-                return reset(&stream);
-            }
-            Some(Fault::Refuse(status, code) | Fault::RefuseEarly(status, code)) => refusal(*status, code),
-            Some(Fault::DoAndRefuse(status, code)) => {
-                act(&mut call, state, None);
-                refusal(*status, code)
-            }
-            Some(Fault::Portal(status)) => {
-                Reply { is_azure: false, ..reply(*status, "<html><body>Please log in</body></html>") }
-            }
-            other => act(&mut call, state, other.as_ref()),
-        };
-        let mut bytes = write_reply(&answer, call.method == "HEAD", &state.lock().unwrap());
-        if fault == Some(Fault::Truncate) {
-            bytes.truncate(bytes.len() - answer.body.len().div_ceil(2));
-        }
-        let is_last = matches!(fault, Some(Fault::RefuseEarly(..) | Fault::Truncate));
-        if stream.write_all(&bytes).is_err() || is_last {
-            let _ = stream.shutdown(Shutdown::Write);
-            return;
-        }
-    }
-}
-
-/// Records a request and returns what is to go wrong with it, and where it is recorded.
-fn note(call: &Call, state: &Mutex<State>) -> (Option<Fault>, usize) {
-    let mut state = state.lock().unwrap();
-    state.seen.push(Seen {
-        operation: call.operation,
-        key: call.key.clone(),
-        query: call.query.clone(),
-        headers: call.headers.clone(),
-        body_bytes: 0,
-    });
-    let seen_idx = state.seen.len() - 1;
-    let matching = state.rules.iter_mut().find(|rule| {
-        (rule.operation.is_empty() || rule.operation == call.operation)
-            && call.key.contains(&rule.key)
-            && rule.times > 0
-    });
-    let fault = matching.and_then(|rule| match rule.skip {
-        0 => {
-            rule.times -= 1;
-            Some(rule.fault.clone())
-        }
-        _ => {
-            rule.skip -= 1;
-            None
-        }
-    });
-    (fault, seen_idx)
-}
-
-fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize)> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut head = httparse::Request::new(&mut headers);
-        let parsed = head.parse(input).ok()?;
-        if let httparse::Status::Complete(length) = parsed {
-            let (path, raw_query) = head.path.unwrap().split_once('?').unwrap_or((head.path.unwrap(), ""));
-            let (path, raw_query) = (path.to_owned(), raw_query.to_owned());
-            let headers: BTreeMap<String, String> = head
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8(header.value.to_vec()).unwrap()))
-                .collect();
-            let query: BTreeMap<String, String> = raw_query
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-                .map(|(name, value)| (decode(name), decode(value)))
-                .collect();
-            let method = head.method.unwrap().to_owned();
-            let inside = path.strip_prefix(&format!("/{ACCOUNT}/{CONTAINER}"));
-            let key = decode(inside.unwrap_or_default().trim_start_matches('/'));
-            let operation = match inside {
-                Some(_) => operation(&method, key.is_empty(), &query),
-                None if path.ends_with("/oauth2/v2.0/token") => "token",
-                None => "unknown",
-            };
-            let body_length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-            input.drain(..length);
-            return Some((Call { method, path, operation, key, query, headers, body: Vec::new() }, body_length));
-        }
-        let mut buffer = [0; 16 * 1024];
-        match stream.read(&mut buffer) {
-            Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-            _ => return None,
-        }
-    }
-}
-
-fn operation(method: &str, is_container: bool, query: &BTreeMap<String, String>) -> &'static str {
-    let comp = query.get("comp").map_or("", String::as_str);
-    match (method, is_container, comp) {
+fn operation(call: &Call, is_container: bool) -> &'static str {
+    match (call.method.as_str(), is_container, call.parameter("comp")) {
         ("PUT", true, "") => "Create Container",
         ("GET", true, "list") => "List Blobs",
         ("PUT", false, "block") => "Put Block",
@@ -350,38 +127,8 @@ fn operation(method: &str, is_container: bool, query: &BTreeMap<String, String>)
     }
 }
 
-fn now(state: &State) -> Timestamp {
-    Timestamp::now().checked_add(SignedDuration::from_secs(state.offset_s)).unwrap()
-}
-
-fn write_reply(reply: &Reply, is_head: bool, state: &State) -> Vec<u8> {
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now(state)).unwrap();
-    let mut text = format!("HTTP/1.1 {} Said\r\nDate: {date}\r\n", reply.status);
-    if reply.is_azure {
-        text.push_str("x-ms-request-id: req-1\r\nx-ms-version: 2020-10-02\r\n");
-    }
-    if !reply.headers.iter().any(|(name, _)| name == "Content-Length") {
-        text.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
-    }
-    for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    if !is_head {
-        bytes.extend_from_slice(&reply.body);
-    }
-    bytes
-}
-
-fn md5_base64(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(Md5::digest(bytes))
-}
-
 /// Carries out a request.
-fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>) -> Reply {
-    let mut state = state.lock().unwrap();
-    let state = &mut *state;
+fn act(call: &mut Call, state: &mut State, fault: Option<&Fault>) -> Reply {
     if call.operation == "token" {
         return token(call, state);
     }
@@ -407,12 +154,10 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>) -> Reply {
         return refusal(400, "Md5Mismatch");
     }
     let mut body = std::mem::take(&mut call.body);
-    if fault == Some(&Fault::Corrupt)
-        && let Some(byte) = body.first_mut()
-    {
-        *byte ^= 1;
+    if fault == Some(&Fault::Corrupt) {
+        damage(&mut body);
     }
-    if fault == Some(&Fault::ForgetBlocks) {
+    if fault == Some(&Fault::ForgetPieces) {
         state.blocks.remove(&call.key);
     }
     let is_kept = fault != Some(&Fault::Drop);
@@ -494,7 +239,7 @@ fn put_block_list(call: &Call, state: &mut State, body: &[u8], is_kept: bool) ->
 
 fn get(call: &Call, state: &State) -> Reply {
     let Some(blob) = state.blobs.get(&call.key) else { return refusal(404, "BlobNotFound") };
-    let range = call.headers.get("range").map(|range| between(range, "bytes=", "-").parse::<usize>().unwrap());
+    let range = call.range_start();
     let bytes = blob.bytes[range.unwrap_or(0)..].to_vec();
     let mut answer =
         with(reply(if range.is_some() { 206 } else { 200 }, bytes), "ETag", &format!("\"0x{:X}\"", blob.version));
@@ -505,24 +250,9 @@ fn get(call: &Call, state: &State) -> Reply {
 }
 
 fn list(call: &Call, state: &State) -> Reply {
-    let get = |name: &str| call.query.get(name).cloned().unwrap_or_default();
-    let (prefix, delimiter, after) = (get("prefix"), get("delimiter"), get("marker"));
-    let mut names: Vec<(String, bool)> = Vec::new();
-    for key in state.blobs.keys().filter(|key| key.starts_with(&prefix)) {
-        let rest = &key[prefix.len()..];
-        let entry = match rest.find(&delimiter).filter(|_| !delimiter.is_empty()) {
-            Some(end) => (key[..prefix.len() + end + 1].to_owned(), true),
-            None => (key.clone(), false),
-        };
-        if names.last() != Some(&entry) {
-            names.push(entry);
-        }
-    }
-    names.sort();
-    names.dedup();
-    let mut rest = names.into_iter().filter(|(name, _)| *name > after);
-    let page: Vec<(String, bool)> = rest.by_ref().take(state.page_names).collect();
-    let next = rest.next().and(page.last()).map_or("", |(name, _)| name.as_str());
+    let (prefix, delimiter, after) = (call.parameter("prefix"), call.parameter("delimiter"), call.parameter("marker"));
+    let (page, has_more) = list_page(state.blobs.keys(), prefix, delimiter, after, state.page_names);
+    let next = page.last().filter(|_| has_more).map_or("", |(name, _)| name.as_str());
     let mut text = String::from("\u{feff}<?xml version=\"1.0\"?><EnumerationResults><Blobs>");
     for (name, is_prefix) in &page {
         let name = name.replace('&', "&amp;").replace('<', "&lt;");
@@ -562,7 +292,7 @@ fn verify(call: &Call, state: &State) -> Result<(), (u16, &'static str)> {
     let Ok(date) = jiff::fmt::rfc2822::parse(call.header("x-ms-date")) else {
         return Err((403, "AuthenticationFailed"));
     };
-    let age_s = now(state).as_second() - date.timestamp().as_second();
+    let age_s = now(state.offset_s).as_second() - date.timestamp().as_second();
     if age_s.abs() > 900 {
         return Err((403, "AuthenticationFailed"));
     }
@@ -580,7 +310,7 @@ fn verify(call: &Call, state: &State) -> Result<(), (u16, &'static str)> {
     for (name, value) in call.headers.iter().filter(|(name, _)| name.starts_with("x-ms-")) {
         text.push_str(&format!("{name}:{value}\n"));
     }
-    text.push_str(&format!("/{ACCOUNT}{}", call.path));
+    text.push_str(&format!("/{ACCOUNT}{}", call.path()));
     for (name, value) in &call.query {
         text.push_str(&format!("\n{name}:{value}"));
     }

@@ -3,21 +3,16 @@
 //! that stores and networks do. Never checks what clients make of its answers.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use jiff::{SignedDuration, Timestamp};
-use md5::{Digest, Md5};
-use pillion_base::threads::spawn_thread;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use serde_json::{Value, json};
 
-use crate::fake_s3::{between, decode, reset};
+use crate::fake_http::{
+    Call, Reply, Server, Store, between, crc32c_base64, damage, date, decode, encode, list_page, md5_base64, now,
+    reply, with,
+};
 
 pub const BUCKET: &str = "fake-bucket";
 pub const EMAIL: &str = "fake@project.iam.gserviceaccount.com";
@@ -72,30 +67,12 @@ pub fn key_file(token_url: &str) -> String {
     serde_json::to_string_pretty(&value).unwrap()
 }
 
-/// What goes wrong with a request.
+/// What goes wrong here only. Of a chunk that breaks off whole units are kept; what is read can be corrupt too, and then its
+/// sums are not those of what is read.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fault {
-    /// Nothing is answered until the client goes away.
-    Hang,
-    /// The connection is reset after so many bytes of the body; of a chunk whole units of them are kept.
-    Reset(usize),
-    /// The request is done; the connection is reset instead of an answer.
-    LoseAnswer,
-    /// The request is done; the answer breaks off in the middle of its body.
-    Truncate,
-    /// The request is not done; this status and reason are the answer, after the whole body.
-    Refuse(u16, &'static str),
-    /// As `Refuse`, before the body is read; then the connection is closed.
-    RefuseEarly(u16, &'static str),
+pub enum GcsFault {
     /// As `Refuse`, with this message.
     Say(u16, &'static str, &'static str),
-    /// The request is done, but the answer is this status and reason.
-    DoAndRefuse(u16, &'static str),
-    /// One byte of what is stored is changed, and the sums are those of what is stored; or one of what is read, and they
-    /// are not.
-    Corrupt,
-    /// Something in between answers with this status and a web page.
-    Portal(u16),
     /// Only so many bytes of the chunk are kept, which the answer says.
     Keep(usize),
     /// The session is gone before the request is done, and the answer has this status.
@@ -104,23 +81,8 @@ pub enum Fault {
     OtherSum,
 }
 
-struct Rule {
-    operation: &'static str,
-    key: String,
-    skip: usize,
-    times: usize,
-    fault: Fault,
-}
-
-/// A request that arrived.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub operation: &'static str,
-    pub key: String,
-    pub query: BTreeMap<String, String>,
-    pub headers: BTreeMap<String, String>,
-    pub body_bytes: usize,
-}
+pub type Fault = crate::fake_http::Fault<GcsFault>;
+pub type FakeGcs = Server<State>;
 
 #[derive(Clone, Default)]
 pub struct Object {
@@ -142,7 +104,6 @@ pub struct Session {
 pub struct State {
     pub objects: BTreeMap<String, Object>,
     pub sessions: BTreeMap<String, Session>,
-    pub seen: Vec<Seen>,
     pub has_bucket: bool,
     /// The store's clock minus the host's.
     pub offset_s: i64,
@@ -154,77 +115,15 @@ pub struct State {
     pub n_tokens: usize,
     /// Whoever replaces an object is refused.
     pub forbids_replacing: bool,
-    rules: Vec<Rule>,
+    port: u16,
     n_written: u64,
     n_sessions: usize,
 }
 
-pub struct FakeGcs {
-    pub port: u16,
-    pub state: Arc<Mutex<State>>,
-    ended: Arc<AtomicBool>,
-}
-
 impl FakeGcs {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(Mutex::new(State {
-            objects: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            seen: Vec::new(),
-            has_bucket: true,
-            offset_s: 0,
-            page_names: 1000,
-            token: String::new(),
-            is_open: false,
-            n_tokens: 0,
-            forbids_replacing: false,
-            rules: Vec::new(),
-            n_written: 0,
-            n_sessions: 0,
-        }));
-        let ended = Arc::new(AtomicBool::new(false));
-        let (shared, end) = (Arc::clone(&state), Arc::clone(&ended));
-        spawn_thread("fake-gcs", None, move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (Ok(stream), state) = (stream, Arc::clone(&shared)) else { continue };
-                spawn_thread("fake-gcs-connection", None, move || serve(stream, &state, port)).unwrap();
-            }
-        })
-        .unwrap();
-        FakeGcs { port, state, ended }
-    }
-
-    /// The URL of the service.
-    pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
     /// The URL that gives tokens.
     pub fn token_url(&self) -> String {
-        token_url(self.port)
-    }
-
-    /// The next `times` requests of `operation` (`""` is any) whose object contains `key` go wrong, after `skip` others.
-    pub fn rule(&self, operation: &'static str, key: &str, skip: usize, times: usize, fault: Fault) {
-        self.with(|state| state.rules.push(Rule { operation, key: key.into(), skip, times, fault }));
-    }
-
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().unwrap())
-    }
-
-    /// The operations since this or `seen` was last called, in order.
-    pub fn operations(&self) -> Vec<&'static str> {
-        self.seen().iter().map(|seen| seen.operation).collect()
-    }
-
-    pub fn seen(&self) -> Vec<Seen> {
-        self.with(|state| std::mem::take(&mut state.seen))
+        self.url("token")
     }
 
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
@@ -237,43 +136,83 @@ impl FakeGcs {
     }
 }
 
-impl Drop for FakeGcs {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
-}
+impl Store for State {
+    type OwnFault = GcsFault;
 
-fn token_url(port: u16) -> String {
-    format!("http://127.0.0.1:{port}/token")
-}
-
-struct Call {
-    operation: &'static str,
-    key: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Call {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
+    fn new(port: u16) -> Self {
+        State {
+            objects: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            has_bucket: true,
+            offset_s: 0,
+            page_names: 1000,
+            token: String::new(),
+            is_open: false,
+            n_tokens: 0,
+            forbids_replacing: false,
+            port,
+            n_written: 0,
+            n_sessions: 0,
+        }
     }
 
-    fn parameter(&self, name: &str) -> &str {
-        self.query.get(name).map_or("", String::as_str)
+    fn route(call: &mut Call) {
+        let path = call.path();
+        let objects = path.strip_prefix(&format!("/storage/v1/b/{BUCKET}/o"));
+        let is_upload = path == format!("/upload/storage/v1/b/{BUCKET}/o");
+        let key = match objects {
+            Some(rest) => decode(rest.trim_start_matches('/')),
+            None => call.parameter("name").to_owned(),
+        };
+        // A name is one part of the path.
+        let is_object = objects.is_some_and(|rest| rest.len() > 1 && !rest[1..].contains('/'));
+        let range = call.header("content-range");
+        call.operation = match (call.method.as_str(), objects, is_upload) {
+            ("POST", None, false) if path == "/token" => "token",
+            ("GET", Some(_), _) if is_object && call.parameter("alt") == "media" => "content",
+            ("GET", Some(_), _) if is_object => "objects.get",
+            ("GET", Some(""), _) => "objects.list",
+            ("DELETE", Some(_), _) if is_object => "objects.delete",
+            ("POST", None, true) if call.parameter("uploadType") == "media" => "media",
+            ("POST", None, true) if call.parameter("uploadType") == "resumable" => "begin",
+            ("PUT", None, true) if range.starts_with("bytes */") => "question",
+            ("PUT", None, true) => "chunk",
+            ("DELETE", None, true) => "cancel",
+            _ => "unknown",
+        };
+        call.key = key;
     }
-}
 
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
+    fn act(&mut self, call: &mut Call, fault: Option<&Fault>) -> Reply {
+        act(call, self, fault)
+    }
 
-fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
-    Reply { status, headers: vec![("X-GUploader-UploadID".into(), "never-shown".into())], body: body.into() }
+    fn refusal(status: u16, reason: &str) -> Reply {
+        refusal(status, reason)
+    }
+
+    fn headers(&self, reply: &Reply, _is_head: bool) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("Date", date(self.offset_s))];
+        if reply.status != 204 {
+            headers.push(("Content-Length", reply.body.len().to_string()));
+        }
+        headers.push(match reply.is_own {
+            true => ("X-GUploader-UploadID", "never-shown".into()),
+            false => ("Content-Type", "text/html".into()),
+        });
+        headers
+    }
+
+    /// Of a chunk that breaks off whole units stay.
+    fn break_off(&mut self, call: &Call) {
+        let Some((start, ..)) = range_of(call).filter(|_| call.operation == "chunk") else { return };
+        let Some(session) = self.sessions.get_mut(call.parameter("upload_id")) else { return };
+        let end = (start + call.body.len()) / UNIT * UNIT;
+        if end > session.bytes.len() {
+            session.bytes.truncate(start);
+            session.bytes.extend_from_slice(&call.body[..end - start]);
+        }
+    }
 }
 
 fn resource(status: u16, value: &Value) -> Reply {
@@ -291,181 +230,6 @@ fn refusal(status: u16, reason: &str) -> Reply {
 
 fn no_such(key: &str) -> Reply {
     say(404, "notFound", &format!("No such object: {BUCKET}/{key}"))
-}
-
-fn with(mut reply: Reply, name: &str, value: &str) -> Reply {
-    reply.headers.push((name.into(), value.into()));
-    reply
-}
-
-/// Serves one connection until it ends.
-fn serve(mut stream: TcpStream, state: &Mutex<State>, port: u16) {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut input = Vec::new();
-    loop {
-        let Some((mut call, length)) = read_head(&mut stream, &mut input) else { return };
-        let (fault, seen_idx) = note(&call, state);
-        let limit = match fault {
-            Some(Fault::Reset(after)) => after.min(length),
-            Some(Fault::RefuseEarly(..)) => 0,
-            _ => length,
-        };
-        while input.len() < limit {
-            let mut buffer = [0; 64 * 1024];
-            match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-                _ => return,
-            }
-        }
-        let behind = input.split_off(limit.min(input.len()));
-        call.body = std::mem::replace(&mut input, behind);
-        if let Some(seen) = state.lock().unwrap().seen.get_mut(seen_idx) {
-            seen.body_bytes = call.body.len();
-        }
-        let answer = match &fault {
-            Some(Fault::Hang) => {
-                let _ = stream.read(&mut [0; 1]);
-                return;
-            }
-            Some(Fault::Reset(_)) => {
-                keep_units(&call, &mut state.lock().unwrap());
-                return reset(&stream);
-            }
-            Some(Fault::LoseAnswer) => {
-                act(&mut call, state, None, port);
-                return reset(&stream);
-            }
-            Some(Fault::Refuse(status, reason) | Fault::RefuseEarly(status, reason)) => refusal(*status, reason),
-            Some(Fault::Say(status, reason, message)) => say(*status, reason, message),
-            Some(Fault::DoAndRefuse(status, reason)) => {
-                act(&mut call, state, None, port);
-                refusal(*status, reason)
-            }
-            Some(Fault::Portal(status)) => {
-                let page = b"<html><body>Please log in</body></html>".to_vec();
-                Reply { status: *status, headers: vec![("Content-Type".into(), "text/html".into())], body: page }
-            }
-            other => act(&mut call, state, other.as_ref(), port),
-        };
-        let mut bytes = write_reply(&answer, &state.lock().unwrap());
-        if fault == Some(Fault::Truncate) {
-            bytes.truncate(bytes.len() - answer.body.len().div_ceil(2));
-        }
-        let is_last = matches!(fault, Some(Fault::RefuseEarly(..) | Fault::Truncate));
-        if stream.write_all(&bytes).is_err() || is_last {
-            let _ = stream.shutdown(Shutdown::Write);
-            return;
-        }
-    }
-}
-
-/// Records a request and returns what is to go wrong with it, and where it is recorded.
-fn note(call: &Call, state: &Mutex<State>) -> (Option<Fault>, usize) {
-    let mut state = state.lock().unwrap();
-    state.seen.push(Seen {
-        operation: call.operation,
-        key: call.key.clone(),
-        query: call.query.clone(),
-        headers: call.headers.clone(),
-        body_bytes: 0,
-    });
-    let seen_idx = state.seen.len() - 1;
-    let matching = state.rules.iter_mut().find(|rule| {
-        (rule.operation.is_empty() || rule.operation == call.operation)
-            && call.key.contains(&rule.key)
-            && rule.times > 0
-    });
-    let fault = matching.and_then(|rule| match rule.skip {
-        0 => {
-            rule.times -= 1;
-            Some(rule.fault.clone())
-        }
-        _ => {
-            rule.skip -= 1;
-            None
-        }
-    });
-    (fault, seen_idx)
-}
-
-fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize)> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut head = httparse::Request::new(&mut headers);
-        let parsed = head.parse(input).ok()?;
-        if let httparse::Status::Complete(length) = parsed {
-            let (path, raw_query) = head.path.unwrap().split_once('?').unwrap_or((head.path.unwrap(), ""));
-            let headers: BTreeMap<String, String> = head
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8(header.value.to_vec()).unwrap()))
-                .collect();
-            let query: BTreeMap<String, String> = raw_query
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-                .map(|(name, value)| (decode(name), decode(value)))
-                .collect();
-            let objects = path.strip_prefix(&format!("/storage/v1/b/{BUCKET}/o"));
-            let is_upload = path == format!("/upload/storage/v1/b/{BUCKET}/o");
-            let key = match objects {
-                Some(rest) => decode(rest.trim_start_matches('/')),
-                None => query.get("name").cloned().unwrap_or_default(),
-            };
-            // A name is one part of the path.
-            let is_object = objects.is_some_and(|rest| rest.len() > 1 && !rest[1..].contains('/'));
-            let get = |name: &str| query.get(name).map_or("", String::as_str);
-            let range = headers.get("content-range").map_or("", String::as_str);
-            let operation = match (head.method.unwrap(), objects, is_upload) {
-                ("POST", None, false) if path == "/token" => "token",
-                ("GET", Some(_), _) if is_object && get("alt") == "media" => "content",
-                ("GET", Some(_), _) if is_object => "objects.get",
-                ("GET", Some(""), _) => "objects.list",
-                ("DELETE", Some(_), _) if is_object => "objects.delete",
-                ("POST", None, true) if get("uploadType") == "media" => "media",
-                ("POST", None, true) if get("uploadType") == "resumable" => "begin",
-                ("PUT", None, true) if range.starts_with("bytes */") => "question",
-                ("PUT", None, true) => "chunk",
-                ("DELETE", None, true) => "cancel",
-                _ => "unknown",
-            };
-            let body_length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-            input.drain(..length);
-            return Some((Call { operation, key, query, headers, body: Vec::new() }, body_length));
-        }
-        let mut buffer = [0; 16 * 1024];
-        match stream.read(&mut buffer) {
-            Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-            _ => return None,
-        }
-    }
-}
-
-fn now(state: &State) -> Timestamp {
-    Timestamp::now().checked_add(SignedDuration::from_secs(state.offset_s)).unwrap()
-}
-
-fn write_reply(reply: &Reply, state: &State) -> Vec<u8> {
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now(state)).unwrap();
-    let mut text = format!("HTTP/1.1 {} Said\r\nDate: {date}\r\n", reply.status);
-    if reply.status != 204 {
-        text.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
-    }
-    for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    bytes.extend_from_slice(&reply.body);
-    bytes
-}
-
-fn crc32c_base64(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(crc32c::crc32c(bytes).to_be_bytes())
-}
-
-fn md5_base64(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(Md5::digest(bytes))
 }
 
 fn hash_header(bytes: &[u8]) -> String {
@@ -495,11 +259,16 @@ fn describe(call: &Call, key: &str, object: &Object) -> Value {
 }
 
 /// Carries out a request.
-fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>, port: u16) -> Reply {
-    let mut state = state.lock().unwrap();
-    let state = &mut *state;
+fn act(call: &mut Call, state: &mut State, fault: Option<&Fault>) -> Reply {
+    let own = match fault {
+        Some(Fault::Own(own)) => Some(own),
+        _ => None,
+    };
+    if let Some(GcsFault::Say(status, reason, message)) = own {
+        return say(*status, reason, message);
+    }
     if call.operation == "token" {
-        return token(call, state, port);
+        return token(call, state);
     }
     let authorization = call.header("authorization");
     let is_known = authorization.strip_prefix("Bearer ").is_some_and(|token| token == state.token && !token.is_empty());
@@ -513,22 +282,20 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>, port: u16) 
         return say(404, "notFound", "The specified bucket does not exist.");
     }
     let mut body = std::mem::take(&mut call.body);
-    let mut is_other_sum = fault == Some(&Fault::OtherSum);
-    if fault == Some(&Fault::Corrupt)
-        && let Some(byte) = body.first_mut()
-    {
-        *byte ^= 1;
+    let mut is_other_sum = own == Some(&GcsFault::OtherSum);
+    if fault == Some(&Fault::Corrupt) {
+        damage(&mut body);
     }
-    if let Some(Fault::Forget(status)) = fault {
+    if let Some(GcsFault::Forget(status)) = own {
         state.sessions.remove(call.parameter("upload_id"));
         return refusal(*status, "notFound");
     }
     let key = call.key.clone();
     let mut answer = match call.operation {
         "media" => media(call, state, body, fault == Some(&Fault::Corrupt)),
-        "begin" => begin(call, state, &body, port),
+        "begin" => begin(call, state, &body),
         "chunk" => {
-            let kept = if let Some(Fault::Keep(kept)) = fault { *kept } else { body.len() };
+            let kept = if let Some(GcsFault::Keep(kept)) = own { *kept } else { body.len() };
             chunk(call, state, &body, kept)
         }
         "question" => question(call, state),
@@ -586,7 +353,7 @@ fn media(call: &Call, state: &mut State, body: Vec<u8>, is_corrupt: bool) -> Rep
     store(call, state, body)
 }
 
-fn begin(call: &Call, state: &mut State, body: &[u8], port: u16) -> Reply {
+fn begin(call: &Call, state: &mut State, body: &[u8]) -> Reply {
     let Ok(metadata) = serde_json::from_slice::<Value>(body) else { return refusal(400, "parseError") };
     let size = call.header("x-upload-content-length").parse();
     let (Some(crc32c), Ok(size)) = (metadata["crc32c"].as_str(), size) else { return refusal(400, "required") };
@@ -594,10 +361,11 @@ fn begin(call: &Call, state: &mut State, body: &[u8], port: u16) -> Reply {
     let id = format!("session-{}-never-shown", state.n_sessions);
     let session = Session { key: call.key.clone(), crc32c: crc32c.to_owned(), size, ..Session::default() };
     state.sessions.insert(id.clone(), session);
-    let name = crate::fake_s3::encode(&call.key, false);
+    let name = encode(&call.key, false);
     let fields = call.parameter("fields");
     let address = format!(
-        "http://127.0.0.1:{port}/upload/storage/v1/b/{BUCKET}/o?name={name}&fields={fields}&uploadType=resumable&upload_id={id}"
+        "http://127.0.0.1:{}/upload/storage/v1/b/{BUCKET}/o?name={name}&fields={fields}&uploadType=resumable&upload_id={id}",
+        state.port
     );
     with(reply(200, ""), "Location", &address)
 }
@@ -607,17 +375,6 @@ fn range_of(call: &Call) -> Option<(usize, usize, usize)> {
     let (range, size) = call.header("content-range").strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     Some((first.parse().ok()?, last.parse::<usize>().ok()? + 1, size.parse().ok()?))
-}
-
-/// Of a chunk that breaks off whole units stay.
-fn keep_units(call: &Call, state: &mut State) {
-    let Some((start, ..)) = range_of(call).filter(|_| call.operation == "chunk") else { return };
-    let Some(session) = state.sessions.get_mut(call.parameter("upload_id")) else { return };
-    let end = (start + call.body.len()) / UNIT * UNIT;
-    if end > session.bytes.len() {
-        session.bytes.truncate(start);
-        session.bytes.extend_from_slice(&call.body[..end - start]);
-    }
 }
 
 fn progress(session: &Session) -> Reply {
@@ -688,11 +445,11 @@ fn content(call: &Call, state: &State, is_corrupt: bool) -> Reply {
     let Some(object) = state.objects.get(&call.key) else {
         return with(reply(404, format!("No such object: {BUCKET}/{}", call.key)), "Content-Type", "text/html");
     };
-    let range = call.headers.get("range").map(|range| between(range, "bytes=", "-").parse::<usize>().unwrap());
+    let range = call.range_start();
     let status = if range.is_some() { 206 } else { 200 };
     let mut bytes = object.bytes[range.unwrap_or(0)..].to_vec();
-    if is_corrupt && let Some(byte) = bytes.first_mut() {
-        *byte ^= 1;
+    if is_corrupt {
+        damage(&mut bytes);
     }
     let answer = reply(status, bytes);
     let answer = with(answer, "X-Goog-Generation", &object.generation.to_string());
@@ -702,23 +459,9 @@ fn content(call: &Call, state: &State, is_corrupt: bool) -> Reply {
 fn list(call: &Call, state: &State) -> Reply {
     let (prefix, delimiter, after) =
         (call.parameter("prefix"), call.parameter("delimiter"), call.parameter("pageToken"));
-    let mut names: Vec<(String, bool)> = Vec::new();
-    for key in state.objects.keys().filter(|key| key.starts_with(prefix)) {
-        let rest = &key[prefix.len()..];
-        let entry = match rest.find(delimiter).filter(|_| !delimiter.is_empty()) {
-            Some(end) => (key[..prefix.len() + end + 1].to_owned(), true),
-            None => (key.clone(), false),
-        };
-        if names.last() != Some(&entry) {
-            names.push(entry);
-        }
-    }
-    names.sort();
-    names.dedup();
-    let mut rest = names.into_iter().filter(|(name, _)| name.as_str() > after);
-    let page: Vec<(String, bool)> = rest.by_ref().take(state.page_names).collect();
+    let (page, has_more) = list_page(state.objects.keys(), prefix, delimiter, after, state.page_names);
     let mut value = json!({ "kind": "storage#objects" });
-    if let Some(last) = rest.next().and(page.last()) {
+    if let Some(last) = page.last().filter(|_| has_more) {
         value["nextPageToken"] = last.0.clone().into();
     }
     let (prefixes, items): (Vec<_>, Vec<_>) = page.into_iter().partition(|(_, is_prefix)| *is_prefix);
@@ -732,7 +475,7 @@ fn list(call: &Call, state: &State) -> Reply {
 }
 
 /// Gives a token, which takes the place of the one before.
-fn token(call: &Call, state: &mut State, port: u16) -> Reply {
+fn token(call: &Call, state: &mut State) -> Reply {
     let body = String::from_utf8(call.body.clone()).unwrap();
     let assertion = body.split('&').find_map(|pair| pair.strip_prefix("assertion=")).map(decode).unwrap_or_default();
     let refused = |text: &str| resource(400, &json!({ "error": "invalid_grant", "error_description": text }));
@@ -750,10 +493,13 @@ fn token(call: &Call, state: &mut State, port: u16) -> Reply {
     }
     let claims: Value = serde_json::from_slice(&decoded(1)).unwrap();
     let (issued, ends) = (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap());
-    if (issued - now(state).as_second()).abs() > 300 || ends - issued > 3600 {
+    if (issued - now(state.offset_s).as_second()).abs() > 300 || ends - issued > 3600 {
         return refused("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe.");
     }
-    if claims["iss"] != EMAIL || claims["scope"] != SCOPE || claims["aud"] != token_url(port).as_str() {
+    if claims["iss"] != EMAIL
+        || claims["scope"] != SCOPE
+        || claims["aud"] != format!("http://127.0.0.1:{}/token", state.port)
+    {
         return refused("Invalid JWT: Failed audience check.");
     }
     state.n_tokens += 1;

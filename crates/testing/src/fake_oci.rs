@@ -3,23 +3,18 @@
 //! the ways that stores and networks do. Never checks what clients make of its answers.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::convert::Infallible;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use md5::{Digest, Md5};
-use pillion_base::threads::spawn_thread;
 use ring::rsa::KeyPair;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::fake_s3::{between, decode, reset};
+use crate::fake_http::{Call, Reply, Server, Store, between, damage, date, decode, md5_base64, now, reply, with};
 
 const NAMESPACE: &str = "fakespace";
 pub const BUCKET: &str = "fake-bucket";
@@ -36,50 +31,8 @@ pub const LEAF_CERT_PEM: &str = include_str!("fake_oci_leaf_cert.pem");
 const LEAF_FINGERPRINT: &str =
     "a7:9c:80:30:61:5b:43:a6:f6:95:64:7f:d8:9c:38:d2:fb:8b:b1:64:00:d9:81:ab:13:6c:67:58:11:8e:ca:f1";
 
-/// What goes wrong with a request.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fault {
-    /// Nothing is answered until the client goes away.
-    Hang,
-    /// The connection is reset after so many bytes of the body; nothing happened.
-    Reset(usize),
-    /// The request is done; the connection is reset instead of an answer.
-    LoseAnswer,
-    /// The request is done; the answer breaks off in the middle of its body.
-    Truncate,
-    /// The request is not done; this status and code are the answer, after the whole body.
-    Refuse(u16, &'static str),
-    /// As `Refuse`, before the body is read; then the connection is closed.
-    RefuseEarly(u16, &'static str),
-    /// The request is done, but the answer is this status and code.
-    DoAndRefuse(u16, &'static str),
-    /// The answer is a success, but nothing is kept.
-    Drop,
-    /// One byte of what is stored is changed.
-    Corrupt,
-    /// Something in between answers with this status and a web page.
-    Portal(u16),
-    /// All uploads in parts are gone, before the request is done.
-    ForgetUploads,
-}
-
-struct Rule {
-    operation: &'static str,
-    key: String,
-    skip: usize,
-    times: usize,
-    fault: Fault,
-}
-
-/// A request that arrived.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub operation: &'static str,
-    pub key: String,
-    pub query: BTreeMap<String, String>,
-    pub headers: BTreeMap<String, String>,
-    pub body_bytes: usize,
-}
+pub type Fault = crate::fake_http::Fault<Infallible>;
+pub type FakeOci = Server<State>;
 
 #[derive(Clone)]
 pub struct Object {
@@ -97,7 +50,6 @@ pub struct Upload {
 pub struct State {
     pub objects: BTreeMap<String, Object>,
     pub uploads: BTreeMap<String, Upload>,
-    pub seen: Vec<Seen>,
     pub has_bucket: bool,
     /// The store's clock minus the host's.
     pub offset_s: i64,
@@ -108,73 +60,13 @@ pub struct State {
     /// Since when the tokens of machines count, which end an hour later.
     pub tokens_issued_at_s: u64,
     n_tokens: usize,
-    rules: Vec<Rule>,
     n_written: usize,
 }
 
-pub struct FakeOci {
-    pub port: u16,
-    pub state: Arc<Mutex<State>>,
-    ended: Arc<AtomicBool>,
-}
-
 impl FakeOci {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let state = Arc::new(Mutex::new(State {
-            objects: BTreeMap::new(),
-            uploads: BTreeMap::new(),
-            seen: Vec::new(),
-            has_bucket: true,
-            offset_s: 0,
-            page_len: 1000,
-            key_id: format!("{TENANCY}/{USER}/{FINGERPRINT}"),
-            tokens_issued_at_s: u64::try_from(Timestamp::now().as_second()).unwrap(),
-            n_tokens: 0,
-            rules: Vec::new(),
-            n_written: 0,
-        }));
-        let ended = Arc::new(AtomicBool::new(false));
-        let (shared, end) = (Arc::clone(&state), Arc::clone(&ended));
-        spawn_thread("fake-oci", None, move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (Ok(stream), state) = (stream, Arc::clone(&shared)) else { continue };
-                spawn_thread("fake-oci-connection", None, move || serve(stream, &state)).unwrap();
-            }
-        })
-        .unwrap();
-        FakeOci { port, state, ended }
-    }
-
-    pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
     /// The URL of a machine's metadata service.
     pub fn metadata(&self) -> String {
-        format!("http://127.0.0.1:{}/opc/v2", self.port)
-    }
-
-    /// The next `times` requests of `operation` (`""` is any) whose object contains `key` go wrong, after `skip` others.
-    pub fn rule(&self, operation: &'static str, key: &str, skip: usize, times: usize, fault: Fault) {
-        self.with(|state| state.rules.push(Rule { operation, key: key.into(), skip, times, fault }));
-    }
-
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().unwrap())
-    }
-
-    /// The operations since this or `seen` was last called, in order.
-    pub fn operations(&self) -> Vec<&'static str> {
-        self.seen().iter().map(|seen| seen.operation).collect()
-    }
-
-    pub fn seen(&self) -> Vec<Seen> {
-        self.with(|state| std::mem::take(&mut state.seen))
+        self.url("opc/v2")
     }
 
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
@@ -186,171 +78,48 @@ impl FakeOci {
     }
 }
 
-impl Drop for FakeOci {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
-}
+impl Store for State {
+    type OwnFault = Infallible;
 
-struct Call {
-    method: String,
-    /// Path and query as they were sent.
-    target: String,
-    operation: &'static str,
-    key: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Call {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
+    fn new(_port: u16) -> Self {
+        State {
+            objects: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            has_bucket: true,
+            offset_s: 0,
+            page_len: 1000,
+            key_id: format!("{TENANCY}/{USER}/{FINGERPRINT}"),
+            tokens_issued_at_s: u64::try_from(Timestamp::now().as_second()).unwrap(),
+            n_tokens: 0,
+            n_written: 0,
+        }
     }
 
-    fn parameter(&self, name: &str) -> &str {
-        self.query.get(name).map_or("", String::as_str)
+    fn route(call: &mut Call) {
+        (call.operation, call.key) = operation(&call.method, call.path(), &call.query);
     }
-}
 
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    is_store: bool,
-}
+    fn act(&mut self, call: &mut Call, fault: Option<&Fault>) -> Reply {
+        act(call, self, fault)
+    }
 
-fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
-    Reply { status, headers: Vec::new(), body: body.into(), is_store: true }
+    fn refusal(status: u16, code: &str) -> Reply {
+        refusal(status, code)
+    }
+
+    fn headers(&self, reply: &Reply, is_head: bool) -> Vec<(&'static str, String)> {
+        // The answer to a HEAD has no body, and a refusal no length.
+        let length = if is_head && reply.status >= 300 { 0 } else { reply.body.len() };
+        let mut headers = vec![("date", date(self.offset_s)), ("content-length", length.to_string())];
+        if reply.is_own {
+            headers.push(("opc-request-id", "fra-1:req".into()));
+        }
+        headers
+    }
 }
 
 fn refusal(status: u16, code: &str) -> Reply {
     reply(status, json!({ "code": code, "message": "told so" }).to_string())
-}
-
-fn with(mut reply: Reply, name: &str, value: &str) -> Reply {
-    reply.headers.push((name.into(), value.into()));
-    reply
-}
-
-/// Serves one connection until it ends.
-fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut input = Vec::new();
-    loop {
-        let Some((mut call, length)) = read_head(&mut stream, &mut input) else { return };
-        let (fault, seen_idx) = note(&call, state);
-        let limit = match fault {
-            Some(Fault::Reset(after)) => after.min(length),
-            Some(Fault::RefuseEarly(..)) => 0,
-            _ => length,
-        };
-        while input.len() < limit {
-            let mut buffer = [0; 64 * 1024];
-            match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-                _ => return,
-            }
-        }
-        let behind = input.split_off(limit.min(input.len()));
-        call.body = std::mem::replace(&mut input, behind);
-        if let Some(seen) = state.lock().unwrap().seen.get_mut(seen_idx) {
-            seen.body_bytes = call.body.len();
-        }
-        let answer = match &fault {
-            Some(Fault::Hang) => {
-                let _ = stream.read(&mut [0; 1]);
-                return;
-            }
-            Some(Fault::Reset(_)) => return reset(&stream),
-            Some(Fault::LoseAnswer) => {
-                act(&mut call, state, None);
-                return reset(&stream);
-            }
-            Some(Fault::Refuse(status, code) | Fault::RefuseEarly(status, code)) => refusal(*status, code),
-            Some(Fault::DoAndRefuse(status, code)) => {
-                act(&mut call, state, None);
-                refusal(*status, code)
-            }
-            Some(Fault::Portal(status)) => {
-                Reply { is_store: false, ..reply(*status, "<html><body>Please log in</body></html>") }
-            }
-            other => act(&mut call, state, other.as_ref()),
-        };
-        let mut bytes = write_reply(&answer, call.method == "HEAD", &state.lock().unwrap());
-        if fault == Some(Fault::Truncate) {
-            bytes.truncate(bytes.len() - answer.body.len().div_ceil(2));
-        }
-        let is_last = matches!(fault, Some(Fault::RefuseEarly(..) | Fault::Truncate));
-        if stream.write_all(&bytes).is_err() || is_last {
-            let _ = stream.shutdown(Shutdown::Write);
-            return;
-        }
-    }
-}
-
-/// Records a request and returns what is to go wrong with it, and where it is recorded.
-fn note(call: &Call, state: &Mutex<State>) -> (Option<Fault>, usize) {
-    let mut state = state.lock().unwrap();
-    state.seen.push(Seen {
-        operation: call.operation,
-        key: call.key.clone(),
-        query: call.query.clone(),
-        headers: call.headers.clone(),
-        body_bytes: 0,
-    });
-    let seen_idx = state.seen.len() - 1;
-    let matching = state.rules.iter_mut().find(|rule| {
-        (rule.operation.is_empty() || rule.operation == call.operation)
-            && call.key.contains(&rule.key)
-            && rule.times > 0
-    });
-    let fault = matching.and_then(|rule| match rule.skip {
-        0 => {
-            rule.times -= 1;
-            Some(rule.fault.clone())
-        }
-        _ => {
-            rule.skip -= 1;
-            None
-        }
-    });
-    (fault, seen_idx)
-}
-
-fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize)> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut head = httparse::Request::new(&mut headers);
-        let parsed = head.parse(input).ok()?;
-        if let httparse::Status::Complete(length) = parsed {
-            let target = head.path.unwrap().to_owned();
-            let (path, raw_query) = target.split_once('?').unwrap_or((&target, ""));
-            let headers: BTreeMap<String, String> = head
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8(header.value.to_vec()).unwrap()))
-                .collect();
-            let query: BTreeMap<String, String> = raw_query
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-                .map(|(name, value)| (decode(name), decode(value)))
-                .collect();
-            let method = head.method.unwrap().to_owned();
-            let (operation, key) = operation(&method, path, &query);
-            let body_length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-            input.drain(..length);
-            let call = Call { method, target: target.clone(), operation, key, query, headers, body: Vec::new() };
-            return Some((call, body_length));
-        }
-        let mut buffer = [0; 16 * 1024];
-        match stream.read(&mut buffer) {
-            Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-            _ => return None,
-        }
-    }
 }
 
 /// The operation and the object. Slashes in an object's name stay as they are, as Oracle's own libraries send them.
@@ -384,38 +153,8 @@ fn operation(method: &str, path: &str, query: &BTreeMap<String, String>) -> (&'s
     (operation, decode(key.unwrap_or_default()))
 }
 
-fn now(state: &State) -> Timestamp {
-    Timestamp::now().checked_add(SignedDuration::from_secs(state.offset_s)).unwrap()
-}
-
-fn write_reply(reply: &Reply, is_head: bool, state: &State) -> Vec<u8> {
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now(state)).unwrap();
-    let mut text = format!("HTTP/1.1 {} Said\r\ndate: {date}\r\n", reply.status);
-    if reply.is_store {
-        text.push_str("opc-request-id: fra-1:req\r\n");
-    }
-    // The answer to a HEAD has no body, and a refusal no length.
-    let length = if is_head && reply.status >= 300 { 0 } else { reply.body.len() };
-    text.push_str(&format!("content-length: {length}\r\n"));
-    for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    if !is_head {
-        bytes.extend_from_slice(&reply.body);
-    }
-    bytes
-}
-
-fn md5_base64(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(Md5::digest(bytes))
-}
-
 /// Carries out a request.
-fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>) -> Reply {
-    let mut state = state.lock().unwrap();
-    let state = &mut *state;
+fn act(call: &mut Call, state: &mut State, fault: Option<&Fault>) -> Reply {
     match call.operation {
         "metadata" => return metadata(call),
         "x509" => return token(call, state),
@@ -436,12 +175,10 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<&Fault>) -> Reply {
         return refusal(400, "UnmatchedContentMD5");
     }
     let mut body = std::mem::take(&mut call.body);
-    if fault == Some(&Fault::Corrupt)
-        && let Some(byte) = body.first_mut()
-    {
-        *byte ^= 1;
+    if fault == Some(&Fault::Corrupt) {
+        damage(&mut body);
     }
-    if fault == Some(&Fault::ForgetUploads) {
+    if fault == Some(&Fault::ForgetPieces) {
         state.uploads.clear();
     }
     let is_kept = fault != Some(&Fault::Drop);
@@ -620,7 +357,7 @@ fn is_authentic(call: &Call, state: &State, key_pem: &str, key_id: &str, has_hos
     let Some(fields) = call.header("authorization").strip_prefix("Signature ") else { return false };
     let field = |name: &str| between(fields, &format!("{name}=\""), "\"").to_owned();
     let Ok(date) = jiff::fmt::rfc2822::parse(call.header("date")) else { return false };
-    let age_s = now(state).as_second() - date.timestamp().as_second();
+    let age_s = now(state.offset_s).as_second() - date.timestamp().as_second();
     let is_known = field("version") == "1" && field("algorithm") == "rsa-sha256" && field("keyId") == key_id;
     if !is_known || age_s.abs() > 300 {
         return false;

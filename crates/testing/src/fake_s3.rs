@@ -10,10 +10,15 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use md5::{Digest, Md5};
 use pillion_base::threads::spawn_thread;
 use sha2::Sha256;
+
+use crate::fake_http::{
+    Call, Reply, between, crc32c_base64, date, decode, encode, hex, hmac, list_page, md5_hex, now, parse_head, reply,
+    reset, write_reply,
+};
 
 pub const BUCKET: &str = "fake-bucket";
 pub const REGION: &str = "eu-fake-1";
@@ -221,26 +226,6 @@ impl Drop for FakeS3 {
     }
 }
 
-struct Call {
-    method: String,
-    path: String,
-    operation: &'static str,
-    key: String,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-}
-
-fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
-    Reply { status, headers: Vec::new(), body: body.into() }
-}
-
 fn refusal(status: u16, code: &str, more: &str) -> Reply {
     let text = format!(
         "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>told so</Message>{more}<RequestId>req-1</RequestId></Error>"
@@ -314,7 +299,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, connection: usize) {
             }
             Some(Fault::Truncate | Fault::TruncateAt(_)) => {
                 let answer = act(&mut call, state, None);
-                let mut bytes = write_reply(&answer, is_head, &state.lock().unwrap());
+                let mut bytes = write_reply(&answer, headers_of(&answer, &state.lock().unwrap()), is_head);
                 let n_kept = match fault {
                     Some(Fault::TruncateAt(n_kept)) => n_kept.min(answer.body.len()),
                     _ => answer.body.len() / 2,
@@ -348,7 +333,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, connection: usize) {
             }
             other => act(&mut call, state, other),
         };
-        let bytes = write_reply(&answer, is_head, &state.lock().unwrap());
+        let bytes = write_reply(&answer, headers_of(&answer, &state.lock().unwrap()), is_head);
         if stream.write_all(&bytes).is_err() {
             return;
         }
@@ -360,41 +345,21 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, connection: usize) {
     }
 }
 
-pub(crate) fn reset(stream: &TcpStream) {
-    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
-}
-
 fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize)> {
     loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut head = httparse::Request::new(&mut headers);
-        let Ok(parsed) = head.parse(input) else {
+        let Some(parsed) = parse_head(input) else {
             // As servers answer a client that begins with a TLS handshake.
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
             return None;
         };
-        if let httparse::Status::Complete(length) = parsed {
-            let (path, raw_query) = head.path.unwrap().split_once('?').unwrap_or((head.path.unwrap(), ""));
-            let (path, raw_query) = (path.to_owned(), raw_query.to_owned());
-            let headers: BTreeMap<String, String> = head
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8(header.value.to_vec()).unwrap()))
-                .collect();
-            let query: BTreeMap<String, String> = raw_query
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-                .map(|(name, value)| (decode(name), decode(value)))
-                .collect();
-            let method = head.method.unwrap().to_owned();
-            let inside = path.strip_prefix(&format!("/{BUCKET}")).map(|rest| rest.trim_start_matches('/'));
+        if let Some((mut call, head_bytes)) = parsed {
+            let inside = call.path().strip_prefix(&format!("/{BUCKET}")).map(|rest| rest.trim_start_matches('/'));
             // Virtual-hosted style has the bucket in the host.
-            let key = decode(inside.unwrap_or(path.trim_start_matches('/')));
-            let body_length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-            let operation = operation(&method, &key, &query);
-            input.drain(..length);
-            return Some((Call { method, path, operation, key, query, headers, body: Vec::new() }, body_length));
+            call.key = decode(inside.unwrap_or(call.path().trim_start_matches('/')));
+            call.operation = operation(&call.method, &call.key, &call.query);
+            input.drain(..head_bytes);
+            let body_length = call.headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+            return Some((call, body_length));
         }
         let mut buffer = [0; 16 * 1024];
         match stream.read(&mut buffer) {
@@ -424,33 +389,13 @@ fn operation(method: &str, key: &str, query: &BTreeMap<String, String>) -> &'sta
     }
 }
 
-fn now(state: &State) -> Timestamp {
-    Timestamp::now().checked_add(SignedDuration::from_secs(state.offset_s)).unwrap()
-}
-
-fn write_reply(reply: &Reply, is_head: bool, state: &State) -> Vec<u8> {
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&now(state)).unwrap();
-    let mut text = format!("HTTP/1.1 {} Said\r\nDate: {date}\r\nx-amz-request-id: req-1\r\n", reply.status);
-    if !reply.headers.iter().any(|(name, _)| name == "Content-Length") && reply.status != 204 {
-        text.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
+/// The headers that each answer has.
+fn headers_of(reply: &Reply, state: &State) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("Date", date(state.offset_s)), ("x-amz-request-id", "req-1".into())];
+    if reply.status != 204 {
+        headers.push(("Content-Length", reply.body.len().to_string()));
     }
-    for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    if !is_head {
-        bytes.extend_from_slice(&reply.body);
-    }
-    bytes
-}
-
-fn md5_hex(bytes: &[u8]) -> String {
-    hex(&Md5::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    headers
 }
 
 fn tag(state: &State, bytes: &[u8]) -> String {
@@ -475,7 +420,7 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
         return refusal(400, "BadDigest", "");
     }
     let checksum = call.headers.get(CHECKSUM).filter(|_| state.keeps_crc32c).cloned();
-    if checksum.as_ref().is_some_and(|checksum| *checksum != crc32c_of(&call.body)) {
+    if checksum.as_ref().is_some_and(|checksum| *checksum != crc32c_base64(&call.body)) {
         return refusal(400, "BadDigest", "");
     }
     let is_upload = matches!(call.operation, "PutObject" | "UploadPart");
@@ -492,7 +437,7 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
         body.pop();
     }
     // Of what is kept.
-    let checksum = checksum.map(|_| crc32c_of(&body));
+    let checksum = checksum.map(|_| crc32c_base64(&body));
     let is_dropped = fault == Some(Fault::Drop);
     let kept: BTreeMap<String, String> = call
         .headers
@@ -604,7 +549,7 @@ fn act(call: &mut Call, state: &Mutex<State>, fault: Option<Fault>) -> Reply {
             }
             let tag = format!("{}-{}", tag(state, &hashes), wanted.len());
             let Upload { headers, has_checksums, .. } = state.uploads.remove(&upload_id).unwrap();
-            let checksum = has_checksums.then(|| format!("{}-{}", crc32c_of(&sums), wanted.len()));
+            let checksum = has_checksums.then(|| format!("{}-{}", crc32c_base64(&sums), wanted.len()));
             if !is_dropped {
                 state.objects.insert(key, Object { bytes, tag: tag.clone(), checksum, headers });
             }
@@ -661,14 +606,6 @@ fn with_checksum(mut reply: Reply, checksum: Option<&String>) -> Reply {
     reply
 }
 
-fn crc32c_of(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(crc32c::crc32c(bytes).to_be_bytes())
-}
-
-pub(crate) fn between<'a>(text: &'a str, before: &str, after: &str) -> &'a str {
-    text.split_once(before).unwrap().1.split_once(after).unwrap().0
-}
-
 fn list(call: &Call, state: &State) -> Reply {
     if !state.can_list {
         return refusal(403, "AccessDenied", "");
@@ -677,22 +614,8 @@ fn list(call: &Call, state: &State) -> Reply {
     let (prefix, delimiter) = (get("prefix"), get("delimiter"));
     let after = if call.operation == "ListObjects" { get("marker") } else { get("continuation-token") };
     let max: usize = get("max-keys").parse().unwrap_or(1000);
-    let mut names: Vec<(String, bool)> = Vec::new();
-    for key in state.objects.keys().filter(|key| key.starts_with(&prefix)) {
-        let rest = &key[prefix.len()..];
-        let entry = match rest.find(&delimiter).filter(|_| !delimiter.is_empty()) {
-            Some(end) => (key[..prefix.len() + end + 1].to_owned(), true),
-            None => (key.clone(), false),
-        };
-        if names.last() != Some(&entry) {
-            names.push(entry);
-        }
-    }
-    names.sort();
-    names.dedup();
-    let mut rest = names.into_iter().filter(|(name, _)| *name > after);
-    let page: Vec<(String, bool)> = rest.by_ref().take(max.min(state.page_names)).collect();
-    let is_truncated = rest.next().is_some();
+    let names_max = max.min(state.page_names);
+    let (page, is_truncated) = list_page(state.objects.keys(), &prefix, &delimiter, &after, names_max);
     let mut text =
         format!("<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>{is_truncated}</IsTruncated>");
     for (name, is_prefix) in &page {
@@ -735,7 +658,7 @@ fn verify(call: &Call, state: &State) -> Result<(), Denied> {
         format!("{}-{}-{}T{}:{}:{}Z", &date[..4], &date[4..6], &date[6..8], &date[9..11], &date[11..13], &date[13..15])
             .parse()
             .unwrap();
-    if (now(state).as_second() - signed_at.as_second()).abs() > 900 {
+    if (now(state.offset_s).as_second() - signed_at.as_second()).abs() > 900 {
         return Err(denied(403, "RequestTimeTooSkewed"));
     }
     let is_location = call.operation == "GetBucketLocation" && region == "us-east-1";
@@ -767,7 +690,7 @@ fn verify(call: &Call, state: &State) -> Result<(), Denied> {
     let canonical = format!(
         "{}\n{}\n{}\n{headers}\n{signed_headers}\n{payload}",
         call.method,
-        encode(&decode(&call.path), true),
+        encode(&decode(call.path()), true),
         pairs.join("&")
     );
     let text = format!(
@@ -782,38 +705,4 @@ fn verify(call: &Call, state: &State) -> Result<(), Denied> {
         return Err(denied(403, "SignatureDoesNotMatch"));
     }
     Ok(())
-}
-
-/// RFC 2104 with SHA-256.
-pub(crate) fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
-    let mut block = if key.len() > 64 { Sha256::digest(key).to_vec() } else { key.to_vec() };
-    block.resize(64, 0);
-    let pad = |with: u8| block.iter().map(|byte| byte ^ with).collect::<Vec<u8>>();
-    let inner = Sha256::digest([pad(0x36).as_slice(), text].concat());
-    Sha256::digest([pad(0x5c).as_slice(), inner.as_slice()].concat()).to_vec()
-}
-
-pub(crate) fn encode(text: &str, keeps_slash: bool) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-            b'/' if keeps_slash => "/".into(),
-            byte => format!("%{byte:02X}"),
-        })
-        .collect()
-}
-
-pub(crate) fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first == b'%' {
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&rest[..2]).unwrap(), 16).unwrap());
-            rest = &rest[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).unwrap()
 }

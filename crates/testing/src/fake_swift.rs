@@ -3,17 +3,10 @@
 //! do. Never checks what clients make of its answers.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use md5::{Digest, Md5};
-use pillion_base::threads::spawn_thread;
 
-use crate::fake_s3::{between, decode, reset};
+use crate::fake_http::{Call, Reply, Server, Store, damage, decode, md5_hex, reply, with};
 
 pub const CONTAINER: &str = "fake-container";
 pub const SEGMENTS_CONTAINER: &str = "fake-segments";
@@ -22,53 +15,15 @@ pub const PASSWORD: &str = "password-of-the-fake-never-shown";
 /// Where the account is, below the server's URL.
 const ACCOUNT: &str = "/v1/AUTH_fake";
 
-/// What goes wrong with a request.
+/// What goes wrong here only.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fault {
-    /// Nothing is answered until the client goes away.
-    Hang,
-    /// The connection is reset after so many bytes of the body; nothing happened.
-    Reset(usize),
-    /// The request is done; the connection is reset instead of an answer.
-    LoseAnswer,
-    /// The request is done; the answer breaks off in the middle of its body.
-    Truncate,
-    /// The request is not done; this status is the answer, after the whole body.
-    Refuse(u16),
-    /// As `Refuse`, before the body is read; then the connection is closed.
-    RefuseEarly(u16),
-    /// The request is done, but the answer is this status.
-    DoAndRefuse(u16),
-    /// The answer is a success, but nothing is kept.
-    Drop,
+pub enum SwiftFault {
     /// One byte is changed on the way in.
     Damage,
-    /// One byte of what is stored is changed, and the store does not notice.
-    Corrupt,
-    /// Something in between answers with this status and a web page.
-    Portal(u16),
-    /// All segments are gone, before the request is done.
-    ForgetSegments,
 }
 
-struct Rule {
-    operation: &'static str,
-    key: String,
-    skip: usize,
-    times: usize,
-    fault: Fault,
-}
-
-/// A request that arrived.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub operation: &'static str,
-    /// The object, or the path of what is none.
-    pub key: String,
-    pub query: BTreeMap<String, String>,
-    pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
-}
+pub type Fault = crate::fake_http::Fault<SwiftFault>;
+pub type FakeSwift = Server<State>;
 
 /// What an object is made of.
 #[derive(Clone)]
@@ -83,7 +38,6 @@ pub enum Content {
 pub struct State {
     /// Objects by container and name.
     pub containers: BTreeMap<String, BTreeMap<String, Content>>,
-    pub seen: Vec<Seen>,
     /// What `/info` answers; `None` if it is switched off.
     pub info: Option<String>,
     /// Objects whose names contain this are not in listings.
@@ -97,70 +51,10 @@ pub struct State {
     pub n_tokens: usize,
     /// How long tokens are good. `Units:` s.
     pub token_life_s: i64,
-    rules: Vec<Rule>,
-}
-
-pub struct FakeSwift {
-    pub port: u16,
-    pub state: Arc<Mutex<State>>,
-    ended: Arc<AtomicBool>,
+    port: u16,
 }
 
 impl FakeSwift {
-    pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let empty = [CONTAINER, SEGMENTS_CONTAINER].map(|name| (name.to_owned(), BTreeMap::new()));
-        let state = Arc::new(Mutex::new(State {
-            containers: BTreeMap::from(empty),
-            seen: Vec::new(),
-            info: Some(r#"{"swift":{"max_file_size":5368709122},"slo":{"max_manifest_segments":1000}}"#.into()),
-            unlisted: None,
-            has_ids: true,
-            has_static: true,
-            token: String::new(),
-            n_tokens: 0,
-            token_life_s: 3600,
-            rules: Vec::new(),
-        }));
-        let ended = Arc::new(AtomicBool::new(false));
-        let (shared, end) = (Arc::clone(&state), Arc::clone(&ended));
-        spawn_thread("fake-swift", None, move || {
-            for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (Ok(stream), state) = (stream, Arc::clone(&shared)) else { continue };
-                spawn_thread("fake-swift-connection", None, move || serve(stream, port, &state)).unwrap();
-            }
-        })
-        .unwrap();
-        FakeSwift { port, state, ended }
-    }
-
-    /// The URL of something on this server, such as `auth/v1.0` and `v3`.
-    pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}/{path}", self.port)
-    }
-
-    /// The next `times` requests of `operation` (`""` is any) whose name contains `key` go wrong, after `skip` others.
-    pub fn rule(&self, operation: &'static str, key: &str, skip: usize, times: usize, fault: Fault) {
-        self.with(|state| state.rules.push(Rule { operation, key: key.into(), skip, times, fault }));
-    }
-
-    pub fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().unwrap())
-    }
-
-    /// The operations since this or `seen` was last called, in order.
-    pub fn operations(&self) -> Vec<&'static str> {
-        self.seen().iter().map(|seen| seen.operation).collect()
-    }
-
-    pub fn seen(&self) -> Vec<Seen> {
-        self.with(|state| std::mem::take(&mut state.seen))
-    }
-
     /// The content of an object.
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         self.with(|state| bytes_of(state, state.containers[CONTAINER].get(key)?).ok())
@@ -175,42 +69,49 @@ impl FakeSwift {
     }
 }
 
-impl Drop for FakeSwift {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
-}
+impl Store for State {
+    type OwnFault = SwiftFault;
 
-struct Call {
-    method: String,
-    container: String,
-    key: String,
-    operation: &'static str,
-    query: BTreeMap<String, String>,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-impl Call {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
+    fn new(port: u16) -> Self {
+        let empty = [CONTAINER, SEGMENTS_CONTAINER].map(|name| (name.to_owned(), BTreeMap::new()));
+        State {
+            containers: BTreeMap::from(empty),
+            info: Some(r#"{"swift":{"max_file_size":5368709122},"slo":{"max_manifest_segments":1000}}"#.into()),
+            unlisted: None,
+            has_ids: true,
+            has_static: true,
+            token: String::new(),
+            n_tokens: 0,
+            token_life_s: 3600,
+            port,
+        }
     }
 
-    fn parameter(&self, name: &str) -> &str {
-        self.query.get(name).map_or("", String::as_str)
+    /// The key of what is no object is its path.
+    fn route(call: &mut Call) {
+        let path = call.path();
+        let inside = path.strip_prefix(ACCOUNT).and_then(|path| path.strip_prefix('/'));
+        let (container, key) = inside.map_or(("", path), |path| path.split_once('/').unwrap_or((path, "")));
+        let (container, key) = (decode(container), decode(key));
+        call.operation = operation(&call.method, &container, &key, &call.query);
+        (call.container, call.key) = (container, key);
     }
-}
 
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    is_swift: bool,
-}
+    fn act(&mut self, call: &mut Call, fault: Option<&Fault>) -> Reply {
+        act(call, self, fault)
+    }
 
-fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
-    Reply { status, headers: Vec::new(), body: body.into(), is_swift: true }
+    fn refusal(status: u16, _code: &str) -> Reply {
+        refusal(status)
+    }
+
+    fn headers(&self, reply: &Reply, _is_head: bool) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("Content-Length", reply.body.len().to_string())];
+        if reply.is_own && self.has_ids {
+            headers.push(("X-Trans-Id", "tx-1".into()));
+        }
+        headers
+    }
 }
 
 fn refusal(status: u16) -> Reply {
@@ -219,135 +120,6 @@ fn refusal(status: u16) -> Reply {
 
 fn json(value: &serde_json::Value) -> Reply {
     with(reply(200, value.to_string()), "Content-Type", "application/json; charset=utf-8")
-}
-
-fn with(mut reply: Reply, name: &str, value: &str) -> Reply {
-    reply.headers.push((name.into(), value.into()));
-    reply
-}
-
-/// Serves one connection until it ends.
-fn serve(mut stream: TcpStream, port: u16, state: &Mutex<State>) {
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    let mut input = Vec::new();
-    loop {
-        let Some((mut call, length)) = read_head(&mut stream, &mut input) else { return };
-        let (fault, seen_idx) = note(&call, state);
-        let limit = match fault {
-            Some(Fault::Reset(after)) => after.min(length),
-            Some(Fault::RefuseEarly(..)) => 0,
-            _ => length,
-        };
-        while input.len() < limit {
-            let mut buffer = [0; 64 * 1024];
-            match stream.read(&mut buffer) {
-                Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-                _ => return,
-            }
-        }
-        let behind = input.split_off(limit.min(input.len()));
-        call.body = std::mem::replace(&mut input, behind);
-        if let Some(seen) = state.lock().unwrap().seen.get_mut(seen_idx) {
-            seen.body.clone_from(&call.body);
-        }
-        let mut act = |fault| act(&mut call, port, &mut state.lock().unwrap(), fault);
-        let answer = match &fault {
-            Some(Fault::Hang) => {
-                let _ = stream.read(&mut [0; 1]);
-                return;
-            }
-            Some(Fault::Reset(_)) => return reset(&stream),
-            Some(Fault::LoseAnswer) => {
-                act(None);
-                return reset(&stream);
-            }
-            Some(Fault::Refuse(status) | Fault::RefuseEarly(status)) => refusal(*status),
-            Some(Fault::DoAndRefuse(status)) => {
-                act(None);
-                refusal(*status)
-            }
-            Some(Fault::Portal(status)) => {
-                Reply { is_swift: false, ..reply(*status, "<html><body>Please log in</body></html>") }
-            }
-            other => act(other.as_ref()),
-        };
-        let has_ids = state.lock().unwrap().has_ids;
-        let mut bytes = write_reply(&answer, call.method == "HEAD", has_ids);
-        if fault == Some(Fault::Truncate) {
-            bytes.truncate(bytes.len() - answer.body.len().div_ceil(2));
-        }
-        let is_last = matches!(fault, Some(Fault::RefuseEarly(..) | Fault::Truncate));
-        if stream.write_all(&bytes).is_err() || is_last {
-            let _ = stream.shutdown(Shutdown::Write);
-            return;
-        }
-    }
-}
-
-/// Records a request and returns what is to go wrong with it, and where it is recorded.
-fn note(call: &Call, state: &Mutex<State>) -> (Option<Fault>, usize) {
-    let mut state = state.lock().unwrap();
-    state.seen.push(Seen {
-        operation: call.operation,
-        key: call.key.clone(),
-        query: call.query.clone(),
-        headers: call.headers.clone(),
-        body: Vec::new(),
-    });
-    let seen_idx = state.seen.len() - 1;
-    let matching = state.rules.iter_mut().find(|rule| {
-        (rule.operation.is_empty() || rule.operation == call.operation)
-            && call.key.contains(&rule.key)
-            && rule.times > 0
-    });
-    let fault = matching.and_then(|rule| match rule.skip {
-        0 => {
-            rule.times -= 1;
-            Some(rule.fault.clone())
-        }
-        _ => {
-            rule.skip -= 1;
-            None
-        }
-    });
-    (fault, seen_idx)
-}
-
-fn read_head(stream: &mut TcpStream, input: &mut Vec<u8>) -> Option<(Call, usize)> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut head = httparse::Request::new(&mut headers);
-        let parsed = head.parse(input).ok()?;
-        if let httparse::Status::Complete(length) = parsed {
-            let (path, raw_query) = head.path.unwrap().split_once('?').unwrap_or((head.path.unwrap(), ""));
-            let (path, raw_query) = (path.to_owned(), raw_query.to_owned());
-            let headers: BTreeMap<String, String> = head
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8(header.value.to_vec()).unwrap()))
-                .collect();
-            let query: BTreeMap<String, String> = raw_query
-                .split('&')
-                .filter(|pair| !pair.is_empty())
-                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-                .map(|(name, value)| (decode(name), decode(value)))
-                .collect();
-            let method = head.method.unwrap().to_owned();
-            let inside = path.strip_prefix(ACCOUNT).and_then(|path| path.strip_prefix('/'));
-            let (container, key) =
-                inside.map_or(("", path.as_str()), |path| path.split_once('/').unwrap_or((path, "")));
-            let (container, key) = (decode(container), decode(key));
-            let operation = operation(&method, &container, &key, &query);
-            let body_length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
-            input.drain(..length);
-            return Some((Call { method, container, key, operation, query, headers, body: Vec::new() }, body_length));
-        }
-        let mut buffer = [0; 16 * 1024];
-        match stream.read(&mut buffer) {
-            Ok(n) if n > 0 => input.extend_from_slice(&buffer[..n]),
-            _ => return None,
-        }
-    }
 }
 
 fn operation(method: &str, container: &str, key: &str, query: &BTreeMap<String, String>) -> &'static str {
@@ -372,39 +144,13 @@ fn operation(method: &str, container: &str, key: &str, query: &BTreeMap<String, 
     }
 }
 
-fn write_reply(reply: &Reply, is_head: bool, has_ids: bool) -> Vec<u8> {
-    let mut text = format!("HTTP/1.1 {} Said\r\n", reply.status);
-    if reply.is_swift && has_ids {
-        text.push_str("X-Trans-Id: tx-1\r\n");
-    }
-    if !reply.headers.iter().any(|(name, _)| name == "Content-Length") {
-        text.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
-    }
-    for (name, value) in &reply.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    text.push_str("\r\n");
-    let mut bytes = text.into_bytes();
-    if !is_head {
-        bytes.extend_from_slice(&reply.body);
-    }
-    bytes
-}
-
-fn md5_hex(bytes: &[u8]) -> String {
-    Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Carries out a request.
-fn act(call: &mut Call, port: u16, state: &mut State, fault: Option<&Fault>) -> Reply {
+fn act(call: &mut Call, state: &mut State, fault: Option<&Fault>) -> Reply {
     match call.operation {
         "info" => {
-            return state
-                .info
-                .clone()
-                .map_or_else(|| refusal(403), |info| Reply { is_swift: false, ..reply(200, info) });
+            return state.info.clone().map_or_else(|| refusal(403), |info| Reply { is_own: false, ..reply(200, info) });
         }
-        "token v1" | "token v2" | "token v3" => return token(call, port, state),
+        "token v1" | "token v2" | "token v3" => return token(call, state),
         _ => {}
     }
     if call.header("x-auth-token") != state.token || state.token.is_empty() {
@@ -413,7 +159,7 @@ fn act(call: &mut Call, port: u16, state: &mut State, fault: Option<&Fault>) -> 
     if !state.containers.contains_key(&call.container) {
         return refusal(404);
     }
-    if fault == Some(&Fault::ForgetSegments) {
+    if fault == Some(&Fault::ForgetPieces) {
         for objects in state.containers.values_mut() {
             objects.retain(|name, _| !name.starts_with("segments/"));
         }
@@ -449,13 +195,8 @@ fn put(call: &mut Call, state: &mut State, fault: Option<&Fault>) -> Reply {
         return refusal(411);
     }
     let mut body = std::mem::take(&mut call.body);
-    let change = |body: &mut Vec<u8>| {
-        if let Some(byte) = body.first_mut() {
-            *byte ^= 1;
-        }
-    };
-    if fault == Some(&Fault::Damage) {
-        change(&mut body);
+    if fault == Some(&Fault::Own(SwiftFault::Damage)) {
+        damage(&mut body);
     }
     let said = call.header("etag");
     if !said.is_empty() && said != md5_hex(&body) {
@@ -463,7 +204,7 @@ fn put(call: &mut Call, state: &mut State, fault: Option<&Fault>) -> Reply {
     }
     let manifest = call.header("x-object-manifest");
     if fault == Some(&Fault::Corrupt) {
-        change(&mut body);
+        damage(&mut body);
     }
     let tag = md5_hex(&body);
     let content = match manifest.split_once('/') {
@@ -557,7 +298,7 @@ fn get(call: &Call, state: &State) -> Reply {
         Ok(bytes) => bytes,
         Err(status) => return refusal(status),
     };
-    let range = call.headers.get("range").map(|range| between(range, "bytes=", "-").parse::<usize>().unwrap());
+    let range = call.range_start();
     let status = if range.is_some() { 206 } else { 200 };
     let answer = with(reply(status, bytes.get(range.unwrap_or(0)..).unwrap()), "Etag", &tag_of(state, content));
     let answer = with(answer, "X-Timestamp", "1700000000.00000");
@@ -614,8 +355,8 @@ fn list(call: &Call, state: &State) -> Reply {
 }
 
 /// Gives a token, which takes the place of the one before.
-fn token(call: &Call, port: u16, state: &mut State) -> Reply {
-    let storage = format!("http://127.0.0.1:{port}{ACCOUNT}");
+fn token(call: &Call, state: &mut State) -> Reply {
+    let storage = format!("http://127.0.0.1:{}{ACCOUNT}", state.port);
     let text = String::from_utf8(call.body.clone()).unwrap();
     let is_right = match call.operation {
         "token v1" => call.header("x-auth-user") == USER && call.header("x-auth-key") == PASSWORD,

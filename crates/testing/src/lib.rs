@@ -6,6 +6,7 @@
 pub mod bucket;
 pub mod fake_azure;
 pub mod fake_gcs;
+mod fake_http;
 pub mod fake_oci;
 pub mod fake_s3;
 pub mod fake_swift;

@@ -319,8 +319,8 @@ fn the_end_of_an_upload_is_looked_into() {
     check(Fault::Reset(0), 1, Ok(()));
     check(Fault::Refuse(500, "InternalError"), 2, Ok(()));
     check(Fault::Portal(200), 1, Ok(()));
-    check(Fault::ForgetBlocks, 1, Ok(()));
-    check(Fault::ForgetBlocks, 9, Err((Retry, "server")));
+    check(Fault::ForgetPieces, 1, Ok(()));
+    check(Fault::ForgetPieces, 9, Err((Retry, "server")));
     check(Fault::Refuse(403, "AuthorizationPermissionMismatch"), 1, Err((Permanent, "denied")));
     // Acknowledged and not kept.
     check(Fault::Drop, 1, Err((Retry, "integrity")));

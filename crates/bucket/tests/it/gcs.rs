@@ -13,7 +13,7 @@ use pillion_bucket::gcs::{GcsBucket, GcsConfig};
 use pillion_bucket::s3::Waits;
 use pillion_bucket::{Bucket, Compared, Journal, NoJournal, Part, Parts, Stored};
 use pillion_testing::bucket;
-use pillion_testing::fake_gcs::{BUCKET, FakeGcs, Fault, SERVICE_KEY, UNIT, key_file};
+use pillion_testing::fake_gcs::{BUCKET, FakeGcs, Fault, GcsFault, SERVICE_KEY, UNIT, key_file};
 use pillion_testing::journal::{Kept, content};
 
 /// Two units, so that a part of one can be kept.
@@ -154,11 +154,16 @@ fn each_fault_has_its_outcome() {
     check(Fault::Refuse(403, "forbidden"), 9, Err((Permanent, "denied", "roles/storage.objectAdmin")), 1);
     check(Fault::Refuse(403, "accountDisabled"), 9, Err((Permanent, "denied", "billing")), 1);
     check(Fault::Refuse(400, "invalid"), 9, Err((Permanent, "permanent", "400 invalid")), 1);
-    check(Fault::Say(400, "invalid", "Provided MD5 hash doesn't match"), 1, Ok(()), 2);
-    check(Fault::Say(400, "invalid", "upload_id=never-shown"), 9, Err((Permanent, "permanent", "repeats")), 1);
+    check(Fault::Own(GcsFault::Say(400, "invalid", "Provided MD5 hash doesn't match")), 1, Ok(()), 2);
+    check(
+        Fault::Own(GcsFault::Say(400, "invalid", "upload_id=never-shown")),
+        9,
+        Err((Permanent, "permanent", "repeats")),
+        1,
+    );
     check(Fault::DoAndRefuse(504, ""), 1, Ok(()), 2);
     check(Fault::Corrupt, 1, Err((Retry, "integrity", "another CRC-32C")), 1);
-    check(Fault::OtherSum, 1, Err((Retry, "integrity", "another CRC-32C")), 1);
+    check(Fault::Own(GcsFault::OtherSum), 1, Err((Retry, "integrity", "another CRC-32C")), 1);
     check(Fault::Portal(200), 1, Ok(()), 2);
     check(Fault::Portal(200), 9, Err((Retry, "network", "not that of Google")), 4);
     check(Fault::Portal(404), 1, Ok(()), 2);
@@ -276,8 +281,8 @@ fn a_chunk_that_meets_a_fault_goes_on_where_the_store_is() {
     check(Fault::Portal(200), 1, &again, SIZE + CHUNK);
     check(Fault::Portal(302), 0, &["chunk", "chunk", "chunk"], SIZE);
     // The answer says how much was kept.
-    check(Fault::Keep(UNIT), 1, &["chunk", "chunk", "chunk", "chunk"], SIZE + UNIT);
-    check(Fault::Keep(0), 1, &["chunk", "chunk", "chunk", "chunk"], SIZE + CHUNK);
+    check(Fault::Own(GcsFault::Keep(UNIT)), 1, &["chunk", "chunk", "chunk", "chunk"], SIZE + UNIT);
+    check(Fault::Own(GcsFault::Keep(0)), 1, &["chunk", "chunk", "chunk", "chunk"], SIZE + CHUNK);
 }
 
 #[test]
@@ -295,7 +300,7 @@ fn a_store_that_takes_no_more_bytes_is_given_up() {
     };
     check(Fault::Refuse(500, "internalError"), "server");
     check(Fault::Refuse(429, "rateLimitExceeded"), "throttled");
-    check(Fault::Keep(0), "server");
+    check(Fault::Own(GcsFault::Keep(0)), "server");
     check(Fault::Reset(0), "network");
 }
 
@@ -383,7 +388,7 @@ fn a_session_that_is_gone_begins_anew() {
     for status in [404, 410] {
         // While it is sent, and when it is asked after a restart.
         let rig = Rig::new();
-        rig.fake.rule("chunk", "", 1, 1, Fault::Forget(status));
+        rig.fake.rule("chunk", "", 1, 1, Fault::Own(GcsFault::Forget(status)));
         let stored = rig.upload(&NoJournal).unwrap();
         assert_eq!(stored.resumed_bytes, 0);
         rig.assert_whole();
@@ -394,7 +399,7 @@ fn a_session_that_is_gone_begins_anew() {
         journal.fail_after(2);
         rig.upload(&journal).unwrap_err();
         journal.recover();
-        rig.fake.rule("question", "", 0, 1, Fault::Forget(status));
+        rig.fake.rule("question", "", 0, 1, Fault::Own(GcsFault::Forget(status)));
         assert_eq!(rig.upload(&journal).unwrap().resumed_bytes, 0);
         rig.assert_whole();
         assert_eq!(journal.parts(), None);
@@ -410,7 +415,7 @@ fn a_session_that_is_gone_begins_anew() {
     assert_eq!(rig.upload(&journal).unwrap().resumed_bytes, SIZE as u64);
     assert_eq!((rig.fake.operations(), journal.parts()), (vec!["question", "objects.get"], None));
     let rig = Rig::new();
-    rig.fake.rule("chunk", "", 0, 99, Fault::Forget(410));
+    rig.fake.rule("chunk", "", 0, 99, Fault::Own(GcsFault::Forget(410)));
     let journal = Kept::default();
     let err = rig.upload(&journal).unwrap_err();
     assert_eq!((err.kind(), err.class(), journal.parts()), (Kind::Retry, "server", None), "{err}");
@@ -441,10 +446,10 @@ fn the_end_of_an_upload_is_looked_into() {
     check(Fault::Reset(0), 1, Ok(4));
     check(Fault::Refuse(500, "internalError"), 2, Ok(5));
     check(Fault::Portal(200), 1, Ok(4));
-    check(Fault::Forget(404), 1, Ok(6));
+    check(Fault::Own(GcsFault::Forget(404)), 1, Ok(6));
     check(Fault::Refuse(403, "forbidden"), 1, Err((Permanent, "denied")));
     check(Fault::Corrupt, 1, Err((Retry, "integrity")));
-    check(Fault::OtherSum, 1, Err((Retry, "integrity")));
+    check(Fault::Own(GcsFault::OtherSum), 1, Err((Retry, "integrity")));
 }
 
 #[test]

@@ -396,8 +396,8 @@ fn the_end_of_an_upload_is_looked_into() {
     check(Fault::Reset(0), 1, Ok(()));
     check(Fault::Refuse(500, "InternalServerError"), 2, Ok(()));
     check(Fault::Portal(200), 1, Ok(()));
-    check(Fault::ForgetUploads, 1, Ok(()));
-    check(Fault::ForgetUploads, 9, Err((Retry, "server")));
+    check(Fault::ForgetPieces, 1, Ok(()));
+    check(Fault::ForgetPieces, 9, Err((Retry, "server")));
     check(Fault::Refuse(400, "InvalidUploadPart"), 1, Ok(()));
     check(Fault::Refuse(404, "NotAuthorizedOrNotFound"), 1, Err((Permanent, "denied")));
     // Acknowledged and not kept.
@@ -416,7 +416,7 @@ fn parts_that_are_changed_or_dropped_by_the_store_are_found_out() {
     rig.upload(&NoJournal).unwrap();
     rig.assert_whole();
     let rig = Rig::new();
-    rig.fake.rule("UploadPart", "", 1, 1, Fault::ForgetUploads);
+    rig.fake.rule("UploadPart", "", 1, 1, Fault::ForgetPieces);
     rig.upload(&Kept::default()).unwrap();
     rig.assert_whole();
 }

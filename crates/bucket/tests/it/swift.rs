@@ -14,7 +14,9 @@ use pillion_bucket::s3::Waits;
 use pillion_bucket::swift::{Auth, Identity, Named, Project, SwiftBucket, SwiftConfig, User};
 use pillion_bucket::{Bucket, Compared, Journal, NoJournal, Parts, Stored};
 use pillion_testing::bucket;
-use pillion_testing::fake_swift::{CONTAINER, Content, FakeSwift, Fault, PASSWORD, SEGMENTS_CONTAINER, USER};
+use pillion_testing::fake_swift::{
+    CONTAINER, Content, FakeSwift, Fault, PASSWORD, SEGMENTS_CONTAINER, SwiftFault, USER,
+};
 use pillion_testing::journal::{Kept, content};
 
 const SEGMENT: usize = 64 * 1024;
@@ -167,21 +169,21 @@ fn each_fault_has_its_outcome() {
     check(Fault::Reset(0), 2, Ok(()), 3);
     check(Fault::Reset(0), 9, Err((Retry, "network", "PUT object fake-container/x at 127.0.0.1")), 4);
     check(Fault::LoseAnswer, 1, Ok(()), 2);
-    check(Fault::Refuse(500), 3, Ok(()), 4);
-    check(Fault::Refuse(500), 9, Err((Retry, "server", "500: Told so Status 500. (transaction tx-1)")), 4);
+    check(Fault::Refuse(500, ""), 3, Ok(()), 4);
+    check(Fault::Refuse(500, ""), 9, Err((Retry, "server", "500: Told so Status 500. (transaction tx-1)")), 4);
     for status in [429, 498, 503] {
-        check(Fault::Refuse(status), 2, Ok(()), 3);
-        check(Fault::Refuse(status), 9, Err((Retry, "throttled", "Told so")), 4);
+        check(Fault::Refuse(status, ""), 2, Ok(()), 3);
+        check(Fault::Refuse(status, ""), 9, Err((Retry, "throttled", "Told so")), 4);
     }
-    check(Fault::Refuse(507), 9, Err((Retry, "server", "no room left on its disks")), 4);
-    check(Fault::Refuse(408), 1, Ok(()), 2);
-    check(Fault::Refuse(403), 9, Err((Permanent, "denied", "lacks the right")), 1);
-    check(Fault::Refuse(404), 9, Err((Permanent, "no_bucket", "create the container fake-container")), 1);
-    check(Fault::Refuse(413), 9, Err((Permanent, "denied", "quota")), 1);
-    check(Fault::Refuse(400), 9, Err((Permanent, "permanent", "400")), 1);
-    check(Fault::Damage, 1, Ok(()), 2);
-    check(Fault::Damage, 9, Err((Retry, "integrity", "on the way")), 4);
-    check(Fault::DoAndRefuse(504), 1, Ok(()), 2);
+    check(Fault::Refuse(507, ""), 9, Err((Retry, "server", "no room left on its disks")), 4);
+    check(Fault::Refuse(408, ""), 1, Ok(()), 2);
+    check(Fault::Refuse(403, ""), 9, Err((Permanent, "denied", "lacks the right")), 1);
+    check(Fault::Refuse(404, ""), 9, Err((Permanent, "no_bucket", "create the container fake-container")), 1);
+    check(Fault::Refuse(413, ""), 9, Err((Permanent, "denied", "quota")), 1);
+    check(Fault::Refuse(400, ""), 9, Err((Permanent, "permanent", "400")), 1);
+    check(Fault::Own(SwiftFault::Damage), 1, Ok(()), 2);
+    check(Fault::Own(SwiftFault::Damage), 9, Err((Retry, "integrity", "on the way")), 4);
+    check(Fault::DoAndRefuse(504, ""), 1, Ok(()), 2);
     check(Fault::Corrupt, 1, Err((Retry, "integrity", "other bytes than were sent")), 1);
     check(Fault::Portal(200), 1, Ok(()), 2);
     check(Fault::Portal(200), 9, Err((Retry, "network", "not that of Swift")), 4);
@@ -193,7 +195,7 @@ fn each_fault_has_its_outcome() {
 #[test]
 fn the_reason_of_an_early_refusal_is_heard_although_the_connection_breaks() {
     let rig = Rig::with(|config, _| config.segment_bytes = Some(8 << 20));
-    rig.fake.rule("PUT segment", "", 0, 9, Fault::RefuseEarly(413));
+    rig.fake.rule("PUT segment", "", 0, 9, Fault::RefuseEarly(413, ""));
     let source = rig.file(&content(9 << 20));
     let err = rig.bucket.upload("01A/index", &source, &NoJournal, &rig.stop).unwrap_err();
     assert_eq!((err.kind(), err.class()), (Kind::Permanent, "denied"), "{err}");
@@ -220,7 +222,7 @@ fn a_missing_container_is_no_missing_object() {
     assert_eq!(rig.fake.operations(), ["token v1", "HEAD object", "HEAD container", "HEAD object"]);
     // Whoever must not look at it may still be told of objects.
     let rig = Rig::new();
-    rig.fake.rule("HEAD container", "", 0, 9, Fault::Refuse(403));
+    rig.fake.rule("HEAD container", "", 0, 9, Fault::Refuse(403, ""));
     assert!(!rig.bucket.exists("x", &rig.stop).unwrap());
 }
 
@@ -234,7 +236,7 @@ fn a_token_that_the_store_refuses_is_renewed_once() {
         rig.fake.with(|state| state.token = "of somebody else".into());
         rig.put().unwrap();
         assert_eq!(rig.fake.operations(), ["PUT object", token, "PUT object"]);
-        rig.fake.rule("PUT object", "", 0, 9, Fault::Refuse(401));
+        rig.fake.rule("PUT object", "", 0, 9, Fault::Refuse(401, ""));
         let err = rig.put().unwrap_err();
         assert_eq!((err.kind(), err.class()), (Kind::Permanent, "credentials"), "{err}");
         assert!(err.to_string().contains("correct region_name"), "{err}");
@@ -258,7 +260,7 @@ fn a_token_that_the_store_refuses_is_renewed_once() {
 #[test]
 fn a_token_that_ends_during_an_upload_costs_one_segment_at_most() {
     let rig = Rig::with(|config, _| config.segment_bytes = Some(4 << 20));
-    rig.fake.rule("PUT segment", "", 1, 1, Fault::RefuseEarly(401));
+    rig.fake.rule("PUT segment", "", 1, 1, Fault::RefuseEarly(401, ""));
     let bytes = content(9 << 20);
     rig.bucket.upload("01A/index", &rig.file(&bytes), &NoJournal, &rig.stop).unwrap();
     assert_eq!(rig.fake.object("01A/index").unwrap(), bytes);
@@ -277,10 +279,10 @@ fn a_segment_that_meets_a_fault_is_sent_again_and_nothing_else() {
     for fault in [
         Fault::Reset(SEGMENT / 2),
         Fault::LoseAnswer,
-        Fault::Refuse(500),
-        Fault::Refuse(503),
-        Fault::Damage,
-        Fault::RefuseEarly(500),
+        Fault::Refuse(500, ""),
+        Fault::Refuse(503, ""),
+        Fault::Own(SwiftFault::Damage),
+        Fault::RefuseEarly(500, ""),
     ] {
         let rig = Rig::new();
         rig.fake.rule("PUT segment", "", 1, 2, fault.clone());
@@ -331,7 +333,7 @@ fn segments_that_are_not_listed_yet_are_looked_for() {
     assert_eq!(rig.fake.object("01A/index").unwrap(), content(SIZE));
     // Who may not list is no worse off.
     let rig = Rig::new();
-    rig.fake.rule("GET container", "", 0, 9, Fault::Refuse(403));
+    rig.fake.rule("GET container", "", 0, 9, Fault::Refuse(403, ""));
     rig.upload(&NoJournal).unwrap();
     rig.assert_whole();
 }
@@ -377,13 +379,13 @@ fn the_end_of_an_upload_is_looked_into() {
         }
     };
     check(Fault::LoseAnswer, 1, Ok(()));
-    check(Fault::DoAndRefuse(500), 1, Ok(()));
+    check(Fault::DoAndRefuse(500, ""), 1, Ok(()));
     check(Fault::Reset(0), 1, Ok(()));
-    check(Fault::Refuse(500), 2, Ok(()));
+    check(Fault::Refuse(500, ""), 2, Ok(()));
     check(Fault::Portal(200), 1, Ok(()));
-    check(Fault::ForgetSegments, 1, Ok(()));
-    check(Fault::ForgetSegments, 9, Err((Retry, "server")));
-    check(Fault::Refuse(403), 1, Err((Permanent, "denied")));
+    check(Fault::ForgetPieces, 1, Ok(()));
+    check(Fault::ForgetPieces, 9, Err((Retry, "server")));
+    check(Fault::Refuse(403, ""), 1, Err((Permanent, "denied")));
     // Acknowledged and not kept.
     check(Fault::Drop, 1, Err((Retry, "integrity")));
 }
@@ -467,7 +469,7 @@ fn the_stores_limits_count() {
     let size = 9 << 20;
     rig.bucket.upload("01A/index", &rig.file(&content(size)), &NoJournal, &rig.stop).unwrap();
     let bodies: Vec<usize> =
-        rig.fake.seen().iter().filter(|seen| seen.operation == "PUT segment").map(|seen| seen.body.len()).collect();
+        rig.fake.seen().iter().filter(|seen| seen.operation == "PUT segment").map(|seen| seen.body_bytes).collect();
     assert_eq!(bodies, [size / 4; 4]);
 }
 
