@@ -43,7 +43,7 @@ use support::tls_stream::TlsStream;
 const TRIES: usize = 5;
 
 /// Resident memory of a daemon that waits for calls, with uploads on. `Units:` bytes.
-const IDLE_RSS_BYTES: u64 = 11 * 1024 * 1024;
+const IDLE_RSS_BYTES: u64 = 25 * 1024 * 1024 / 2;
 /// From the start of the process to the first HTTP answer.
 const HTTP_AFTER_START: Duration = Duration::from_millis(100);
 /// From the moment Prometheus answers to the moment gRPC accepts connections.
