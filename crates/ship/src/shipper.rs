@@ -12,7 +12,9 @@
 //! A quarantined block is not claimed while Prometheus has it, because links would hide its repair. Once Prometheus has
 //! removed it, its claim is the last copy. That claim stays while the disk budget lasts, and each start tries it again.
 
+mod settle;
 mod sync;
+mod unreadable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -184,8 +186,8 @@ pub struct Shipper {
     unreadable: BTreeMap<Ulid, Unreadable>,
     /// Blocks whose files may still be written.
     looks: BTreeMap<Ulid, Look>,
-    /// Blocks that two looks saw the same.
-    settled: BTreeSet<Ulid>,
+    /// Blocks that two looks saw the same, as they were then; empty where only the claim is left.
+    settled: BTreeMap<Ulid, Fingerprint>,
     /// Whether it was said that Prometheus compacts blocks before they are shipped. Once is enough.
     stand_in_is_said: bool,
     /// All that a tick needs of the meta.json of the shipped blocks that Prometheus still has.
@@ -229,7 +231,7 @@ impl Shipper {
             quarantine: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             looks: BTreeMap::new(),
-            settled: BTreeSet::new(),
+            settled: BTreeMap::new(),
             stand_in_is_said: false,
             shipped_stubs: BTreeMap::new(),
             misnamed: BTreeSet::new(),

@@ -4,9 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::{Look, Quarantined, Shipper, TickReport, Unreadable};
+use super::{Quarantined, Shipper, TickReport};
 use crate::LOG_TARGET;
 use crate::background::run_in_background;
 use crate::backlog::PendingBlock;
@@ -14,14 +13,12 @@ use crate::claim::{Claim, Files};
 use crate::claims::{Budget, ClaimOutcome};
 use crate::encodings;
 use crate::ledger::LedgerEntry;
-use crate::limits;
 use crate::meta::Meta;
 use crate::plan::{self, Action, BucketBlock, Found, Past, Planned};
 use crate::remote::{self, Remote};
 use crate::scan::{self, Fingerprint};
 use crate::ulid::Ulid;
 use crate::upload::{ExistingBlock, Uploader};
-use crate::whole;
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::files::{Disk, UNREADABLE};
 use pillion_base::stop::Stop;
@@ -175,85 +172,6 @@ impl Shipper {
 
     fn is_stood_in(&self, meta: &Meta, coming: &BTreeSet<Ulid>) -> bool {
         meta.covered().all(|ulid| coming.contains(&ulid) || self.history.covers(ulid))
-    }
-
-    /// Looks which blocks may still be written, such as one that is copied in. A block that Prometheus writes gets its name
-    /// when it is whole, but nothing tells the two apart. Both are claimed at once, and shipped once they have settled.
-    fn look(&mut self, planned: &[Planned]) {
-        let before = std::mem::take(&mut self.looks);
-        let (disk, time) = (self.config.disk.clone(), self.config.settle_time);
-        for one in planned {
-            let found = one.found;
-            let may_be_new = match &one.action {
-                Action::Ship(_) | Action::StandIn(_) => true,
-                // Damaged, or not whole yet.
-                Action::ListCorrupt(_) => !self.quarantine.contains_key(&found.ulid),
-                _ => false,
-            };
-            if !may_be_new || time.is_zero() || self.settled.contains(&found.ulid) {
-                continue;
-            }
-            let look = before.get(&found.ulid);
-            if !found.is_local {
-                let Some(Look { since, fingerprint }) = look else { continue };
-                let claim = self.claims.get(found.ulid);
-                match claim.map_or(Ok(false), |claim| whole::is_whole(claim, &disk)) {
-                    Ok(true) => drop(self.settled.insert(found.ulid)),
-                    Ok(false) => self.gives_up_torn(found.ulid, planned),
-                    // Nothing is known while it cannot be read.
-                    Err(_) => {
-                        let look = Look { since: *since, fingerprint: fingerprint.clone() };
-                        self.looks.insert(found.ulid, look);
-                    }
-                }
-                continue;
-            }
-            if scan::is_old(&disk, &found.dir, time.max(limits::SETTLED_AGE)) {
-                continue;
-            }
-            let Ok(fingerprint) = scan::look(&disk, &found.dir) else {
-                // Nothing is known of it now, so what was known stays, and it waits.
-                let look = look.map(|look| Look { since: look.since, fingerprint: look.fingerprint.clone() });
-                let begun = || Look { since: Instant::now(), fingerprint: Fingerprint::new() };
-                self.looks.insert(found.ulid, look.unwrap_or_else(begun));
-                continue;
-            };
-            match look {
-                Some(look) if look.fingerprint == fingerprint && look.since.elapsed() >= time => {
-                    self.settled.insert(found.ulid);
-                }
-                Some(look) if look.fingerprint == fingerprint => {
-                    self.looks.insert(found.ulid, Look { since: look.since, fingerprint });
-                }
-                _ => {
-                    // Its links may be to files that others have replaced since, or some may be missing. Where the block
-                    // itself is damaged now, the claim is the better one.
-                    let is_of_others = self.claims.is_of_others(found.ulid, &found.dir).unwrap_or(false);
-                    let is_whole = |meta: &Meta| scan::examine(&disk, &found.dir, meta).is_ok();
-                    if is_of_others && found.meta.as_ref().is_ok_and(is_whole) {
-                        self.claims.end(found.ulid);
-                    }
-                    self.looks.insert(found.ulid, Look { since: Instant::now(), fingerprint });
-                }
-            }
-        }
-    }
-
-    /// Ends the claim of a block that was removed before it had settled, and that its own files do not show to be whole.
-    fn gives_up_torn(&mut self, ulid: Ulid, planned: &[Planned]) {
-        if self.claims.get(ulid).is_none() {
-            return;
-        }
-        self.claims.end(ulid);
-        let others = planned.iter().filter(|other| other.found.ulid != ulid);
-        let metas = others.filter_map(|other| other.found.meta.as_ref().ok());
-        if metas.flat_map(Meta::covered).any(|source| source == ulid) {
-            log::debug!(target: LOG_TARGET, block = ulid.as_str(); "block was merged into another one before it had settled; that one is shipped");
-            return;
-        }
-        log::error!(target: LOG_TARGET, block = ulid.as_str();
-            "block is given up: it was removed before it was known to be whole, and some of it is missing");
-        self.backlog.n_given_up += 1;
     }
 
     /// All blocks: those that Prometheus has, and those that only a claim has kept. A claimed block has the meta.json
@@ -446,6 +364,10 @@ impl Shipper {
             }
             Ok(look) => look,
         };
+        if look.as_ref().is_some_and(|look| self.has_gone_on(found, look)) {
+            report.n_unsettled += 1;
+            return Ok(Attempt::Ended(None));
+        }
         let secured = match self.claims.claim_block(found, &labels, true) {
             Err(err) if err.kind() == Kind::Corrupt => {
                 return Ok(Attempt::Ended(Some(self.quarantine(found, &err, None, report))));
@@ -564,50 +486,6 @@ impl Shipper {
         }
     }
 
-    /// Sets a block aside that the disk cannot read now, and keeps its claim. It is listed once it could not be read again
-    /// and again for a day.
-    fn cannot_read(&mut self, found: &Found, err: &Error, report: &mut TickReport) -> Option<LedgerEntry> {
-        report.n_failed += 1;
-        let (ulid, now) = (found.ulid, Instant::now());
-        let fingerprint = scan::fingerprint(&self.config.disk, &found.dir);
-        if self.unreadable.get(&ulid).is_none_or(|known| known.fingerprint != fingerprint) {
-            let begun = Unreadable { since: now, next: now, n_failed: 0, fingerprint: fingerprint.clone() };
-            self.unreadable.insert(ulid, begun);
-        }
-        let listed = self.ledger.entry(ulid);
-        let first_wait = self.config.unreadable_wait;
-        let known = self.unreadable.get_mut(&ulid)?;
-        self.backlog.quarantined.insert(ulid.to_string(), format!("cannot be read, and is tried again: {err}"));
-        if now < known.next {
-            return listed;
-        }
-        let wait =
-            first_wait.saturating_mul(2_u32.saturating_pow(known.n_failed.min(20))).min(limits::UNREADABLE_WAIT_MAX);
-        known.n_failed += 1;
-        known.next = now.checked_add(wait).unwrap_or(now);
-        let is_over = known.n_failed > 1 && known.since.elapsed() >= self.config.unreadable_time;
-        let n_failed = known.n_failed;
-        if is_over {
-            self.unreadable.remove(&ulid);
-            let text = format!("the disk could not read it for {:?}: {err}", self.config.unreadable_time);
-            return Some(self.quarantine(found, &err.clone().context(text), Some(fingerprint), report));
-        }
-        self.count(err, report);
-        log::warn!(target: LOG_TARGET, block = ulid.as_str(), err = err.to_string(), attempts = n_failed, next_seconds = wait.as_secs();
-            "block cannot be read from the disk now; it is kept and tried again, and other blocks are not held up");
-        listed
-    }
-
-    /// Whether a block that could not be read waits for its next attempt.
-    fn rests(&mut self, found: &Found) -> bool {
-        let Some(known) = self.unreadable.get(&found.ulid) else { return false };
-        if Instant::now() >= known.next || known.fingerprint != scan::fingerprint(&self.config.disk, &found.dir) {
-            return false;
-        }
-        self.backlog.quarantined.insert(found.ulid.to_string(), "cannot be read, and is tried again".to_owned());
-        true
-    }
-
     /// Does all the work with the bucket for one block on a thread of its own, and claims new blocks meanwhile. The
     /// outer error means that the bucket could not be asked whether it has the block.
     fn ship_in_background(
@@ -628,17 +506,13 @@ impl Shipper {
             gate: gate.as_ref(),
         };
         let ulid = claim.meta.ulid;
+        let compacted = self.ledger.was_damaged() || self.history.has_shipped(ulid);
         let checks = Checks {
             // What stands in for others has samples that are nowhere else.
             overlaps: claim.meta.level > 1 && !stands_in && !self.config.allow_out_of_order_uploads,
             // It was shipped once, says the history, but the ledger that said so is gone.
-            compacted: self.ledger.was_damaged() || self.history.has_shipped(ulid),
-            ours: self
-                .history
-                .shipped()
-                .chain(claim.meta.covered())
-                .chain(self.claims.iter().map(|(ulid, _)| ulid))
-                .collect(),
+            compacted,
+            ours: if compacted { self.ours(claim) } else { BTreeSet::new() },
         };
         let is_unchanged = || match before {
             Some(before) if !scan::is_gone(&disk, &found.dir) => {
@@ -673,6 +547,11 @@ impl Shipper {
         shipped
     }
 
+    /// The blocks of level 1 that are or were here.
+    fn ours(&self, claim: &Claim) -> BTreeSet<Ulid> {
+        self.history.shipped().chain(claim.meta.covered()).chain(self.claims.iter().map(|(ulid, _)| ulid)).collect()
+    }
+
     /// Counts a failure that may pass. Returns the error where order counts, else logs it.
     fn fail_block(&mut self, err: Error, report: &mut TickReport) -> Result<()> {
         report.n_failed += 1;
@@ -684,14 +563,14 @@ impl Shipper {
         Ok(())
     }
 
-    fn count(&mut self, err: &Error, report: &mut TickReport) {
+    pub(super) fn count(&mut self, err: &Error, report: &mut TickReport) {
         for failures in [&mut report.failures, &mut self.backlog.failures] {
             *failures.entry(err.class()).or_default() += 1;
         }
     }
 
     /// Quarantines a block, and logs that once for each reason.
-    fn quarantine(
+    pub(super) fn quarantine(
         &mut self,
         found: &Found,
         err: &Error,
@@ -721,7 +600,7 @@ impl Shipper {
         let is_there = |ulid: &Ulid| found.iter().any(|found| found.ulid == *ulid);
         self.quarantine.retain(|ulid, _| is_there(ulid));
         self.unreadable.retain(|ulid, _| is_there(ulid));
-        self.settled.retain(is_there);
+        self.settled.retain(|ulid, _| is_there(ulid));
         self.overlaps.retain(|ulid, _| is_there(ulid));
         let unread = self.claims.unread().map(|(ulid, err)| (ulid.to_string(), err.to_string()));
         self.backlog.quarantined = unread.collect();

@@ -395,6 +395,22 @@ fn a_block_that_is_copied_in_is_shipped_whole() {
 }
 
 #[test]
+fn a_copy_that_stood_still_and_goes_on_while_the_block_waits_is_shipped_whole() {
+    let mut rig = Rig::with(|config| config.settle_time = Duration::from_millis(50));
+    rig.tsdb.add(&Block::new(1));
+    let second = rig.tsdb.block_dir(1).join("chunks/000002");
+    let whole = std::fs::read(&second).unwrap();
+    std::fs::remove_file(&second).unwrap();
+    rig.bucket.fail("", Kind::Retry);
+    // It looks like a block that is done, and would be shipped if the bucket answered.
+    until(&mut rig, |report| report.error.is_some());
+    std::fs::write(&second, &whole).unwrap();
+    rig.bucket.heal();
+    until(&mut rig, |report| report.n_uploaded == 1);
+    rig.check_whole(1);
+}
+
+#[test]
 fn a_block_that_changes_while_it_is_uploaded_gets_no_meta_json() {
     let index = format!("upload/{}/index", ulid(1));
     let times = Arc::new(AtomicUsize::new(0));
