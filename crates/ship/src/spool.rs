@@ -111,8 +111,14 @@ impl Spool {
         };
         let parsed = match Meta::parse(&bytes) {
             // It is written last, so only a bad disk damages it; other programs leave it half written.
-            Err(err) if self.disk.stat(&self.dir(ulid).join("index")).is_ok() => return Ok(SpoolEntry::Damaged(err)),
-            Err(_) => return Ok(SpoolEntry::Leftover),
+            Err(err) => {
+                return match self.disk.stat(&self.dir(ulid).join("index")) {
+                    Ok(_) => Ok(SpoolEntry::Damaged(err)),
+                    Err(gone) if gone.kind() == Kind::NotFound => Ok(SpoolEntry::Leftover),
+                    // What nobody can look at now must not be removed.
+                    Err(unknown) => Err(unknown.context(format!("read claim of block {ulid}"))),
+                };
+            }
             Ok(parsed) => parsed,
         };
         let mut meta = Box::new(parsed);
@@ -287,6 +293,14 @@ mod tests {
         assert_eq!(is_claim(&spool, &meta), Some(true));
         let path = claim.join("meta.json");
         let marked = std::fs::read_to_string(&path).unwrap();
+        // The disk fails while it is looked at what a damaged one is.
+        std::fs::write(&path, "{").unwrap();
+        let failing = Disk::watched(|step| match step.op {
+            Op::Stat => Err(std::io::Error::from_raw_os_error(5)),
+            _ => Ok(()),
+        });
+        assert!(Spool::new(data_dir.path(), failing).load(meta.ulid).is_err());
+        assert!(matches!(spool.load(meta.ulid).unwrap(), SpoolEntry::Damaged(_)));
         // Of another block, of another program, half written, and not there.
         for text in [marked.replace("FAV", "FAW"), marked.replace("pillion_claim", "x"), "{".to_owned()] {
             std::fs::write(&path, text).unwrap();
