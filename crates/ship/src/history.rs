@@ -13,7 +13,7 @@ use crate::LOG_TARGET;
 use crate::json::{self, Json, Object};
 use crate::limits;
 use crate::meta::Meta;
-use crate::plan::Found;
+use crate::plan::{self, Found};
 use crate::ulid::Ulid;
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::{self, Disk};
@@ -79,7 +79,10 @@ impl History {
                 let metas = found.iter().filter_map(|found| found.meta.as_ref().ok());
                 let compacted = metas.filter(|meta| meta.level > 1 && !is_new(meta));
                 self.is_dirty = true;
-                Said { before: compacted.flat_map(Meta::covered).collect(), shipped: BTreeSet::new() }
+                // What is here itself, as after a Prometheus that died before it removed it, is still to be shipped.
+                let coming = plan::coming(&found);
+                let before = compacted.flat_map(Meta::covered).filter(|ulid| !coming.contains(ulid)).collect();
+                Said { before, shipped: BTreeSet::new() }
             }
         });
         self.save();
@@ -243,6 +246,10 @@ mod tests {
             assert_eq!((history.covers(ulid(n)), again.covers(ulid(n))), (covered, covered), "{n}");
         }
         assert!(again.has_shipped(ulid(5)) && !again.has_shipped(ulid(1)));
+        // Nor is a block that is still here beside what it was compacted into.
+        let other = tempfile::tempdir().unwrap();
+        let history = begun(other.path(), vec![found(1, 1, &[1]), found(3, 2, &[1, 2])]);
+        assert_eq!([1, 2].map(|n| history.covers(ulid(n))), [false, true]);
     }
 
     #[test]
