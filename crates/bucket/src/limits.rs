@@ -37,14 +37,14 @@ pub(crate) const CREDENTIALS_FAILURE_KEPT: Duration = Duration::from_secs(1);
 /// Longest chain of roles that are assumed through each other; a longer one is taken for a loop.
 pub(crate) const ASSUMED_ROLES_MAX: usize = 5;
 /// Time to establish a connection to the store, for each of its addresses. `Source:` Thanos's dialer.
-pub(crate) const S3_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A transfer without progress for this long is given up, in either direction. Its whole duration is not limited.
-pub(crate) const S3_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const STORE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Unsent bytes that the kernel may hold for each connection: enough to keep a fast link busy, few enough that a link
-/// of 64 kbit/s shows progress within [`S3_STALL_TIMEOUT`].
-pub(crate) const S3_UNSENT_BYTES_MAX: u32 = 128 * 1024;
+/// of 64 kbit/s shows progress within [`STORE_STALL_TIMEOUT`].
+pub(crate) const STORE_UNSENT_BYTES_MAX: u32 = 128 * 1024;
 /// How long to wait for the answer of a server that has stopped reading the request.
-pub(crate) const S3_LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const STORE_LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A larger difference of clocks is taken as the reason of a refusal; stores accept 15 minutes.
 pub(crate) const S3_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// Largest XML answer that is read: a page of 1000 names of 1024 bytes, each byte escaped.

@@ -37,7 +37,7 @@ impl Default for HttpConfig {
         HttpConfig {
             idle_conn_timeout: Duration::from_secs(90),
             response_header_timeout: Duration::from_secs(120),
-            connect_timeout: limits::S3_CONNECT_TIMEOUT,
+            connect_timeout: limits::STORE_CONNECT_TIMEOUT,
             tls_handshake_timeout: Duration::from_secs(10),
             insecure_skip_verify: false,
             max_idle_conns: 100,

@@ -28,7 +28,7 @@ pub(crate) fn until_stopped<T>(stop: &Stop, exchange: impl FnOnce() -> T) -> (T,
 
 /// The connector of all requests: through a proxy if there is one, with TLS if the URL says so.
 pub(crate) fn connector() -> impl Connector {
-    let tcp = Tcp::new(limits::S3_CONNECT_TIMEOUT).unsent_bytes_max(limits::S3_UNSENT_BYTES_MAX);
+    let tcp = Tcp::new(limits::STORE_CONNECT_TIMEOUT).unsent_bytes_max(limits::STORE_UNSENT_BYTES_MAX);
     ConnectProxyConnector::default().chain(tcp).chain(RustlsConnector::default()).chain(Listen)
 }
 
@@ -52,13 +52,13 @@ impl<T: Transport> Listening<T> {
     fn listen(&mut self) {
         let begun = Instant::now();
         let time = || NextTimeout {
-            after: limits::S3_LAST_WORDS_TIMEOUT.saturating_sub(begun.elapsed()).into(),
+            after: limits::STORE_LAST_WORDS_TIMEOUT.saturating_sub(begun.elapsed()).into(),
             reason: Timeout::RecvResponse,
             per_read: None,
             per_write: None,
         };
         // At most a full buffer, which is enough here, and not for longer if it comes byte by byte.
-        while begun.elapsed() < limits::S3_LAST_WORDS_TIMEOUT && self.0.await_input(time()).is_ok_and(|more| more) {}
+        while begun.elapsed() < limits::STORE_LAST_WORDS_TIMEOUT && self.0.await_input(time()).is_ok_and(|more| more) {}
         let heard = self.0.buffers().input().to_vec();
         HEARD.set(heard);
     }
@@ -114,7 +114,7 @@ mod tests {
         }
 
         fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-            assert!(timeout.after <= limits::S3_LAST_WORDS_TIMEOUT.into());
+            assert!(timeout.after <= limits::STORE_LAST_WORDS_TIMEOUT.into());
             std::thread::yield_now();
             Ok(true)
         }
@@ -135,6 +135,6 @@ mod tests {
         };
         let begun = Instant::now();
         listening.transmit_output(0, time).unwrap_err();
-        assert!(begun.elapsed() < 10 * limits::S3_LAST_WORDS_TIMEOUT, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < 10 * limits::STORE_LAST_WORDS_TIMEOUT, "{:?}", begun.elapsed());
     }
 }
