@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::admin;
-use crate::cli::config::ShipperOptions;
+use crate::cli::config::{HttpClientSource, ShipperOptions};
 use crate::cli::{Config, HashFunc};
 use crate::grpc::backlog::{self, Backlog};
 use crate::grpc::buffers;
@@ -30,6 +29,7 @@ use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_bucket::{Metered, Pace};
 use pillion_http::address::ListenAddress;
+use pillion_http::client as http;
 use pillion_http::server::Server as HttpServer;
 use pillion_http::tls::ServerTls;
 use pillion_http::web::Web;
@@ -113,7 +113,10 @@ fn start(
     let address = config.grpc_address.clone();
     drop(Front::bind(&address, connections.clone())?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
-    let client = Arc::new(PromClient::new(prom_url(config), config.get_config_timeout)?);
+    let client = PromClient::with_config(prom_url(config), config.prometheus_client.clone(), config.get_config_timeout);
+    let client = Arc::new(client.context(|| "--prometheus.http-client")?);
+    let (source, reached) = (config.prometheus_client_source.clone(), Arc::clone(&client));
+    reloads.push(Box::new(move || reload_client(&source, &reached)));
     let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
@@ -133,7 +136,10 @@ fn start(
     let asking = beats.clone();
     let shared = store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone())
         .with_refresh(move || asking.ask());
-    let slots = shared.clone();
+    let (slots, reads) = (shared.clone(), Arc::clone(&client));
+    if let Some(n_max) = client.reads_max() {
+        shared.set_remote_reads_max(n_max);
+    }
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
         interval: config.get_config_interval,
@@ -144,7 +150,10 @@ fn start(
         probes: probes.clone(),
         metrics: metrics.heartbeat.clone(),
         gate,
-        remote_reads_max: Box::new(move |n_max| slots.set_remote_reads_max(n_max)),
+        remote_reads_max: Box::new(move |n_max| {
+            let n_max = if n_max == 0 { usize::MAX } else { n_max };
+            slots.set_remote_reads_max(reads.reads_max().map_or(n_max, |said| said.min(n_max)));
+        }),
         asked: (beats, asked),
     };
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
@@ -269,15 +278,30 @@ fn bytes_in_flight(config: &Config) -> usize {
     }
 }
 
+/// Reads again how Prometheus is reached; a file that is broken changes nothing.
+fn reload_client(source: &HttpClientSource, client: &PromClient) {
+    if !source.is_file() {
+        return;
+    }
+    match source.load().and_then(|config| client.set_config(config)) {
+        Err(err) => {
+            let err = err.to_string();
+            log::error!(err = err.as_str(); "reloading the HTTP client's configuration failed; still using the one before");
+        }
+        Ok(true) => log::info!("the HTTP client's configuration has changed and is in use"),
+        Ok(false) => log::info!("the HTTP client's configuration is as before"),
+    }
+}
+
 /// Where Prometheus is, as the client wants it.
 fn prom_url(config: &Config) -> PromUrl {
     let url = &config.prometheus_url;
     PromUrl {
         origin: url.origin(),
-        authorization: url.user.as_ref().map(|user| {
-            let plain = format!("{}:{}", user.username, user.password.as_deref().unwrap_or_default());
-            format!("Basic {}", BASE64_STANDARD.encode(plain))
-        }),
+        authorization: url
+            .user
+            .as_ref()
+            .map(|user| http::basic(&user.username, user.password.as_deref().unwrap_or_default())),
         path: url.path.trim_end_matches('/').to_owned(),
         query: url.query.clone().unwrap_or_default(),
     }

@@ -9,10 +9,12 @@ use crate::cli::values::HashFunc;
 use crate::limits;
 use pillion_base::content::{self, Content};
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::secret::Secret;
 use pillion_base::size::ByteSize;
 use pillion_base::time::{GoDuration, TimeOrDuration};
 use pillion_bucket::BucketConfig;
 use pillion_http::address::{ListenAddress, PrometheusUrl};
+use pillion_http::client::ClientConfig;
 use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
 use pillion_ship::UploadLimits;
@@ -38,6 +40,10 @@ pub(crate) struct Config {
     pub(crate) request_bytes_max: usize,
     /// Where Prometheus is.
     pub(crate) prometheus_url: PrometheusUrl,
+    /// How Prometheus is reached.
+    pub(crate) prometheus_client: ClientConfig,
+    /// Where that was read.
+    pub(crate) prometheus_client_source: HttpClientSource,
     /// Longest wait for external labels at start, when blocks are uploaded.
     pub(crate) ready_timeout: Duration,
     /// Time between two rounds of questions to Prometheus; never zero.
@@ -62,6 +68,26 @@ pub(crate) struct Config {
     pub(crate) min_time: TimeOrDuration,
     /// Where blocks are uploaded to; `None` uploads nothing.
     pub(crate) bucket: Option<BucketConfig>,
+}
+
+/// The flags `--prometheus.http-client-file` and `--prometheus.http-client`, of which one at most is set.
+#[derive(Debug, Clone)]
+pub(crate) struct HttpClientSource {
+    file: String,
+    content: Secret,
+}
+
+impl HttpClientSource {
+    /// Whether there is a file, which may change.
+    pub(crate) fn is_file(&self) -> bool {
+        !self.file.is_empty()
+    }
+
+    /// Reads the configuration; without one nothing is changed.
+    pub(crate) fn load(&self) -> Result<ClientConfig> {
+        let loaded = content::load("prometheus.http-client", &self.file, &self.content.0)?;
+        loaded.map_or_else(|| Ok(ClientConfig::default()), |content| ClientConfig::parse(&content))
+    }
 }
 
 /// The flags of `--shipper.*`.
@@ -101,6 +127,8 @@ impl Config {
             let text = || wrong(format!("--{flag} must be greater than 0, got {value}"));
             value.positive().ok_or_else(text)
         };
+        let prometheus_client_source =
+            HttpClientSource { file: flags.prometheus_http_client_file, content: flags.prometheus_http_client };
         if flags.tsdb_path.is_empty() {
             return Err(wrong("--tsdb.path must not be empty"));
         }
@@ -119,6 +147,8 @@ impl Config {
             )?,
             request_bytes_max: request_bytes_max(flags.grpc_server_max_request_size)?,
             prometheus_url: flags.prometheus_url,
+            prometheus_client: prometheus_client_source.load()?,
+            prometheus_client_source,
             ready_timeout: flags.prometheus_ready_timeout.or_zero(),
             get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
             get_config_timeout: positive("prometheus.get_config_timeout", flags.prometheus_get_config_timeout)?,
@@ -325,6 +355,10 @@ mod tests {
     #[test]
     fn what_is_refused() {
         for (arg, want) in [
+            (
+                "--prometheus.http-client=bearer_tokn: x",
+                "--prometheus.http-client: line 1: field bearer_tokn not found in the HTTP client's configuration",
+            ),
             ("--prometheus.get_config_interval=0s", "--prometheus.get_config_interval must be greater than 0, got 0s"),
             (
                 "--prometheus.get_config_interval=-1m",

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use pillion_http::client::{self, Line};
+use pillion_http::client::{self, Access, Line};
 
 /// A server of one answer on one connection.
 fn serve(answer: impl FnOnce(TcpStream) + Send + 'static) -> String {
@@ -38,7 +38,7 @@ fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 fn body(url: &str) -> impl Read + use<> {
-    let line = Line::new(client::USER_AGENT, None, None);
+    let line = Line::new(client::USER_AGENT, &Access::default(), None);
     line.exchange(|agent| agent.get(url).call()).unwrap().into_body().into_reader()
 }
 

@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use pillion_base::secret::Secret;
 use pillion_read::prom::{PromClient, PromUrl};
 
 /// A request as the server saw it.
@@ -80,7 +81,7 @@ pub fn ok(kind: &str, body: &str) -> String {
 pub fn client(origin: &str) -> PromClient {
     let base = PromUrl {
         origin: origin.to_owned(),
-        authorization: Some("Basic secret".to_owned()),
+        authorization: Some(Secret("Basic secret".to_owned())),
         path: String::new(),
         query: String::new(),
     };
