@@ -52,7 +52,7 @@ impl Access {
             (settings, _) => Some(watch_tls(settings.clone().unwrap_or_default())),
         };
         if let Some(tls) = &tls {
-            tls.look().value()?;
+            tls.look().value().map_err(|err| err.with_kind(Kind::Permanent))?;
         }
         let authorization = watch_authorization(&config.auth);
         Ok(Access(Arc::new(Inner { config, is_tls, authorization, tls })))

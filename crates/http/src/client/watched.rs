@@ -55,7 +55,7 @@ impl<T: PartialEq> Watched<T> {
     ) -> Self {
         let stamps: Vec<_> = paths.iter().map(|path| Stamp::of(path)).collect();
         let watch = Watch { is_unsettled: are_unsettled(&stamps), stamps, complaint: None };
-        let current = Current { generation: 0, value: make().map(Arc::new), before: None };
+        let current = Current { generation: 0, value: first(make()), before: None };
         Watched { name, paths, make: Box::new(make), current: Published::new(current), watch: Mutex::new(watch) }
     }
 
@@ -132,6 +132,11 @@ impl<T: PartialEq> Watched<T> {
             watch.complaint = Some(text);
         }
     }
+}
+
+/// The files may be there later.
+fn first<T>(made: Result<T>) -> Result<Arc<T>> {
+    made.map(Arc::new).map_err(|err| err.with_kind(Kind::Retry))
 }
 
 #[cfg(test)]

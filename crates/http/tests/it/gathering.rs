@@ -23,13 +23,14 @@ fn serve(answer: impl FnOnce(TcpStream) + Send + 'static) -> String {
 }
 
 /// Reads a request without a body.
-pub fn read_head(stream: &mut TcpStream) {
+pub fn read_head(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         assert_eq!(stream.read(&mut byte).unwrap(), 1);
         head.push(byte[0]);
     }
+    head
 }
 
 fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) {
