@@ -80,8 +80,8 @@ impl Rig {
         // The rule makes its series within some seconds.
         let store = Store::connect(sidecar.grpc);
         let deadline = Instant::now() + PATIENCE;
-        while ask(&store).is_err() {
-            assert!(Instant::now() < deadline, "no series:\n{}", sidecar.log());
+        while let Err(err) = ask(&store) {
+            assert!(Instant::now() < deadline, "no series: {err}\n{}", sidecar.log());
             pause();
         }
         sidecar
@@ -113,7 +113,8 @@ fn ask(store: &Store) -> Result<(), String> {
     if (answer.code(), answer.labels()) != (0, vec!["__name__=secure:one region=eu".to_owned()]) {
         return Err(format!("{answer:?}"));
     }
-    let (start, end) = (0, i64::MAX);
+    // Of all times from 1970 to 2100.
+    let (start, end) = (0, 4_102_444_800_000);
     let names = LabelNamesRequest { start, end, ..Default::default() };
     let names = store.label_names(&names).map_err(|err| err.to_string())?.names;
     let values = LabelValuesRequest { label: "__name__".into(), start, end, ..Default::default() };
@@ -155,7 +156,10 @@ fn prometheus_that_wants_a_certificate() {
         let web = ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem}\n";
         let rig = Rig::start(&release, web);
         works(&rig.sidecar(CERTIFICATE));
-        rig.refused("tls_config: {ca_file: DIR/trusted.pem}", &["give tls_config.cert_file and key_file"]);
+        rig.refused(
+            "tls_config: {ca_file: DIR/trusted.pem}",
+            &["give tls_config.cert_file and key_file of --prometheus.http-client"],
+        );
     }
 }
 
