@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::admin;
-use crate::cli::config::{HttpClientSource, ShipperOptions};
+use crate::cli::config::{HttpClientSource, ShipperOptions, TracingSource};
 use crate::cli::{Config, HashFunc};
 use crate::grpc::backlog::{self, Backlog};
 use crate::grpc::buffers;
@@ -22,7 +22,7 @@ use crate::heartbeat::{Beats, Heartbeat};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
-use crate::{limits, sys};
+use crate::{limits, sys, tracing};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::state::{PromState, Published};
@@ -38,6 +38,7 @@ use pillion_read::store;
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
 use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
+use pillion_trace::Tracer;
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -50,7 +51,7 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let mut supervisor = Supervisor::new()?;
     spawn_signals(supervisor.sender())?;
 
-    // HTTP ends last, so that the stop can be watched: it has a stop of its own.
+    // HTTP ends last, so that the stop can be watched: it has a stop of its own. So do traces, with the last calls in them.
     let mut http = Supervisor::new()?;
     let web = match &config.http_config {
         None => None,
@@ -68,7 +69,8 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let routes = admin::routes(metrics.clone(), probes.clone());
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, &probes, &mut reloads);
+    let tracer = trace(&config, &mut http, &metrics, &mut reloads);
+    let started = tracer.and_then(|tracer| start(&config, &mut supervisor, &metrics, &probes, tracer, &mut reloads));
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
         let outcome = wait(&supervisor, http.events(), &reloads);
@@ -94,12 +96,28 @@ pub(crate) fn run(config: Config) -> Result<()> {
 /// Reads again what a part has read from files. A file that is broken changes nothing.
 type Reload = Box<dyn Fn()>;
 
-/// Builds and starts every part but HTTP. The client is what has to be interrupted at the stop.
+/// What traces calls, where that is wanted; its part runs with HTTP.
+fn trace(
+    config: &Config,
+    http: &mut Supervisor,
+    metrics: &Metrics,
+    reloads: &mut Vec<Reload>,
+) -> Result<Option<Tracer>> {
+    let Some(configured) = &config.tracing else { return Ok(None) };
+    let (tracer, export) = tracing::begin(configured, metrics.tracing())?;
+    http.spawn("trace", move |stop| export.run(&stop))?;
+    let (source, changed) = (config.tracing_source.clone(), tracer.clone());
+    reloads.push(Box::new(move || reload_tracing(&source, &changed)));
+    Ok(Some(tracer))
+}
+
+/// Builds and starts every part but HTTP and traces. The client is what has to be interrupted at the stop.
 fn start(
     config: &Config,
     supervisor: &mut Supervisor,
     metrics: &Metrics,
     probes: &Probes,
+    tracer: Option<Tracer>,
     reloads: &mut Vec<Reload>,
 ) -> Result<Arc<PromClient>> {
     let tls = grpc_tls(config, metrics)?;
@@ -175,6 +193,7 @@ fn start(
         connections: connections.clone(),
         request_bytes_max: config.request_bytes_max,
         late: Late::default(),
+        tracer,
         grpc_metrics: metrics.grpc.clone(),
         shared,
     };
@@ -290,6 +309,21 @@ fn reload_client(source: &HttpClientSource, client: &PromClient) {
         }
         Ok(true) => log::info!("the HTTP client's configuration has changed and is in use"),
         Ok(false) => log::info!("the HTTP client's configuration is as before"),
+    }
+}
+
+/// Reads again how calls are traced; a file that is broken changes nothing.
+fn reload_tracing(source: &TracingSource, tracer: &Tracer) {
+    if !source.is_file() {
+        return;
+    }
+    let config = source.load(&|name| std::env::var(name).ok());
+    match config.and_then(|config| tracing::change(tracer, config.as_ref())) {
+        Err(err) => {
+            let err = err.to_string();
+            log::error!(err = err.as_str(); "reloading the tracing configuration failed; still using the one before");
+        }
+        Ok(()) => log::info!("the tracing configuration was read again"),
     }
 }
 

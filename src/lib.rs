@@ -17,6 +17,7 @@ mod metrics;
 mod probes;
 mod supervisor;
 mod sys;
+mod tracing;
 mod version;
 
 pub use command::main;

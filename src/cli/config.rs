@@ -18,6 +18,7 @@ use pillion_http::client::ClientConfig;
 use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
 use pillion_ship::UploadLimits;
+use pillion_trace::Config as TracingConfig;
 
 /// What the sidecar is to do, except for its log, which is set up before.
 #[derive(Debug, Clone)]
@@ -44,6 +45,10 @@ pub(crate) struct Config {
     pub(crate) prometheus_client: ClientConfig,
     /// Where that was read.
     pub(crate) prometheus_client_source: HttpClientSource,
+    /// How calls are traced; `None` traces none.
+    pub(crate) tracing: Option<TracingConfig>,
+    /// Where that was read.
+    pub(crate) tracing_source: TracingSource,
     /// Longest wait for external labels at start, when blocks are uploaded.
     pub(crate) ready_timeout: Duration,
     /// Time between two rounds of questions to Prometheus; never zero.
@@ -90,6 +95,26 @@ impl HttpClientSource {
     }
 }
 
+/// The flags `--tracing.config-file` and `--tracing.config`, of which one at most is set.
+#[derive(Debug, Clone)]
+pub(crate) struct TracingSource {
+    file: String,
+    content: Secret,
+}
+
+impl TracingSource {
+    /// Whether there is a file, which may change.
+    pub(crate) fn is_file(&self) -> bool {
+        !self.file.is_empty()
+    }
+
+    /// Reads the configuration; `env` gives the variables of OpenTelemetry.
+    pub(crate) fn load(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<TracingConfig>> {
+        let loaded = content::load("tracing.config", &self.file, &self.content.0)?;
+        loaded.map(|content| TracingConfig::parse(&content, env)).transpose()
+    }
+}
+
 /// The flags of `--shipper.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ShipperOptions {
@@ -129,6 +154,7 @@ impl Config {
         };
         let prometheus_client_source =
             HttpClientSource { file: flags.prometheus_http_client_file, content: flags.prometheus_http_client };
+        let tracing_source = TracingSource { file: flags.tracing_config_file, content: flags.tracing_config };
         if flags.tsdb_path.is_empty() {
             return Err(wrong("--tsdb.path must not be empty"));
         }
@@ -149,6 +175,8 @@ impl Config {
             prometheus_url: flags.prometheus_url,
             prometheus_client: prometheus_client_source.load()?,
             prometheus_client_source,
+            tracing: tracing_source.load(env).map_err(|err| err.context("tracing failed"))?,
+            tracing_source,
             ready_timeout: flags.prometheus_ready_timeout.or_zero(),
             get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
             get_config_timeout: positive("prometheus.get_config_timeout", flags.prometheus_get_config_timeout)?,

@@ -20,8 +20,10 @@ use crate::grpc::buffers;
 use crate::grpc::connections::Caller;
 use crate::grpc::pool::Pool;
 use crate::grpc::request::{Bytes, Incoming, Late};
+use crate::grpc::trace::CallParts;
 use crate::limits;
 use pillion_base::error::{Error, Kind, Result};
+use pillion_read::spans::Spans;
 use pillion_read::store::{Client, EncodedMessage, Holder, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
@@ -56,6 +58,8 @@ pub(crate) struct Seat {
     pub(crate) backlog: Backlog,
     pub(crate) caller: Caller,
     pub(crate) request_bytes: usize,
+    /// Records the parts of the call, where calls are traced.
+    pub(crate) parts: Option<CallParts>,
     /// Peer and query, for the log.
     pub(crate) about: Box<dyn Fn() -> (String, String) + Send + Sync>,
 }
@@ -390,6 +394,10 @@ impl Outlet for Bridge {
 
     fn client(&self) -> Arc<dyn Client> {
         Arc::<Shared>::clone(&self.0)
+    }
+
+    fn spans(&self) -> Option<&dyn Spans> {
+        self.0.seat.get()?.parts.as_ref().map(|parts| parts as &dyn Spans)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use grpcio::{RpcStatus, RpcStatusCode};
 
 use crate::grpc::bridge::Bridge;
+use crate::grpc::trace::CallSpan;
 use crate::metrics::{GRPC_CODES, GrpcMetrics};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::threads::panic_text;
@@ -20,6 +21,7 @@ pub(crate) struct Call {
     name: Name,
     begun: Instant,
     ended: bool,
+    span: Option<CallSpan>,
 }
 
 impl Call {
@@ -28,7 +30,25 @@ impl Call {
         let labels = [name.0, name.1, name.2];
         metrics.started.with_label_values(&labels).inc();
         metrics.msg_received.with_label_values(&labels).inc();
-        Call { metrics: metrics.clone(), name, begun: Instant::now(), ended: false }
+        Call { metrics: metrics.clone(), name, begun: Instant::now(), ended: false, span: None }
+    }
+
+    /// The same with the span that stands for it.
+    pub(crate) fn traced(mut self, span: Option<CallSpan>) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// The span that stands for it, if calls are traced.
+    pub(crate) fn span(&self) -> Option<&CallSpan> {
+        self.span.as_ref()
+    }
+
+    /// Says what the caller is told besides the code.
+    pub(crate) fn explain(&mut self, status: &RpcStatus) {
+        if let Some(span) = &mut self.span {
+            span.explain(status);
+        }
     }
 
     /// Counts the end.
@@ -36,13 +56,16 @@ impl Call {
         self.record(code, n_sent);
     }
 
-    fn record(&mut self, code: RpcStatusCode, n_sent: u64) {
+    fn record(&mut self, status: RpcStatusCode, n_sent: u64) {
         self.ended = true;
         let labels = [self.name.0, self.name.1, self.name.2];
-        let code = usize::try_from(i32::from(code)).ok().and_then(|code| GRPC_CODES.get(code)).unwrap_or(&"Unknown");
+        let code = usize::try_from(i32::from(status)).ok().and_then(|code| GRPC_CODES.get(code)).unwrap_or(&"Unknown");
         self.metrics.msg_sent.with_label_values(&labels).inc_by(n_sent);
         self.metrics.handled.with_label_values(&[labels[0], labels[1], labels[2], code]).inc();
         self.metrics.handling_seconds.with_label_values(&labels).observe(self.begun.elapsed().as_secs_f64());
+        if let Some(span) = self.span.take() {
+            span.end(status);
+        }
     }
 }
 
@@ -56,7 +79,7 @@ impl Drop for Call {
 
 /// Runs a call's work and ends the call with what came of it; a panic becomes INTERNAL and harms nothing else.
 pub(crate) fn run(
-    call: Call,
+    mut call: Call,
     bridge: &Bridge,
     deadline_exceeded: impl Fn() -> bool,
     work: impl FnOnce(&Bridge) -> Result<()>,
@@ -83,6 +106,7 @@ pub(crate) fn run(
             RpcStatus::with_message(RpcStatusCode::INTERNAL, format!("internal error: {text}"))
         }
     };
+    call.explain(&status);
     call.end(status.code(), bridge.n_sent());
     bridge.finish(status);
     bridge.wait_until_taken();

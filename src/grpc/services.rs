@@ -16,6 +16,7 @@ use crate::grpc::methods;
 use crate::grpc::pool::Pool;
 use crate::grpc::reflection::Reflection;
 use crate::grpc::request::{self, Bytes, Late, Nested};
+use crate::grpc::trace::CallSpan;
 use crate::limits;
 use crate::metrics::{GRPC_METHODS, GrpcMetrics};
 use crate::probes::Probes;
@@ -30,6 +31,7 @@ use pillion_proto::thanos_types::{Label, ZLabelSet};
 use pillion_read::apis::{self, Api, Exemplars, Metadata, Rules, Status, Targets};
 use pillion_read::prom::PromClient;
 use pillion_read::store::{self, EncodedMessage, MessageSink};
+use pillion_trace::Tracer;
 
 const INFO: Name = GRPC_METHODS[0];
 const SERIES: Name = GRPC_METHODS[1];
@@ -64,6 +66,8 @@ pub(crate) struct Services {
     pub request_bytes_max: usize,
     /// Ends the wait for requests that do not come.
     pub late: Late,
+    /// Traces calls, where that is wanted.
+    pub tracer: Option<Tracer>,
     /// Request metrics.
     pub grpc_metrics: GrpcMetrics,
     /// What Series calls share.
@@ -132,9 +136,12 @@ impl Services {
         let handler = move |ctx: RpcContext<'_>, requests: RequestStream<Bytes>, sink: DuplexSink<GrpcSlice>| {
             if A::NEEDS_READY && !services.probes.is_ready() {
                 let metrics = services.grpc_metrics.clone();
+                let span = services.span(&ctx, name);
                 return services.answer(&ctx, requests, sink, move |_| {
-                    Call::begin(&metrics, name).end(RpcStatusCode::UNKNOWN, 0);
-                    Err(not_ready("not ready"))
+                    let (mut call, status) = (Call::begin(&metrics, name).traced(span), not_ready("not ready"));
+                    call.explain(&status);
+                    call.end(RpcStatusCode::UNKNOWN, 0);
+                    Err(status)
                 });
             }
             services.work(&ctx, name, requests, sink, |services| {
@@ -151,13 +158,17 @@ impl Services {
         ServiceBuilder::new()
             .add_duplex_streaming_handler(&methods::INFO, move |ctx, requests, sink| {
                 let served = services.clone();
+                let span = services.span(&ctx, INFO);
                 services.answer(&ctx, requests, sink, move |_| {
-                    let call = Call::begin(&served.grpc_metrics, INFO);
+                    let mut call = Call::begin(&served.grpc_metrics, INFO).traced(span);
                     let answer = if served.probes.is_ready() {
                         Ok(encode(&info(&served.state.read())))
                     } else {
                         Err(not_ready("Not ready"))
                     };
+                    if let Err(status) = &answer {
+                        call.explain(status);
+                    }
                     call.end(
                         answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
                         u64::from(answer.is_ok()),
@@ -199,6 +210,11 @@ impl Services {
             .build()
     }
 
+    /// The span of a call, where calls are traced.
+    fn span(&self, ctx: &RpcContext<'_>, name: Name) -> Option<CallSpan> {
+        self.tracer.as_ref().map(|tracer| CallSpan::begin(tracer, ctx.request_headers(), name))
+    }
+
     /// Serves a call on a thread of the pool. `prepare` makes what runs there, when the request has come. Runs on a
     /// completion queue's thread and never blocks.
     fn work<W>(
@@ -212,9 +228,9 @@ impl Services {
         W: FnOnce(&[u8], &Bridge) -> Result<()> + Send + 'static,
     {
         let (services, deadline, request_bytes_max) = (self.clone(), ctx.deadline(), self.request_bytes_max);
-        let caller = self.connections.caller(&ctx.peer());
+        let (caller, span) = (self.connections.caller(&ctx.peer()), self.span(ctx, name));
         ctx.spawn(serve(requests, sink, self.late.clone(), move |request, bridge| {
-            let call = Call::begin(&services.grpc_metrics, name);
+            let call = Call::begin(&services.grpc_metrics, name).traced(span);
             let pool = services.pool.clone();
             let request = Arc::new(request);
             let about = {
@@ -224,7 +240,8 @@ impl Services {
             };
             let n_bytes = request.len();
             let backlog = services.backlog.clone();
-            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, about });
+            let parts = call.span().map(CallSpan::parts);
+            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, parts, about });
             let work = prepare(services);
             let mut turned = Turned(Some((call, bridge)));
             let job = move || {
@@ -271,12 +288,14 @@ struct Turned(Option<(Call, Bridge)>);
 
 impl Drop for Turned {
     fn drop(&mut self) {
-        if let Some((call, bridge)) = self.0.take() {
-            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, 0);
-            bridge.finish(RpcStatus::with_message(
+        if let Some((mut call, bridge)) = self.0.take() {
+            let status = RpcStatus::with_message(
                 RpcStatusCode::RESOURCE_EXHAUSTED,
                 "too many calls are waiting in this sidecar; try again later".into(),
-            ));
+            );
+            call.explain(&status);
+            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, 0);
+            bridge.finish(status);
         }
     }
 }
