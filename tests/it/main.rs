@@ -34,4 +34,5 @@ mod stalled;
 mod support;
 mod tidy;
 mod tls;
+mod tracing;
 mod verify;
