@@ -19,6 +19,8 @@ fn full_batches_leave_at_once_and_the_rest_at_the_stop() {
     let stage = Stage::start(&to(&collector, ""));
     calls(&stage.tracer, 2 * BATCH + 3);
     assert_eq!([collector.next().spans.len(), collector.next().spans.len()], [BATCH, BATCH]);
+    // A request that the stop cuts is sent again.
+    stage.wait_counted([2 * BATCH as u64, 0, 0]);
     let metrics = stage.metrics.clone();
     stage.stop();
     assert_eq!(collector.next().spans.len(), 3);
