@@ -12,13 +12,15 @@ use crate::support::sidecar::{PATIENCE, Sidecar, pause};
 use crate::support::store_client::{Store, options, request};
 use pillion::inside::Metrics;
 use pillion_proto::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+use pillion_testing::collector::{Collector, Manner};
 use pillion_testing::tsdb::{Block, Tsdb, age, ulid};
 
 /// Metrics that nothing here moves, with the reason.
-const STILL: [(&str, &str); 6] = [
+const STILL: [(&str, &str); 7] = [
     ("grpc_req_panics_recovered_total", "a request that makes it panic would be a bug; tests of grpc/calls move it"),
     ("pillion_grpc_core_errors_total", "it takes a client that sends nonsense; a test in compression.rs moves it"),
     ("pillion_grpc_calls_given_up_total", "it takes a client that does not read; tests in stalled.rs move it"),
+    ("pillion_tracing_spans_dropped_total", "it takes 2048 calls at once; tests in tracing.rs move it"),
     ("process_max_fds", "a limit that the daemon does not change"),
     ("process_start_time_seconds", "a constant of the process"),
     ("thanos_build_info", "a constant of the binary"),
@@ -208,10 +210,15 @@ fn lose_and_keep(prometheus: &FakePrometheus) -> BTreeSet<String> {
     moved
 }
 
+fn traces_to(collector: &Collector) -> String {
+    let endpoint = collector.address;
+    format!("--tracing.config={{type: OTLP, config: {{client_type: http, insecure: true, endpoint: '{endpoint}'}}}}")
+}
+
 /// Two sidecars: one with all in order, and one with a bad block, a bucket that fails, and a limit that is exceeded.
 #[test]
 fn every_metric_is_there_from_the_start_and_moves() {
-    let prometheus = FakePrometheus::start();
+    let (prometheus, collector) = (FakePrometheus::start(), Collector::start());
 
     let (tsdb, bucket) = (Tsdb::new(), tempfile::tempdir().unwrap());
     tsdb.add(&Block::new(1));
@@ -221,7 +228,7 @@ fn every_metric_is_there_from_the_start_and_moves() {
         &prometheus,
         tsdb.path(),
         bucket.path(),
-        &["--shipper.upload-compacted", "--shipper.upload-rate-limit=1GB"],
+        &["--shipper.upload-compacted", "--shipper.upload-rate-limit=1GB", &traces_to(&collector)],
     );
     let mut moved = call_everything(&prometheus, &clean);
     knock(&clean.sidecar);
@@ -239,7 +246,10 @@ fn every_metric_is_there_from_the_start_and_moves() {
     tsdb.add(&Block::new(2));
     // No folder can be made where a file is, not even by root.
     std::fs::write(bucket.path().join(ulid(2).as_str()), "in the way").unwrap();
-    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &["--store.limits.request-series=1"]);
+    let refusing = Collector::start();
+    refusing.set(Manner::Refuse(400, "", "no"));
+    let args = ["--store.limits.request-series=1", &traces_to(&refusing)];
+    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &args);
     broken.wait("thanos_shipper_upload_failures_total");
     broken.wait("thanos_shipper_dir_sync_failures_total");
     let frames = ["1", "2"].map(|n| series(&[("job", "x"), ("n", n)], &[(1, 2, 1, b"chunk")]));
