@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use flate2::read::GzDecoder;
 use pillion_base::threads::spawn_thread;
 
@@ -70,19 +70,6 @@ impl Collector {
     /// The next request.
     pub fn next(&self) -> Request {
         self.requests.recv_timeout(PATIENCE).expect("a request comes")
-    }
-
-    /// The spans that come until `enough` holds for them.
-    pub fn spans_until(&self, enough: impl Fn(&[Span]) -> bool) -> Vec<Span> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut spans = Vec::new();
-        while !enough(&spans) {
-            match self.requests.recv_deadline(deadline) {
-                Ok(request) => spans.extend(request.spans),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => panic!("no more than {spans:#?}"),
-            }
-        }
-        spans
     }
 }
 
