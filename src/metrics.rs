@@ -5,7 +5,9 @@
 
 #![allow(missing_docs)]
 
+mod exemplars;
 mod exposition;
+mod negotiation;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -14,6 +16,8 @@ use prometheus::{
 };
 
 use crate::log_format::n_complaints;
+pub(crate) use exemplars::{Exemplar, Exemplars};
+pub(crate) use negotiation::{Format, takes_gzip};
 use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
 use pillion_http::tls::TlsMetrics;
 use pillion_http::web::{REFUSAL_REASONS, WebMetrics};
@@ -109,6 +113,8 @@ pub struct GrpcMetrics {
     pub msg_received: IntCounterVec,
     pub msg_sent: IntCounterVec,
     pub handling_seconds: HistogramVec,
+    /// Of `handling_seconds`.
+    pub exemplars: Exemplars,
     pub panics_recovered: IntCounter,
     pub calls: CallGauges,
     /// Label `reason`: `stalled` or `crowded`.
@@ -451,12 +457,17 @@ impl Metrics {
         metrics
     }
 
-    /// The page of `/metrics`, in the text format 0.0.4.
+    /// The page of `/metrics` in the older text format.
     pub fn render(&self) -> Vec<u8> {
+        self.page(Format::Text)
+    }
+
+    /// The page of `/metrics`.
+    pub(crate) fn page(&self, format: Format) -> Vec<u8> {
         self.process.refresh();
         self.core_errors.inc_by(n_complaints().saturating_sub(self.core_errors.get()));
         let mut page = String::with_capacity(32 * 1024);
-        exposition::write(&self.registry.gather(), &mut page);
+        exposition::write(&self.registry.gather(), &self.grpc.exemplars, format, &mut page);
         page.into_bytes()
     }
 }
@@ -533,6 +544,7 @@ impl GrpcMetrics {
                 r,
                 HistogramVec::new(opts.buckets(LATENCY_BUCKETS.to_vec()), &LABELS).expect(WHY),
             ),
+            exemplars: Exemplars::default(),
             panics_recovered: int_counter(
                 r,
                 "grpc_req_panics_recovered_total",

@@ -5,7 +5,6 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,13 +22,12 @@ use super::names::{self, CipherSuite, ClientAuth, Curve, Version};
 use super::pem::{Pem, PemSource};
 use super::verify::{AnyCertificate, NamedClients};
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::stamp::Stamp;
 use pillion_base::state::Published;
 use pillion_base::time::format_rfc3339_nano;
 
 /// Time between two looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A file that changed less than this before it was read is read once more: the next change may leave the same time.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// The settings of a server.
 #[derive(Debug, Clone)]
@@ -106,16 +104,6 @@ struct Watch {
     digest: u64,
     /// The error that was logged last; `None` while all is well.
     complaint: Option<String>,
-}
-
-/// What changes when a file does.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 /// What the files hold.
@@ -444,25 +432,12 @@ fn stamps_of(settings: &ServerSettings) -> Vec<Option<Stamp>> {
         .into_iter()
         .flatten()
         .map(|pem| match &pem.source {
-            // Follows symbolic links, as reading does.
-            PemSource::File(path) => std::fs::metadata(path).ok().map(|found| Stamp {
-                device: found.dev(),
-                inode: found.ino(),
-                size: found.size(),
-                modified: (found.mtime(), found.mtime_nsec()),
-                changed: (found.ctime(), found.ctime_nsec()),
-            }),
+            PemSource::File(path) => Stamp::of(path),
             PemSource::Inline(_) => None,
         })
         .collect()
 }
 
 fn are_unsettled(stamps: &[Option<Stamp>]) -> bool {
-    let now = SystemTime::now();
-    stamps.iter().flatten().any(|stamp| {
-        let changed =
-            UNIX_EPOCH + Duration::from_secs(u64::try_from(stamp.changed.0.max(stamp.modified.0)).unwrap_or(0));
-        // A time to come, of a clock that was set back, tells nothing.
-        now.duration_since(changed).is_ok_and(|age| age < SETTLED_AFTER)
-    })
+    stamps.iter().flatten().any(Stamp::is_unsettled)
 }
