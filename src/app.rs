@@ -1,13 +1,17 @@
 //! The one place where the parts meet: builds each once, top to bottom, and sees them to their end.
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, bounded, never, select, tick};
 
 use crate::admin;
-use crate::cli::config::ShipperOptions;
+use crate::cli::config::{self, ShipperOptions};
+use crate::cli::store_limits::StoreLimits;
 use crate::cli::{Config, HashFunc};
 use crate::grpc::backlog::{self, Backlog};
 use crate::grpc::buffers;
@@ -15,6 +19,7 @@ use crate::grpc::connections::Connections;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
 use crate::grpc::pool::Pool;
+use crate::grpc::record::Records;
 use crate::grpc::reflection::Reflection;
 use crate::grpc::request::Late;
 use crate::grpc::server::Server;
@@ -22,22 +27,24 @@ use crate::grpc::services::Services;
 use crate::heartbeat::{Beats, Heartbeat};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
+use crate::reloads::{Reloads, Reread};
+use crate::request_log::RequestLog;
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
 use crate::{limits, sys};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
-use pillion_bucket::{Metered, Pace};
+use pillion_bucket::{Bucket, BucketConfig, BucketMetrics, Metered, Pace};
 use pillion_http::address::ListenAddress;
-use pillion_http::server::Server as HttpServer;
+use pillion_http::server::{Log as HttpLog, Server as HttpServer};
 use pillion_http::tls::ServerTls;
-use pillion_http::web::Web;
+use pillion_http::web::{self, Web};
 use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
 use pillion_read::store;
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
+use pillion_ship::{NextBucket, Schedule, ShipConfig, Shipper, UploadLimits};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -52,23 +59,25 @@ pub(crate) fn run(config: Config) -> Result<()> {
 
     // HTTP ends last, so that the stop can be watched: it has a stop of its own.
     let mut http = Supervisor::new()?;
-    let web = match &config.http_config {
-        None => None,
-        Some(path) => Some(Web::load(path, metrics.web()).map_err(|err| err.context("server could not be started"))?),
-    };
-    let mut reloads: Vec<Reload> = Vec::new();
-    if let Some(web) = &web {
-        let web = web.reloader();
-        reloads.push(Box::new(move || web.reload()));
-    }
-    let admin =
-        HttpServer::bind(&config.http_address, "--http-address")?.with_grace(config.http_grace_period).with_web(web);
+    let reloads = Reloads::new(metrics.reload.clone());
+    let request_log = RequestLog::new(config.request_log.clone());
+    reload_request_log(&reloads, &request_log, &config);
+    let web = load_web(&reloads, &config, &metrics)?;
+    let admin = HttpServer::bind(&config.http_address, "--http-address")?
+        .with_grace(config.http_grace_period)
+        .with_web(web)
+        .with_log(http_log(&request_log, &config));
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
-    let routes = admin::routes(metrics.clone(), probes.clone());
+    let on_request: Option<admin::ReloadAll> = config.enable_lifecycle.then(|| {
+        let reloads = reloads.clone();
+        let all: admin::ReloadAll = Box::new(move || reloads.all());
+        all
+    });
+    let routes = admin::routes(metrics.clone(), probes.clone(), on_request);
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, &probes, &mut reloads);
+    let started = start(&config, &mut supervisor, &metrics, &probes, &reloads, request_log);
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
         let outcome = wait(&supervisor, http.events(), &reloads);
@@ -91,8 +100,59 @@ pub(crate) fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// Reads again what a part has read from files. A file that is broken changes nothing.
-type Reload = Box<dyn Fn()>;
+/// The web configuration, which looks at its file itself; whoever asks for a reload is told what is wrong with it.
+fn load_web(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result<Option<Web>> {
+    let Some(path) = config.http_config.clone() else { return Ok(None) };
+    let web = Web::load(&path, metrics.web()).map_err(|err| err.context("server could not be started"))?;
+    let reloader = web.reloader();
+    reloads.add("the web configuration", vec![path.clone()], move |is_asked| {
+        if is_asked {
+            reloader.reload();
+        }
+        web::check(&path).map(|()| Reread::AsBefore)
+    });
+    Ok(Some(web))
+}
+
+fn reload_request_log(reloads: &Reloads, log: &RequestLog, config: &Config) {
+    let (source, log) = (config.request_log_source.clone(), log.clone());
+    if source.files().is_empty() {
+        return;
+    }
+    reloads.add("the configuration of request logging", source.files(), move |_| {
+        let now = config::request_log(&source.file, &source.content.0)?;
+        Ok(if log.set(now) { Reread::Changed } else { Reread::AsBefore })
+    });
+}
+
+/// What logs pages, if any may ever have to be logged.
+fn http_log(log: &RequestLog, config: &Config) -> Option<Box<HttpLog>> {
+    let can_change = !config.request_log_source.files().is_empty();
+    if config.request_log.http.is_off() && !can_change {
+        return None;
+    }
+    let (log, port) = (log.clone(), config.http_address.port().to_string());
+    Some(Box::new(move |peer, served| log.page_was_served(&port, peer, served)))
+}
+
+/// The limits of Series calls, which a file may change while the sidecar runs.
+fn store_limits(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result<store::SeriesShared> {
+    let (flags, file) = (config.store_limits, config.store_limits_file.clone());
+    let limits = flags.with_file(&file)?;
+    let shared = store::SeriesShared::new(limits.per_call, bytes_in_flight(limits), metrics.store.clone());
+    if !file.is_empty() {
+        let (shared, last) = (shared.clone(), Cell::new(limits));
+        reloads.add("the file of limits of calls", vec![PathBuf::from(&file)], move |_| {
+            let now = flags.with_file(&file)?;
+            if now == last.replace(now) {
+                return Ok(Reread::AsBefore);
+            }
+            shared.set_limits(now.per_call, bytes_in_flight(now));
+            Ok(Reread::Changed)
+        });
+    }
+    Ok(shared)
+}
 
 /// Builds and starts every part but HTTP. The client is what has to be interrupted at the stop.
 fn start(
@@ -100,11 +160,15 @@ fn start(
     supervisor: &mut Supervisor,
     metrics: &Metrics,
     probes: &Probes,
-    reloads: &mut Vec<Reload>,
+    reloads: &Reloads,
+    request_log: RequestLog,
 ) -> Result<Arc<PromClient>> {
     let tls = grpc_tls(config, metrics)?;
     if let Some(tls) = tls.clone() {
-        reloads.push(Box::new(move || tls.reload()));
+        // It looks at its files itself.
+        reloads.add("the gRPC server's TLS", Vec::new(), move |_| {
+            tls.reload().map(|is_new| if is_new { Reread::Changed } else { Reread::AsBefore })
+        });
     }
     let uploads = Uploads::new(config, metrics)?;
     store::check_temporary_folder();
@@ -120,7 +184,7 @@ fn start(
             None
         }
         Some(uploads) => {
-            let shipper = shipper(config, &state, metrics, uploads)?;
+            let shipper = shipper(config, &state, metrics, uploads, reloads)?;
             supervisor.spawn("ship", move |stop| shipper.run(stop))?;
             Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
@@ -131,8 +195,7 @@ fn start(
     let (gate, opened) = bounded(1);
     let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
     let asking = beats.clone();
-    let shared = store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone())
-        .with_refresh(move || asking.ask());
+    let shared = store_limits(reloads, config, metrics)?.with_refresh(move || asking.ask());
     let slots = shared.clone();
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
@@ -166,6 +229,7 @@ fn start(
         connections: connections.clone(),
         request_bytes_max: config.request_bytes_max,
         late: Late::default(),
+        records: Records::new(request_log),
         grpc_metrics: metrics.grpc.clone(),
         shared,
     };
@@ -183,8 +247,9 @@ fn start(
         metrics: metrics.grpc.front.clone(),
     };
     supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
-    if let Some(uploads) = uploads {
-        reloads.push(Box::new(move || uploads.reload()));
+    if let Some(uploads) = uploads.filter(|uploads| !uploads.options.upload_limits_file.is_empty()) {
+        let files = vec![PathBuf::from(&uploads.options.upload_limits_file)];
+        reloads.add("the file of upload limits", files, move |_| uploads.reload());
     }
     Ok(client)
 }
@@ -238,28 +303,22 @@ impl Uploads {
     }
 
     /// Reads the file again; one that is broken changes nothing.
-    fn reload(&self) {
-        if self.options.upload_limits_file.is_empty() {
-            return;
-        }
+    fn reload(&self) -> Result<Reread> {
         let before = self.schedule.limits();
-        match self.options.upload_limits.with_file(&self.options.upload_limits_file) {
-            Err(err) => {
-                log::error!(err = err.to_string(), still = before.to_string(); "reloading the upload limits failed");
-            }
-            Ok(now) if now == before => log::info!(now = now.to_string(); "upload limits are as before"),
-            Ok(now) => {
-                log::info!(before = before.to_string(), now = now.to_string(); "upload limits changed");
-                self.show(&now);
-                self.schedule.set_limits(now);
-            }
+        let now = self.options.upload_limits.with_file(&self.options.upload_limits_file)?;
+        if now == before {
+            return Ok(Reread::AsBefore);
         }
+        log::info!(before = before.to_string(), now = now.to_string(); "upload limits changed");
+        self.show(&now);
+        self.schedule.set_limits(now);
+        Ok(Reread::Changed)
     }
 }
 
 /// What Series calls may hold: what the operator said, else half of what the process may have.
-fn bytes_in_flight(config: &Config) -> usize {
-    match (config.bytes_in_flight, sys::memory_limit()) {
+fn bytes_in_flight(limits: StoreLimits) -> usize {
+    match (limits.bytes_in_flight, sys::memory_limit()) {
         (0, Some(limit)) => {
             let half = usize::try_from(limit / 2).unwrap_or(usize::MAX);
             log::info!(memory_limit_bytes = limit, bytes_in_flight = half; "bytes in flight follow the memory limit");
@@ -284,13 +343,34 @@ fn prom_url(config: &Config) -> PromUrl {
 }
 
 /// The shipper with its bucket.
-fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, uploads: &Uploads) -> Result<Shipper> {
+fn shipper(
+    config: &Config,
+    state: &Published<PromState>,
+    metrics: &Metrics,
+    uploads: &Uploads,
+    reloads: &Reloads,
+) -> Result<Shipper> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
-    let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
-    let bucket = pillion_bucket::open(bucket, &disk, uploads.pace.clone())?;
-    let bucket_metrics = metrics.bucket(bucket.name());
-    let bucket = Metered::wrap(bucket, bucket_metrics.clone());
+    let Some(wanted) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
+    let opener =
+        Opener { disk: disk.clone(), pace: uploads.pace.clone(), metrics: metrics.clone(), known: RefCell::default() };
+    let (bucket, bucket_metrics) = opener.open(wanted)?;
+    let next_bucket = NextBucket::default();
+    let (source, last, next) = (config.bucket_source.clone(), RefCell::new(wanted.clone()), next_bucket.clone());
+    reloads.add("the bucket configuration", source.files(), move |is_asked| {
+        let env = |name: &str| std::env::var(name).ok();
+        let now = config::bucket(&source.file, &source.content.0, &env)?.ok_or_else(|| {
+            Error::new(Kind::Permanent, "it is empty; uploads can only be turned off by a restart without a bucket")
+        })?;
+        let is_new = now != *last.borrow();
+        // Whoever asks may have changed a file that the configuration or the environment names.
+        if is_new || is_asked {
+            next.put(opener.open(&now)?.0);
+            last.replace(now);
+        }
+        Ok(if is_new { Reread::Changed } else { Reread::AsBefore })
+    });
     let (schedule, idle) = (uploads.schedule.clone(), uploads.schedule.clone());
     let ship = ShipConfig {
         meta_file_name: config.shipper.meta_file_name.clone(),
@@ -304,12 +384,32 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
         claim_reserve_bytes: config.shipper.claim_reserve_bytes,
         upload_gate: Some(Arc::new(move |stop| schedule.wait_to_start(stop))),
         on_idle: Some(Arc::new(move || idle.reset_jitter())),
+        next_bucket,
         ..ShipConfig::new(&config.tsdb_path)
     };
     let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
     // What the ledger remembers of an earlier run; 0 where it has nothing.
     bucket_metrics.last_successful_upload_time.set(uploads.metrics.last_success_timestamp_seconds.get());
     Ok(shipper)
+}
+
+/// Opens buckets, each with the metrics of its name.
+struct Opener {
+    disk: Disk,
+    pace: Pace,
+    metrics: Metrics,
+    /// Metrics are declared once.
+    known: RefCell<BTreeMap<String, BucketMetrics>>,
+}
+
+impl Opener {
+    fn open(&self, config: &BucketConfig) -> Result<(Arc<dyn Bucket>, BucketMetrics)> {
+        let bucket = pillion_bucket::open(config, &self.disk, self.pace.clone())?;
+        let name = bucket.name().to_owned();
+        let declare = || self.metrics.bucket(&name);
+        let metrics = self.known.borrow_mut().entry(name.clone()).or_insert_with(declare).clone();
+        Ok((Metered::wrap(bucket, metrics.clone()), metrics))
+    }
 }
 
 /// The gRPC part: waits at the gate, then listens, serves and drains.
@@ -337,6 +437,7 @@ impl Serving {
             },
             recv(stop.channel()) -> _ => return Ok(()),
         }
+        let records = self.services.records.clone();
         let server = Server::start(self.services.build(), self.request_bytes_max, self.age_max)?;
         let front = Front::bind(&self.address, self.connections.clone())?.with_tls(self.tls);
         log::info!(address = self.address.to_string(); "listening for serving gRPC");
@@ -351,6 +452,10 @@ impl Serving {
         let deadline = Instant::now() + self.grace;
         if !server.drain(self.grace)? {
             log::info!("grace period exceeded enforcing shutdown");
+            for call in records.open().iter().take(limits::CUT_CALLS_NAMED_MAX) {
+                let seconds = call.age().as_secs();
+                log::info!(peer = call.peer(), query = call.query(), seconds = seconds; "a call did not end in time");
+            }
         }
         // What the core has sent may still be on its way to clients that are slower.
         self.connections.wait_until_empty(deadline);
@@ -364,11 +469,16 @@ impl Serving {
 }
 
 /// Waits for the end: a signal, or a part that ended.
-fn wait(supervisor: &Supervisor, http: &Receiver<Event>, reloads: &[Reload]) -> Result<()> {
+fn wait(supervisor: &Supervisor, http: &Receiver<Event>, reloads: &Reloads) -> Result<()> {
+    let look = if reloads.is_empty() { never() } else { tick(limits::CONFIG_LOOK_INTERVAL) };
     loop {
         let event = select! {
             recv(supervisor.events()) -> event => event,
             recv(http) -> event => event,
+            recv(look) -> _ => {
+                reloads.look();
+                continue;
+            }
         };
         // The supervisors hold a sender each, so the channels stay connected.
         match event.map_err(|err| Error::new(Kind::Permanent, err.to_string()))? {
@@ -379,7 +489,8 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>, reloads: &[Reload]) -> 
             }
             Event::Signal(_) => {
                 log::info!(signal = "hangup"; "caught signal. Reloading.");
-                reloads.iter().for_each(|reload| reload());
+                // Each fault is in the log.
+                let _ = reloads.all();
             }
             Event::Ended(name, Ok(())) => {
                 return Err(Error::new(Kind::Permanent, format!("{name} ended by itself")));

@@ -15,6 +15,8 @@ mod limits;
 mod log_format;
 mod metrics;
 mod probes;
+mod reloads;
+mod request_log;
 mod supervisor;
 mod sys;
 mod version;

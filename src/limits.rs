@@ -72,3 +72,9 @@ const _: () = assert!(pillion_bucket::CREDENTIALS_TIMEOUT.as_secs() < STOP_DEADL
 const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
 const _: () = assert!(CALL_QUEUE >= CALL_THREADS);
 const _: () = assert!(2 * WAITING_CALLS_MAX * SMALL_MESSAGE_BYTES <= BACKLOG_BYTES);
+/// Time between two looks at the files of the configuration.
+pub(crate) const CONFIG_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Largest file of limits of calls that is read; a real one has a hundred bytes.
+pub(crate) const STORE_LIMITS_BYTES_MAX: u64 = 64 * 1024;
+/// Calls that the log names which did not end within the grace period.
+pub(crate) const CUT_CALLS_NAMED_MAX: usize = 10;

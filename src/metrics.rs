@@ -9,6 +9,8 @@ mod exemplars;
 mod exposition;
 mod negotiation;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use prometheus::core::Collector;
 use prometheus::{
     Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -67,6 +69,7 @@ pub struct Metrics {
     pub heartbeat: HeartbeatMetrics,
     pub store: StoreMetrics,
     pub grpc: GrpcMetrics,
+    pub reload: ReloadMetrics,
     tls: TlsFamilies,
     process: ProcessMetrics,
     core_errors: IntCounter,
@@ -105,6 +108,13 @@ impl HeartbeatMetrics {
     }
 }
 
+/// What reading the configuration again moves.
+#[derive(Clone)]
+pub struct ReloadMetrics {
+    pub successful: IntGauge,
+    pub success_timestamp_seconds: Gauge,
+}
+
 /// What the gRPC server and its front door move.
 #[derive(Clone)]
 pub struct GrpcMetrics {
@@ -114,7 +124,7 @@ pub struct GrpcMetrics {
     pub msg_sent: IntCounterVec,
     pub handling_seconds: HistogramVec,
     /// Of `handling_seconds`.
-    pub exemplars: Exemplars,
+    pub(crate) exemplars: Exemplars,
     pub panics_recovered: IntCounter,
     pub calls: CallGauges,
     /// Label `reason`: `stalled` or `crowded`.
@@ -251,6 +261,19 @@ impl Metrics {
                 calls_waiting_for_prometheus: grpc.calls.waiting_for_prometheus.clone(),
             },
             grpc,
+            reload: ReloadMetrics {
+                successful: int_gauge(
+                    r,
+                    "pillion_config_last_reload_successful",
+                    "1 while the configuration in the files is what is used, 0 while a file cannot be used and what it said \
+                     before is.",
+                ),
+                success_timestamp_seconds: gauge(
+                    r,
+                    "pillion_config_last_reload_success_timestamp_seconds",
+                    "When all files were last read again and used, or first read, in seconds since 1970.",
+                ),
+            },
             tls: TlsFamilies::new(r),
             process: ProcessMetrics::new(r),
             core_errors: int_counter(
@@ -469,6 +492,20 @@ impl Metrics {
         let mut page = String::with_capacity(32 * 1024);
         exposition::write(&self.registry.gather(), &self.grpc.exemplars, format, &mut page);
         page.into_bytes()
+    }
+}
+
+impl GrpcMetrics {
+    /// Observes how long a call took; a traced one can be found again.
+    pub(crate) fn observe(&self, labels: [&str; 3], took: Duration, trace_id: Option<&str>) {
+        self.handling_seconds.with_label_values(&labels).observe(took.as_secs_f64());
+        if let Some(trace_id) = trace_id {
+            let names = ["grpc_type", "grpc_service", "grpc_method"];
+            let labels: Vec<_> = names.into_iter().zip(labels).collect();
+            let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let exemplar = Exemplar { trace_id: trace_id.to_owned(), value: took.as_secs_f64(), at_s };
+            self.exemplars.put("grpc_server_handling_seconds", &labels, &LATENCY_BUCKETS, exemplar);
+        }
     }
 }
 

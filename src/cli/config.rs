@@ -5,10 +5,13 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::flags::SidecarFlags;
+use crate::cli::store_limits::StoreLimits;
 use crate::cli::values::HashFunc;
 use crate::limits;
+use crate::request_log::RequestLogConfig;
 use pillion_base::content::{self, Content};
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::secret::Secret;
 use pillion_base::size::ByteSize;
 use pillion_base::time::{GoDuration, TimeOrDuration};
 use pillion_bucket::BucketConfig;
@@ -50,18 +53,41 @@ pub(crate) struct Config {
     pub(crate) shipper: ShipperOptions,
     /// Hash function over the files of a block.
     pub(crate) hash_func: HashFunc,
-    /// What one Series call may return.
-    pub(crate) per_call: PerCall,
+    /// What Series calls may return and hold, as the flags say.
+    pub(crate) store_limits: StoreLimits,
     /// Series and label calls at once, at least 1.
     pub(crate) concurrent_calls: usize,
     /// Longest time that a client may take nothing of an answer.
     pub(crate) stalled_call_timeout: Duration,
-    /// Bytes that all Series calls together may hold; 0 leaves it to the memory limit of the process.
-    pub(crate) bytes_in_flight: usize,
     /// Start of the time range that is served.
     pub(crate) min_time: TimeOrDuration,
     /// Where blocks are uploaded to; `None` uploads nothing.
     pub(crate) bucket: Option<BucketConfig>,
+    /// Where that is written.
+    pub(crate) bucket_source: Source,
+    /// Which requests are logged.
+    pub(crate) request_log: RequestLogConfig,
+    /// Where that is written.
+    pub(crate) request_log_source: Source,
+    /// The file that overrides the limits of calls and is read again when it changes; empty is none.
+    pub(crate) store_limits_file: String,
+    /// Whether `POST /-/reload` is served.
+    pub(crate) enable_lifecycle: bool,
+}
+
+/// A pair of flags of which one names a file and the other is what would be in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Empty when it is the content that is given, or nothing.
+    pub(crate) file: String,
+    pub(crate) content: Secret,
+}
+
+impl Source {
+    /// The file, if it is one.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        Some(&self.file).filter(|file| !file.is_empty()).map(PathBuf::from).into_iter().collect()
+    }
 }
 
 /// The flags of `--shipper.*`.
@@ -139,18 +165,28 @@ impl Config {
                 claim_reserve_bytes: flags.shipper_claim_reserve.0,
             },
             hash_func: flags.hash_func,
-            per_call: PerCall {
-                series_max: flags.store_limits_request_series,
-                samples_max: flags.store_limits_request_samples,
+            store_limits: StoreLimits {
+                per_call: PerCall {
+                    series_max: flags.store_limits_request_series,
+                    samples_max: flags.store_limits_request_samples,
+                },
+                bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             },
             concurrent_calls: concurrent_calls(flags.store_limits_concurrent_calls)?,
             stalled_call_timeout: never_if_zero(not_negative(
                 "store.limits.stalled-call-timeout",
                 flags.store_limits_stalled_call_timeout,
             )?),
-            bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             min_time: flags.min_time,
             bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
+            bucket_source: Source { file: flags.objstore_config_file, content: flags.objstore_config },
+            request_log: request_log(&flags.request_logging_config_file, &flags.request_logging_config.0)?,
+            request_log_source: Source {
+                file: flags.request_logging_config_file,
+                content: flags.request_logging_config,
+            },
+            store_limits_file: flags.store_limits_file,
+            enable_lifecycle: flags.web_enable_lifecycle,
         })
     }
 }
@@ -249,6 +285,14 @@ pub(crate) fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<Str
     };
     let text = content::substitute(&loaded.text, env).map_err(|err| err.context(CONTEXT))?;
     BucketConfig::parse(&Content { text, ..loaded }).map(Some)
+}
+
+/// Which requests are logged, by `--request.logging-config-file` or `--request.logging-config`; none when neither is given.
+pub(crate) fn request_log(file: &str, content: &str) -> Result<RequestLogConfig> {
+    const CONTEXT: &str = "error while parsing config for request logging";
+    let loaded = content::load("request.logging-config", file, content).map_err(|err| err.context(CONTEXT))?;
+    let Some(Content { text, .. }) = loaded else { return Ok(RequestLogConfig::default()) };
+    RequestLogConfig::parse(&text).map_err(|err| err.context(CONTEXT))
 }
 
 #[cfg(test)]

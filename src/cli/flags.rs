@@ -45,6 +45,8 @@ flags! {
             "Time that open HTTP requests get when the sidecar stops.";
         http_config: String = "http.config", PATH, Default(""), Supported,
             "File with TLS and authentication settings of the HTTP server.";
+        web_enable_lifecycle: bool = "web.enable-lifecycle", Bool, Default("false"), Own,
+            "Read everything again that can change while the sidecar runs at POST /-/reload, as at SIGHUP.";
         grpc_address: ListenAddress = "grpc-address", ADDRESS, Default("0.0.0.0:10901"), Supported,
             "Where the StoreAPI is served over gRPC.";
         grpc_server_tls_cert: String = "grpc-server-tls-cert", PATH, Default(""), Supported,
@@ -99,9 +101,9 @@ flags! {
             "How Prometheus is told to reload.";
         reloader_process_name: String = "reloader.process-name", Text("name"), Default("prometheus"), NotYet,
             "Name of the process that gets the signal, when --reloader.method is signal.";
-        request_logging_config_file: String = "request.logging-config-file", PATH, Default(""), NotYet,
+        request_logging_config_file: String = "request.logging-config-file", PATH, Default(""), Supported,
             "File that says which requests are logged, in YAML.";
-        request_logging_config: Secret = "request.logging-config", CONTENT, Default(""), NotYet,
+        request_logging_config: Secret = "request.logging-config", CONTENT, Default(""), Supported,
             "The same configuration itself, in place of --request.logging-config-file.";
         objstore_config_file: String = "objstore.config-file", PATH, Default(""), Supported,
             "File with the object storage configuration, in YAML; $(NAME) stands for an environment variable. Without \
@@ -149,6 +151,9 @@ flags! {
         store_limits_request_samples: u64, from_str_fn(uint) =
             "store.limits.request-samples", Number, Default("0"), Supported,
             "Most samples one Series call may return, counted as 120 for each chunk; 0 is no limit.";
+        store_limits_file: String = "store.limits.file", PATH, Default(""), Own,
+            "YAML file with request_series, request_samples and bytes_in_flight, which replace the flags of these names; it \
+             is read again when it changes.";
         store_limits_concurrent_calls: u64, from_str_fn(uint) =
             "store.limits.concurrent-calls", Number, Default("16"), Own,
             "Series and label calls at work at once, those aside that wait for their clients; up to 256 more wait in a \

@@ -5,6 +5,7 @@ mod flag;
 mod flags;
 mod help;
 mod parse;
+pub(crate) mod store_limits;
 mod token;
 mod values;
 

@@ -14,6 +14,7 @@ use crate::grpc::connections::Connections;
 use crate::grpc::health::Health;
 use crate::grpc::methods;
 use crate::grpc::pool::Pool;
+use crate::grpc::record::{Origin, Records};
 use crate::grpc::reflection::Reflection;
 use crate::grpc::request::{self, Bytes, Late, Nested};
 use crate::limits;
@@ -64,6 +65,8 @@ pub(crate) struct Services {
     pub request_bytes_max: usize,
     /// Ends the wait for requests that do not come.
     pub late: Late,
+    /// The calls that are open.
+    pub records: Records,
     /// Request metrics.
     pub grpc_metrics: GrpcMetrics,
     /// What Series calls share.
@@ -131,10 +134,12 @@ impl Services {
         let services = self.clone();
         let handler = move |ctx: RpcContext<'_>, requests: RequestStream<Bytes>, sink: DuplexSink<GrpcSlice>| {
             if A::NEEDS_READY && !services.probes.is_ready() {
-                let metrics = services.grpc_metrics.clone();
-                return services.answer(&ctx, requests, sink, move |_| {
-                    Call::begin(&metrics, name).end(RpcStatusCode::UNKNOWN, 0);
-                    Err(not_ready("not ready"))
+                let (served, origin) = (services.clone(), services.origin(&ctx));
+                return services.answer(&ctx, requests, sink, move |request| {
+                    let record = served.records.begin(name, Arc::new(request.to_vec()), origin);
+                    let status = not_ready("not ready");
+                    Call::begin(&served.grpc_metrics, record).end(status.code(), status.message(), 0);
+                    Err(status)
                 });
             }
             services.work(&ctx, name, requests, sink, |services| {
@@ -150,18 +155,23 @@ impl Services {
         let services = self.clone();
         ServiceBuilder::new()
             .add_duplex_streaming_handler(&methods::INFO, move |ctx, requests, sink| {
-                let served = services.clone();
+                let (served, origin) = (services.clone(), services.origin(&ctx));
                 services.answer(&ctx, requests, sink, move |_| {
-                    let call = Call::begin(&served.grpc_metrics, INFO);
+                    let call = Call::begin(&served.grpc_metrics, served.records.begin(INFO, Arc::default(), origin));
                     let answer = if served.probes.is_ready() {
                         Ok(encode(&info(&served.state.read())))
                     } else {
                         Err(not_ready("Not ready"))
                     };
-                    call.end(
-                        answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
-                        u64::from(answer.is_ok()),
-                    );
+                    match &answer {
+                        Ok(message) => {
+                            if let Some(record) = call.seen() {
+                                record.has_message(message.len());
+                            }
+                            call.end(RpcStatusCode::OK, "", 1);
+                        }
+                        Err(status) => call.end(status.code(), status.message(), 0),
+                    }
                     answer
                 });
             })
@@ -213,18 +223,16 @@ impl Services {
     {
         let (services, deadline, request_bytes_max) = (self.clone(), ctx.deadline(), self.request_bytes_max);
         let caller = self.connections.caller(&ctx.peer());
+        let origin = self.origin(ctx);
         ctx.spawn(serve(requests, sink, self.late.clone(), move |request, bridge| {
-            let call = Call::begin(&services.grpc_metrics, name);
             let pool = services.pool.clone();
             let request = Arc::new(request);
-            let about = {
-                let (connections, request) = (services.connections.clone(), Arc::clone(&request));
-                let peer = move || connections.address(&caller).map_or_else(String::new, |peer| peer.to_string());
-                Box::new(move || (peer(), request::describe(name.2, &request)))
-            };
+            let open = services.records.begin(name, Arc::clone(&request), origin);
+            let record = Arc::clone(&open.record);
+            let call = Call::begin(&services.grpc_metrics, open);
             let n_bytes = request.len();
             let backlog = services.backlog.clone();
-            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, about });
+            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, record });
             let work = prepare(services);
             let mut turned = Turned(Some((call, bridge)));
             let job = move || {
@@ -235,6 +243,19 @@ impl Services {
             };
             pool.submit(caller, n_bytes, Box::new(job));
         }));
+    }
+
+    /// What is known of a call before its request is there.
+    fn origin(&self, ctx: &RpcContext<'_>) -> Origin {
+        let caller = self.connections.caller(&ctx.peer());
+        // A client that gives several means none of them.
+        let mut ids = ctx.request_headers().iter().filter(|(name, _)| *name == "request-id");
+        let request_id = ids.next().filter(|_| ids.next().is_none());
+        Origin {
+            peer: self.connections.address(&caller),
+            request_id: request_id.map(|(_, id)| String::from_utf8_lossy(id).into_owned()),
+            trace_id: None,
+        }
     }
 
     /// Answers a call on the completion queue's own thread. `answer` must not block.
@@ -272,11 +293,9 @@ struct Turned(Option<(Call, Bridge)>);
 impl Drop for Turned {
     fn drop(&mut self) {
         if let Some((call, bridge)) = self.0.take() {
-            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, 0);
-            bridge.finish(RpcStatus::with_message(
-                RpcStatusCode::RESOURCE_EXHAUSTED,
-                "too many calls are waiting in this sidecar; try again later".into(),
-            ));
+            let text = "too many calls are waiting in this sidecar; try again later";
+            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, text, 0);
+            bridge.finish(RpcStatus::with_message(RpcStatusCode::RESOURCE_EXHAUSTED, text.into()));
         }
     }
 }

@@ -214,8 +214,18 @@ h_count 3
         registry.register(Box::new(histogram)).unwrap();
         registry.register(Box::new(counter)).unwrap();
         let exemplars = Exemplars::default();
-        exemplars.put("h", &[("m", "a")], &[0.3, 1.0, 1e6], Exemplar { trace_id: "0af7".into(), value: 0.5, at_s: 7.25 });
-        exemplars.put("h", &[("m", "a")], &[0.3, 1.0, 1e6], Exemplar { trace_id: "1bf8".into(), value: 3e9, at_s: 8.0 });
+        exemplars.put(
+            "h",
+            &[("m", "a")],
+            &[0.3, 1.0, 1e6],
+            Exemplar { trace_id: "0af7".into(), value: 0.5, at_s: 7.25 },
+        );
+        exemplars.put(
+            "h",
+            &[("m", "a")],
+            &[0.3, 1.0, 1e6],
+            Exemplar { trace_id: "1bf8".into(), value: 3e9, at_s: 8.0 },
+        );
         let mut page = String::new();
         write(&registry.gather(), &exemplars, Format::OpenMetrics, &mut page);
         let expected = r#"# HELP c Counted.

@@ -16,6 +16,7 @@ use pillion::inside::Probes;
 use pillion::inside::routes;
 use pillion_base::stop::{Stopper, stop_pair};
 use pillion_base::threads::spawn_thread;
+use pillion_http::server::request::Head;
 use pillion_http::server::{Response, Server};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,10 +37,10 @@ impl Rig {
     fn configured(configure: impl FnOnce(Server) -> Server) -> Self {
         let metrics = Metrics::new();
         let probes = Probes::new(metrics.status.clone());
-        let pages = routes(metrics, probes.clone());
-        let pages = move |method: &str, path: &str| match path {
+        let pages = routes(metrics, probes.clone(), None);
+        let pages = move |head: &Head| match head.path.as_str() {
             "/large" => Response::ok("application/octet-stream", vec![b'x'; LARGE_BYTES]),
-            _ => pages(method, path),
+            _ => pages(head),
         };
         let admin = configure(Server::bind(&"127.0.0.1:0".parse().unwrap(), "--http-address").unwrap());
         let address = admin.local_addr().unwrap();

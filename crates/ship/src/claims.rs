@@ -100,6 +100,19 @@ impl Claims {
         }
     }
 
+    /// The bucket that uploads go to from now on. What another one holds of a block is not taken for what this one holds.
+    pub(crate) fn set_bucket_name(&mut self, name: &str) {
+        name.clone_into(&mut self.bucket_name);
+        for (ulid, claim) in &mut self.held {
+            claim.record = match &claim.files {
+                Files::Linked(_) => Record::load(name, &self.disk, self.spool.state_path(*ulid)),
+                Files::Open { .. } => Record::new(name, None),
+            };
+        }
+        // Only the other one could drop their parts; its lifecycle rules do.
+        self.ended.clear();
+    }
+
     /// The claimed blocks.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Ulid, &Claim)> {
         self.held.iter().map(|(ulid, claim)| (*ulid, claim))

@@ -16,6 +16,7 @@ mod limits;
 mod meta;
 mod meta_schema;
 pub mod metrics;
+mod next_bucket;
 mod place;
 mod plan;
 mod progress;
@@ -32,6 +33,7 @@ mod whole;
 mod window;
 
 pub use backlog::{Backlog, PendingBlock};
+pub use next_bucket::NextBucket;
 pub use scan::check_data_dir;
 pub use schedule::Schedule;
 pub use shipper::{ShipConfig, Shipper, TickReport};

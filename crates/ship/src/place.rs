@@ -29,6 +29,11 @@ impl Place {
         Place { path: data_dir.join("thanos").join("bucket.json"), disk, said: None }
     }
 
+    /// That of a bucket to which nothing was shipped yet.
+    pub(crate) fn of_another(&self) -> Place {
+        Place { said: Some(None), ..self.clone() }
+    }
+
     /// Asks the bucket whether it is the store that it was, and notes what it says. `has_shipped` tells whether the ledger
     /// lists shipped blocks.
     ///

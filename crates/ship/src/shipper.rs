@@ -30,6 +30,7 @@ use crate::ledger::Ledger;
 use crate::limits;
 use crate::meta::Meta;
 use crate::metrics::ShipMetrics;
+use crate::next_bucket::NextBucket;
 use crate::place::Place;
 use crate::remote::Remote;
 use crate::scan::{self, Fingerprint};
@@ -81,6 +82,8 @@ pub struct ShipConfig {
     pub upload_gate: Option<UploadGate>,
     /// Called when nothing is left to be shipped, perhaps many times; must not wait.
     pub on_idle: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Where a bucket waits that takes the place of the one in use.
+    pub next_bucket: NextBucket,
     /// The disk; tests watch it.
     pub disk: Disk,
 }
@@ -105,6 +108,7 @@ impl ShipConfig {
             held_files_max: held_files_max(),
             upload_gate: None,
             on_idle: None,
+            next_bucket: NextBucket::default(),
             disk: Disk::real(),
         }
     }
@@ -285,6 +289,20 @@ impl Shipper {
                 }
             }
         }
+    }
+
+    /// Ships to another bucket from now on, if one waits. What is remembered of a bucket is asked anew; claims stay, since
+    /// where links are refused they are all that is left of a block.
+    fn take_next_bucket(&mut self) {
+        let Some(bucket) = self.config.next_bucket.take() else { return };
+        if bucket.name() != self.bucket.name() {
+            log::warn!(target: LOG_TARGET, before = self.bucket.name(), now = bucket.name();
+                "blocks go to another bucket from now on; what was shipped before stays where it is");
+            self.claims.set_bucket_name(bucket.name());
+            self.remote = Some(Remote::new(&self.config.data_dir, self.config.disk.clone(), bucket.name()));
+            self.place = self.place.of_another();
+        }
+        self.bucket = bucket;
     }
 
     fn has_labels(&self) -> bool {

@@ -88,6 +88,13 @@ pub(crate) enum Judged {
     Wait,
 }
 
+/// Reads the file at `path` and uses nothing of it.
+///
+/// `Errors:` as [`Web::load`], but for the certificates.
+pub fn check(path: &Path) -> Result<()> {
+    read(path).map(drop)
+}
+
 impl Web {
     /// Reads the file at `path`.
     ///
@@ -255,7 +262,8 @@ impl Web {
             && config.tls == self.config.tls
             && let Some(tls) = &self.tls
         {
-            tls.reload();
+            // It says itself what is wrong.
+            let _ = tls.reload();
         }
         if digest == self.watch.digest {
             if is_asked || self.watch.complaint.is_some() {

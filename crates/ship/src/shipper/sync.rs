@@ -59,6 +59,7 @@ enum Attempt {
 impl Shipper {
     /// One tick. `Errors:` a failure that holds the order; what was done before it is kept.
     pub(super) fn sync(&mut self, stop: &Stop, report: &mut TickReport) -> Result<()> {
+        self.take_next_bucket();
         let is_ledger_known = self.ledger.reload();
         self.save_ledger();
         self.remote.iter_mut().for_each(Remote::begin_tick);
@@ -128,6 +129,7 @@ impl Shipper {
                 report.n_failed += 1;
                 continue;
             }
+            self.take_next_bucket();
             match self.attempt(planned, stop, report)? {
                 Attempt::Ended(listed) => {
                     if listed.is_some() {

@@ -5,6 +5,7 @@
 mod crash;
 mod lost;
 mod model;
+mod next_bucket;
 mod rig;
 mod ship;
 mod unsynced;
