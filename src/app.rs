@@ -105,11 +105,11 @@ fn load_web(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result<Opt
     let Some(path) = config.http_config.clone() else { return Ok(None) };
     let web = Web::load(&path, metrics.web()).map_err(|err| err.context("server could not be started"))?;
     let reloader = web.reloader();
-    reloads.add("the web configuration", vec![path.clone()], move |is_asked| {
+    reloads.add("web configuration", vec![path.clone()], move |is_asked| {
         if is_asked {
             reloader.reload();
         }
-        web::check(&path).map(|()| Reread::AsBefore)
+        web::check(&path).map(|()| Reread::Said)
     });
     Ok(Some(web))
 }
@@ -119,7 +119,7 @@ fn reload_request_log(reloads: &Reloads, log: &RequestLog, config: &Config) {
     if source.files().is_empty() {
         return;
     }
-    reloads.add("the configuration of request logging", source.files(), move |_| {
+    reloads.add("request logging", source.files(), move |_| {
         let now = config::request_log(&source.file, &source.content.0)?;
         Ok(if log.set(now) { Reread::Changed } else { Reread::AsBefore })
     });
@@ -142,7 +142,7 @@ fn store_limits(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result
     let shared = store::SeriesShared::new(limits.per_call, bytes_in_flight(limits), metrics.store.clone());
     if !file.is_empty() {
         let (shared, last) = (shared.clone(), Cell::new(limits));
-        reloads.add("the file of limits of calls", vec![PathBuf::from(&file)], move |_| {
+        reloads.add("limits of calls", vec![PathBuf::from(&file)], move |_| {
             let now = flags.with_file(&file)?;
             if now == last.replace(now) {
                 return Ok(Reread::AsBefore);
@@ -166,7 +166,7 @@ fn start(
     let tls = grpc_tls(config, metrics)?;
     if let Some(tls) = tls.clone() {
         // It looks at its files itself.
-        reloads.add("the gRPC server's TLS", Vec::new(), move |_| {
+        reloads.add("TLS files of the gRPC server", Vec::new(), move |_| {
             tls.reload().map(|is_new| if is_new { Reread::Changed } else { Reread::AsBefore })
         });
     }
@@ -249,7 +249,7 @@ fn start(
     supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
     if let Some(uploads) = uploads.filter(|uploads| !uploads.options.upload_limits_file.is_empty()) {
         let files = vec![PathBuf::from(&uploads.options.upload_limits_file)];
-        reloads.add("the file of upload limits", files, move |_| uploads.reload());
+        reloads.add("upload limits", files, move |_| uploads.reload());
     }
     Ok(client)
 }
@@ -312,7 +312,7 @@ impl Uploads {
         log::info!(before = before.to_string(), now = now.to_string(); "upload limits changed");
         self.show(&now);
         self.schedule.set_limits(now);
-        Ok(Reread::Changed)
+        Ok(Reread::Said)
     }
 }
 
@@ -358,7 +358,7 @@ fn shipper(
     let (bucket, bucket_metrics) = opener.open(wanted)?;
     let next_bucket = NextBucket::default();
     let (source, last, next) = (config.bucket_source.clone(), RefCell::new(wanted.clone()), next_bucket.clone());
-    reloads.add("the bucket configuration", source.files(), move |is_asked| {
+    reloads.add("bucket configuration", source.files(), move |is_asked| {
         let env = |name: &str| std::env::var(name).ok();
         let now = config::bucket(&source.file, &source.content.0, &env)?.ok_or_else(|| {
             Error::new(Kind::Permanent, "it is empty; uploads can only be turned off by a restart without a bucket")

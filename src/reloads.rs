@@ -16,6 +16,8 @@ pub(crate) enum Reread {
     Changed,
     /// It says what it said before.
     AsBefore,
+    /// Whoever read it says in the log what came of it.
+    Said,
 }
 
 /// Reads a configuration and uses it. It is told whether somebody asked for that.
@@ -45,7 +47,8 @@ impl Reloads {
         Reloads(Arc::default(), metrics)
     }
 
-    /// Adds a configuration that was read just now, from these files. Of one without files only a request leads to `read`.
+    /// Adds a configuration that was read just now, from these files. One without files is only read again when somebody asks;
+    /// it may look at its files itself, and has a metric of its own for that.
     pub(crate) fn add(
         &self,
         name: &'static str,
@@ -62,10 +65,8 @@ impl Reloads {
     /// `Errors:` what cannot be used, each with its reason.
     pub(crate) fn all(&self) -> Result<(), String> {
         let mut parts = self.lock();
-        for part in parts.iter_mut() {
-            part.read_again(true);
-        }
-        let failures = self.show(&parts);
+        let failures: Vec<String> = parts.iter_mut().filter_map(|part| part.read_again(true)).collect();
+        self.show(&parts);
         log::info!(
             files = parts.iter().map(|part| part.name).collect::<Vec<_>>().join(", ");
             "everything was read again that can change while the sidecar runs; flags of the command line need a restart"
@@ -79,7 +80,8 @@ impl Reloads {
         let mut has_read = false;
         for part in parts.iter_mut() {
             let stamps = stamps_of(&part.files);
-            if part.is_unsettled || part.failure.is_some() || stamps != part.stamps {
+            let is_due = part.is_unsettled || part.failure.is_some() || stamps != part.stamps;
+            if is_due && !part.files.is_empty() {
                 part.read_again(false);
                 has_read = true;
             }
@@ -94,16 +96,12 @@ impl Reloads {
         self.lock().iter().all(|part| part.files.is_empty())
     }
 
-    fn show(&self, parts: &[Part]) -> Vec<String> {
-        let failures: Vec<_> = parts
-            .iter()
-            .filter_map(|part| part.failure.as_ref().map(|text| format!("{}: {text}", part.name)))
-            .collect();
-        self.1.successful.set(i64::from(failures.is_empty()));
-        if failures.is_empty() {
+    fn show(&self, parts: &[Part]) {
+        let is_well = parts.iter().all(|part| part.failure.is_none());
+        self.1.successful.set(i64::from(is_well));
+        if is_well {
             self.1.success_timestamp_seconds.set(now_s());
         }
-        failures
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Part>> {
@@ -112,8 +110,8 @@ impl Reloads {
 }
 
 impl Part {
-    /// `is_asked`: somebody waits for a word.
-    fn read_again(&mut self, is_asked: bool) {
+    /// What went wrong, if something did. `is_asked`: somebody waits for a word.
+    fn read_again(&mut self, is_asked: bool) -> Option<String> {
         self.stamps = stamps_of(&self.files);
         self.is_unsettled = self.stamps.iter().flatten().any(Stamp::is_unsettled);
         let what = self.name;
@@ -121,17 +119,20 @@ impl Part {
             Ok(reread) => {
                 let was_broken = self.failure.take().is_some();
                 match reread {
-                    Reread::Changed => log::info!("{what} changed and is in use"),
-                    Reread::AsBefore if is_asked || was_broken => log::info!("{what} is as before"),
-                    Reread::AsBefore => {}
+                    Reread::Changed => log::info!("{what}: the change is in use"),
+                    Reread::AsBefore if is_asked || was_broken => log::info!("{what}: as before"),
+                    Reread::AsBefore | Reread::Said => {}
                 }
+                None
             }
             Err(err) => {
                 let text = err.to_string();
                 if is_asked || self.failure.as_ref() != Some(&text) {
-                    log::error!(err = text; "reloading {what} failed; what was used before goes on to be used");
+                    log::error!(err = text; "reloading the {what} failed; what was used before goes on to be used");
                 }
-                self.failure = Some(text);
+                let told = format!("{what}: {text}");
+                self.failure = Some(text).filter(|_| !self.files.is_empty());
+                Some(told)
             }
         }
     }

@@ -88,8 +88,9 @@ impl RequestLog {
         let config: Arc<RequestLogConfig> = self.0.read();
         let Some(choice) = config.http.choice(&served.path, port) else { return };
         let severity = match served.status {
+            // A probe that says no is no fault of the page.
+            400..500 | 503 => Level::Warn,
             500.. => Level::Error,
-            400..500 => Level::Warn,
             _ => Level::Info,
         };
         if !choice.takes(severity, served.took, u64::try_from(served.body_bytes).unwrap_or(u64::MAX)) {

@@ -416,8 +416,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 50));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 10);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 52));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 12);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(
@@ -444,5 +444,30 @@ mod tests {
         for line in table.lines() {
             assert_eq!(line.replace("\\|", "").matches('|').count(), 5, "{line}");
         }
+    }
+
+    /// Whoever swaps the binary keeps the arguments: each flag of Thanos is here, of the same kind and with the same default,
+    /// and none of them is refused.
+    #[test]
+    fn every_flag_of_thanos_is_taken() {
+        let table = include_str!("../../tests/data/thanos_flags.txt");
+        let rows = table.lines().filter(|line| !line.starts_with('#'));
+        let mut n = 0;
+        for row in rows {
+            let mut words = row.splitn(3, ' ');
+            let (name, kind, default) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or(""));
+            let flag = GLOBAL.iter().chain(SIDECAR).find(|flag| flag.name == name);
+            let flag = flag.unwrap_or_else(|| panic!("--{name} is missing"));
+            assert!(!matches!(flag.status, Status::Own), "--{name} is one of Thanos's");
+            let found = match (flag.value, flag.presence) {
+                (Value::Bool, _) => "switch",
+                (_, Presence::Repeatable) => "repeatable",
+                _ => "value",
+            };
+            assert_eq!((found, flag.default_text()), (kind, default), "--{name}");
+            n += 1;
+        }
+        let n_own = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count();
+        assert_eq!(n + n_own, GLOBAL.len() + SIDECAR.len());
     }
 }

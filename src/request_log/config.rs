@@ -46,7 +46,7 @@ impl Choice {
     /// Whether the end of a request is logged that ended as `severity` says.
     pub(crate) fn takes(&self, severity: Level, took: Duration, sent_bytes: u64) -> bool {
         // The one that is less severe is the greater.
-        if severity > self.level.max(Level::Info) {
+        if severity > self.level {
             return false;
         }
         let is_slow = self.slower_than.is_some_and(|than| took >= than);

@@ -450,3 +450,29 @@ fn the_daemon_speaks_tls_and_knows_its_clients() {
     assert_eq!(read_to_end(&mut plain), told);
     assert_eq!(sidecar.stop().code(), Some(0));
 }
+
+#[test]
+fn metrics_come_in_the_format_and_as_small_as_a_scraper_takes_them() {
+    let rig = Rig::start();
+    let page = |headers: &str| {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+        let mut stream = rig.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end + 4..].to_vec())
+    };
+    let (head, plain) = page("");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    let (head, open) = page("Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n");
+    assert!(head.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    let text = String::from_utf8(open).unwrap();
+    assert!(text.ends_with("# EOF\n") && text.contains("# TYPE grpc_server_started counter\n"), "{text}");
+    let (head, small) = page("Accept-Encoding: gzip, deflate\r\n");
+    assert!(head.contains("Content-Encoding: gzip") && small.len() * 4 < plain.len(), "{head} {}", small.len());
+    let mut unpacked = String::new();
+    flate2::read::GzDecoder::new(small.as_slice()).read_to_string(&mut unpacked).unwrap();
+    assert!(unpacked.contains("# TYPE grpc_server_started_total counter\n"), "{unpacked}");
+    rig.stop();
+}

@@ -26,6 +26,8 @@ mod lifecycle;
 mod limits;
 mod map;
 mod metrics;
+mod reloads;
+mod request_log;
 mod sampled;
 mod series;
 mod stalled;

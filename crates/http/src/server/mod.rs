@@ -45,6 +45,12 @@ pub struct Server {
     log: Option<Box<Log>>,
 }
 
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("listener", &self.listener).field("web", &self.web).finish_non_exhaustive()
+    }
+}
+
 impl Server {
     /// Listens on `address`.
     ///
