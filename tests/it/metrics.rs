@@ -239,13 +239,22 @@ fn every_metric_is_there_from_the_start_and_moves() {
     tsdb.add(&Block::new(2));
     // No folder can be made where a file is, not even by root.
     std::fs::write(bucket.path().join(ulid(2).as_str()), "in the way").unwrap();
-    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &["--store.limits.request-series=1"]);
+    let limits = bucket.path().join("limits.yml");
+    std::fs::write(&limits, "request_series: 1\n").unwrap();
+    let flag = format!("--store.limits.file={}", limits.display());
+    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &[&flag]);
     broken.wait("thanos_shipper_upload_failures_total");
     broken.wait("thanos_shipper_dir_sync_failures_total");
     let frames = ["1", "2"].map(|n| series(&[("job", "x"), ("n", n)], &[(1, 2, 1, b"chunk")]));
     prometheus.set(|state| state.read = Read_::Frames(frames.into()));
     assert_ne!(Store::connect(broken.sidecar.grpc).series(&request(&[("job", "=", "x")])).code(), 0);
     broken.wait("thanos_store_selects_dropped_total{reason=\"series\"}");
+
+    let before = broken.first["pillion_config_last_reload_success_timestamp_seconds"].values().next().unwrap().parse();
+    let before: f64 = before.unwrap();
+    broken.sidecar.wait_metric("pillion_config_last_reload_success_timestamp_seconds", |at| at > before);
+    std::fs::write(&limits, "request_series: many\n").unwrap();
+    broken.sidecar.wait_metric("pillion_config_last_reload_successful", |value| value == 0.0);
 
     moved.extend(lose_and_keep(&prometheus));
 
