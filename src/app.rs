@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, never, select, tick};
 
 use crate::admin;
@@ -37,6 +36,7 @@ use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_bucket::{Bucket, BucketConfig, BucketMetrics, Metered, Pace};
 use pillion_http::address::ListenAddress;
+use pillion_http::client as http;
 use pillion_http::server::{Log as HttpLog, Server as HttpServer};
 use pillion_http::tls::ServerTls;
 use pillion_http::web::{self, Web};
@@ -177,7 +177,16 @@ fn start(
     let address = config.grpc_address.clone();
     drop(Front::bind(&address, connections.clone())?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
-    let client = Arc::new(PromClient::new(prom_url(config), config.get_config_timeout)?);
+    let client = PromClient::with_config(prom_url(config), config.prometheus_client.clone(), config.get_config_timeout);
+    let client = Arc::new(client.context(|| "--prometheus.http-client")?);
+    let source = config.prometheus_client_source.clone();
+    if !source.files().is_empty() {
+        let reached = Arc::clone(&client);
+        reloads.add("HTTP client for Prometheus", source.files(), move |_| {
+            let is_new = reached.set_config(config::http_client(&source)?)?;
+            Ok(if is_new { Reread::Changed } else { Reread::AsBefore })
+        });
+    }
     let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
@@ -196,7 +205,10 @@ fn start(
     let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
     let asking = beats.clone();
     let shared = store_limits(reloads, config, metrics)?.with_refresh(move || asking.ask());
-    let slots = shared.clone();
+    let (slots, reads) = (shared.clone(), Arc::clone(&client));
+    if let Some(n_max) = client.reads_max() {
+        shared.set_remote_reads_max(n_max);
+    }
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
         interval: config.get_config_interval,
@@ -207,7 +219,10 @@ fn start(
         probes: probes.clone(),
         metrics: metrics.heartbeat.clone(),
         gate,
-        remote_reads_max: Box::new(move |n_max| slots.set_remote_reads_max(n_max)),
+        remote_reads_max: Box::new(move |n_max| {
+            let n_max = if n_max == 0 { usize::MAX } else { n_max };
+            slots.set_remote_reads_max(reads.reads_max().map_or(n_max, |said| said.min(n_max)));
+        }),
         asked: (beats, asked),
     };
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
@@ -333,10 +348,10 @@ fn prom_url(config: &Config) -> PromUrl {
     let url = &config.prometheus_url;
     PromUrl {
         origin: url.origin(),
-        authorization: url.user.as_ref().map(|user| {
-            let plain = format!("{}:{}", user.username, user.password.as_deref().unwrap_or_default());
-            format!("Basic {}", BASE64_STANDARD.encode(plain))
-        }),
+        authorization: url
+            .user
+            .as_ref()
+            .map(|user| http::basic(&user.username, user.password.as_deref().unwrap_or_default())),
         path: url.path.trim_end_matches('/').to_owned(),
         query: url.query.clone().unwrap_or_default(),
     }

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::metrics::ReloadMetrics;
 use pillion_base::error::Result;
-use pillion_base::stamp::Stamp;
+use pillion_base::stamp::{Stamp, are_unsettled};
 
 /// What reading a configuration again has led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl Part {
     /// What went wrong, if something did. `is_asked`: somebody waits for a word.
     fn read_again(&mut self, is_asked: bool) -> Option<String> {
         self.stamps = stamps_of(&self.files);
-        self.is_unsettled = self.stamps.iter().flatten().any(Stamp::is_unsettled);
+        self.is_unsettled = are_unsettled(&self.stamps);
         let what = self.name;
         match (self.read)(is_asked) {
             Ok(reread) => {

@@ -16,6 +16,7 @@ use pillion_base::size::ByteSize;
 use pillion_base::time::{GoDuration, TimeOrDuration};
 use pillion_bucket::BucketConfig;
 use pillion_http::address::{ListenAddress, PrometheusUrl};
+use pillion_http::client::ClientConfig;
 use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
 use pillion_ship::UploadLimits;
@@ -41,6 +42,10 @@ pub(crate) struct Config {
     pub(crate) request_bytes_max: usize,
     /// Where Prometheus is.
     pub(crate) prometheus_url: PrometheusUrl,
+    /// How Prometheus is reached.
+    pub(crate) prometheus_client: ClientConfig,
+    /// Where that was read.
+    pub(crate) prometheus_client_source: Source,
     /// Longest wait for external labels at start, when blocks are uploaded.
     pub(crate) ready_timeout: Duration,
     /// Time between two rounds of questions to Prometheus; never zero.
@@ -127,6 +132,8 @@ impl Config {
             let text = || wrong(format!("--{flag} must be greater than 0, got {value}"));
             value.positive().ok_or_else(text)
         };
+        let prometheus_client_source =
+            Source { file: flags.prometheus_http_client_file, content: flags.prometheus_http_client };
         if flags.tsdb_path.is_empty() {
             return Err(wrong("--tsdb.path must not be empty"));
         }
@@ -145,6 +152,8 @@ impl Config {
             )?,
             request_bytes_max: request_bytes_max(flags.grpc_server_max_request_size)?,
             prometheus_url: flags.prometheus_url,
+            prometheus_client: http_client(&prometheus_client_source)?,
+            prometheus_client_source,
             ready_timeout: flags.prometheus_ready_timeout.or_zero(),
             get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
             get_config_timeout: positive("prometheus.get_config_timeout", flags.prometheus_get_config_timeout)?,
@@ -287,6 +296,12 @@ pub(crate) fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<Str
     BucketConfig::parse(&Content { text, ..loaded }).map(Some)
 }
 
+/// How Prometheus is reached, by `--prometheus.http-client-file` or `--prometheus.http-client`.
+pub(crate) fn http_client(source: &Source) -> Result<ClientConfig> {
+    let loaded = content::load("prometheus.http-client", &source.file, &source.content.0)?;
+    loaded.map_or_else(|| Ok(ClientConfig::default()), |content| ClientConfig::parse(&content))
+}
+
 /// Which requests are logged, by `--request.logging-config-file` or `--request.logging-config`; none when neither is given.
 pub(crate) fn request_log(file: &str, content: &str) -> Result<RequestLogConfig> {
     const CONTEXT: &str = "error while parsing config for request logging";
@@ -369,6 +384,10 @@ mod tests {
     #[test]
     fn what_is_refused() {
         for (arg, want) in [
+            (
+                "--prometheus.http-client=bearer_tokn: x",
+                "--prometheus.http-client: line 1: field bearer_tokn not found in the HTTP client's configuration",
+            ),
             ("--prometheus.get_config_interval=0s", "--prometheus.get_config_interval must be greater than 0, got 0s"),
             (
                 "--prometheus.get_config_interval=-1m",

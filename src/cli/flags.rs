@@ -80,9 +80,9 @@ flags! {
         prometheus_get_config_timeout: GoDuration =
             "prometheus.get_config_timeout", Duration, Default("30s"), Supported,
             "Time-out of one such round of questions.";
-        prometheus_http_client_file: String = "prometheus.http-client-file", PATH, Default(""), NotYet,
-            "File with the HTTP client's settings for Prometheus, in YAML.";
-        prometheus_http_client: Secret = "prometheus.http-client", CONTENT, Default(""), NotYet,
+        prometheus_http_client_file: String = "prometheus.http-client-file", PATH, Default(""), Supported,
+            "File with the HTTP client's settings for Prometheus (passwords, tokens, TLS, proxy, time-outs), in YAML.";
+        prometheus_http_client: Secret = "prometheus.http-client", CONTENT, Default(""), Supported,
             "The HTTP client's settings themselves, in place of --prometheus.http-client-file.";
         tsdb_path: String = "tsdb.path", Text("folder"), Default("./data"), Supported,
             "Prometheus's data folder, whose blocks are uploaded.";

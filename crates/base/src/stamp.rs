@@ -38,3 +38,8 @@ impl Stamp {
         changed.and_then(|at| SystemTime::now().duration_since(at).ok()).is_some_and(|age| age < SETTLED_AFTER)
     }
 }
+
+/// Whether one of the files has changed so lately that a further change may look the same.
+pub fn are_unsettled(stamps: &[Option<Stamp>]) -> bool {
+    stamps.iter().flatten().any(Stamp::is_unsettled)
+}

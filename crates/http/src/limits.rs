@@ -16,6 +16,14 @@ pub(crate) const LINE_IDLE_MAX: Duration = Duration::from_secs(30);
 /// Time in which a peer must acknowledge what it is sent. What is sent is small, so its kernel does that at once.
 pub(crate) const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
+/// A time without end, as far as clocks can count.
+pub(crate) const ENDLESS: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Time for which a password or token that was replaced is tried once more when the new one is refused: the file and the
+/// server never change in the same moment.
+pub(crate) const REPLACED_SECRET_TIME: Duration = Duration::from_secs(5 * 60);
+/// Largest file of a password or a token.
+pub(crate) const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
 /// HTTP connections held at once by the admin server; the oldest idle or half-open one makes room.
 pub(crate) const CONNECTIONS_MAX: usize = 128;
 /// An HTTP request head must fit.

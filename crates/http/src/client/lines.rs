@@ -8,18 +8,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ureq::Agent;
-use ureq::tls::TlsConfig;
-use ureq::unversioned::transport::{ConnectionDetails, Connector, RustlsConnector, Transport};
+use std::io::ErrorKind;
 
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
+use ureq::{Agent, Proxy, ProxyProtocol};
+
+use crate::client::forward::{Forward, Via};
 use crate::client::late::Late;
-use crate::client::{Tcp, config};
+use crate::client::secure::Secure;
+use crate::client::yaml::ProxyAddress;
+use crate::client::{Access, Tcp, config};
 use crate::limits;
 
 /// A place for one connection to one peer.
 #[derive(Clone)]
 pub struct Line {
     agent: Agent,
+    access: Access,
+    /// Of the files of TLS, when it was made.
+    generation: u64,
     n_opened: Arc<AtomicU64>,
 }
 
@@ -27,32 +34,47 @@ impl Line {
     /// A line over which nothing was asked yet. Status codes are answers, not errors, and redirects are not followed;
     /// `timeout` bounds a whole exchange. Without one something else ends it, and small reads of large answers are
     /// gathered.
-    pub fn new(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>) -> Self {
-        Line::with_tls(user_agent, tls, timeout, SharedTls::default())
-    }
-
-    fn with_tls(user_agent: &str, tls: Option<&TlsConfig>, timeout: Option<Duration>, shared: SharedTls) -> Self {
-        let n_opened = Arc::default();
-        let mut tcp =
-            Tcp::new(limits::CONNECT_TIMEOUT).counted(Arc::clone(&n_opened)).unacknowledged(limits::UNHEARD_MAX);
-        if timeout.is_none() {
-            tcp = tcp.gathering();
-        }
-        let config = config(user_agent, tls, timeout, None)
+    pub fn new(user_agent: &str, access: &Access, timeout: Option<Duration>) -> Self {
+        let (n_opened, transport) = (Arc::<AtomicU64>::default(), access.transport());
+        let tcp = || {
+            let tcp =
+                Tcp::new(transport.dial_time()).counted(Arc::clone(&n_opened)).unacknowledged(limits::UNHEARD_MAX);
+            if timeout.is_none() { tcp.gathering() } else { tcp }
+        };
+        let generation = access.generation();
+        let proxy = access.config().proxy.as_ref();
+        let tunnel = proxy.filter(|_| access.is_tls()).and_then(tunnel);
+        let via = proxy.filter(|_| !access.is_tls()).and_then(|proxy| Via::new(proxy, tcp()));
+        let connect_time =
+            transport.dial_time() + if access.is_tls() { transport.handshake_time() } else { Duration::ZERO };
+        let config = config(user_agent, None, timeout, tunnel)
+            .timeout_connect(Some(connect_time))
+            .timeout_recv_response(transport.answer_time())
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_idle_connections(1)
             .max_idle_connections_per_host(1)
-            .max_idle_age(limits::LINE_IDLE_MAX)
+            .max_idle_age(transport.idle_time())
             .build();
-        Line { agent: Agent::with_parts(config, tcp.chain(shared), Late), n_opened }
+        let connector = ConnectProxyConnector::default().chain(Forward(via)).chain(tcp()).chain(Secure(access.clone()));
+        Line { agent: Agent::with_parts(config, connector, Late), access: access.clone(), generation, n_opened }
     }
 
-    /// Sends a request by `ask`, once more if the kept connection turns out to be closed.
+    /// Whether the files of TLS are still those of the time when it was made.
+    pub fn is_current(&self) -> bool {
+        self.generation == self.access.generation()
+    }
+
+    /// Sends a request by `ask`, once more if the kept connection turns out to be closed, or if a new one is refused and
+    /// the files of TLS have changed meanwhile.
     pub fn exchange<T>(&self, ask: impl Fn(&Agent) -> Result<T, ureq::Error>) -> Result<T, ureq::Error> {
         let before = self.n_opened.load(Ordering::Relaxed);
+        let generation = self.access.generation();
         match ask(&self.agent) {
             Err(ureq::Error::Io(_)) if self.n_opened.load(Ordering::Relaxed) == before => ask(&self.agent),
+            Err(ureq::Error::Io(err)) if err.kind() == ErrorKind::InvalidData && self.access.has_left(generation) => {
+                ask(&self.agent)
+            }
             other => other,
         }
     }
@@ -63,32 +85,42 @@ impl Line {
     }
 }
 
+/// A proxy that is asked for a tunnel.
+fn tunnel(proxy: &ProxyAddress) -> Option<Proxy> {
+    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
+    let mut made = Proxy::builder(ProxyProtocol::Http).host(&host).port(proxy.port);
+    if let Some(user) = &proxy.user {
+        made = made.username(&user.username).password(user.password.as_deref().unwrap_or_default());
+    }
+    made.build().ok()
+}
+
 /// Lines to one peer, of which those not in use are kept for a while.
 #[derive(Clone)]
 pub struct Lines(Arc<Shared>);
 
 struct Shared {
     user_agent: String,
-    tls: Option<TlsConfig>,
-    shared_tls: SharedTls,
+    access: Access,
     /// The one used last is at the end.
     idle: Mutex<Vec<(Instant, Line)>>,
 }
 
 impl Lines {
     /// No line yet.
-    pub fn new(user_agent: &str, tls: Option<TlsConfig>) -> Self {
-        let (shared_tls, idle) = (SharedTls::default(), Mutex::default());
-        Lines(Arc::new(Shared { user_agent: user_agent.to_owned(), tls, shared_tls, idle }))
+    pub fn new(user_agent: &str, access: Access) -> Self {
+        Lines(Arc::new(Shared { user_agent: user_agent.to_owned(), access, idle: Mutex::default() }))
     }
 
     /// A line of one's own until it is dropped; the answers must have been read or dropped by then.
     pub fn take(&self) -> OwnLine {
-        let kept = self.0.sweep(Instant::now()).pop();
-        let line = kept.map(|(_, line)| line).unwrap_or_else(|| {
-            let shared = &self.0;
-            Line::with_tls(&shared.user_agent, shared.tls.as_ref(), None, shared.shared_tls.clone())
-        });
+        let generation = self.0.access.generation();
+        let kept = {
+            let mut idle = self.0.sweep(Instant::now());
+            idle.retain(|(_, line)| line.generation == generation);
+            idle.pop()
+        };
+        let line = kept.map(|(_, line)| line).unwrap_or_else(|| Line::new(&self.0.user_agent, &self.0.access, None));
         OwnLine { uncut: Arc::new(Mutex::new(Some(line.clone()))), line, lines: self.clone() }
     }
 
@@ -102,7 +134,8 @@ impl Shared {
     /// The lines that are kept, without those that are too old.
     fn sweep(&self, now: Instant) -> MutexGuard<'_, Vec<(Instant, Line)>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let n_old = idle.partition_point(|(since, _)| now.saturating_duration_since(*since) >= limits::LINE_IDLE_MAX);
+        let idle_time = self.access.transport().idle_time();
+        let n_old = idle.partition_point(|(since, _)| now.saturating_duration_since(*since) >= idle_time);
         idle.drain(..n_old);
         idle
     }
@@ -141,22 +174,10 @@ impl Drop for OwnLine {
         if let Some(line) = uncut {
             let now = Instant::now();
             let mut idle = self.lines.0.sweep(now);
-            if idle.len() < limits::LINES_IDLE_MAX {
+            if idle.len() < self.lines.0.access.transport().idle_max() {
                 idle.push((now, line));
             }
         }
-    }
-}
-
-/// TLS whose settings are made once for all lines: the certificate authorities take memory.
-#[derive(Debug, Clone, Default)]
-struct SharedTls(Arc<RustlsConnector>);
-
-impl<In: Transport> Connector<In> for SharedTls {
-    type Out = <RustlsConnector as Connector<In>>::Out;
-
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
-        self.0.connect(details, chained)
     }
 }
 
@@ -166,7 +187,7 @@ mod tests {
 
     #[test]
     fn lines_that_nobody_uses_are_closed_in_time() {
-        let lines = Lines::new("test", None);
+        let lines = Lines::new("test", Access::default());
         let (first, second) = (lines.take(), lines.take());
         drop(first);
         let between = Instant::now();

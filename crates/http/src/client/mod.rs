@@ -1,11 +1,16 @@
 //! The HTTP client's settings, the same for everything that is asked over HTTP: blocking, with time-outs, the system's
 //! certificate authorities, no surprise proxies.
 
+mod access;
+mod forward;
 mod gather;
 mod late;
 mod lines;
+mod secure;
 mod socket;
 mod tcp;
+mod watched;
+mod yaml;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +22,11 @@ use ureq::{Agent, Proxy};
 
 use crate::limits;
 use crate::tls::system_certificates;
+pub use access::{Access, basic};
 pub use lines::{Line, Lines, OwnLine};
 use pillion_base::error::{Context, Error, Kind, Result};
 pub use tcp::{Connection, Tcp, before_waits, until_stopped};
+pub use yaml::ClientConfig;
 
 /// What this daemon calls itself.
 pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));

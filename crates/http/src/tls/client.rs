@@ -16,7 +16,7 @@ use super::verify::AnyCertificate;
 use pillion_base::error::{Error, Kind, Result};
 
 /// The settings of a client.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
     /// The authorities that are trusted; the system's if there are none here.
     pub ca: Option<Pem>,
@@ -107,11 +107,11 @@ impl ClientTls {
         Ok(ClientTls { config: Arc::new(config), server_name: settings.server_name.filter(|name| !name.is_empty()) })
     }
 
-    pub(super) fn config(&self) -> Arc<ClientConfig> {
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
     }
 
-    pub(super) fn server_name(&self) -> Option<&str> {
+    pub(crate) fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 }

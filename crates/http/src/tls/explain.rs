@@ -10,13 +10,13 @@ use super::verify::NameNotAllowed;
 
 /// Who the other side is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     Client,
     Server,
 }
 
 impl Peer {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Client => "client",
             Peer::Server => "server",
@@ -25,7 +25,7 @@ impl Peer {
 }
 
 /// Why a connection with `peer` failed.
-pub(super) fn explain(err: &Error, peer: Peer) -> String {
+pub(crate) fn explain(err: &Error, peer: Peer) -> String {
     let who = peer.name();
     match err {
         Error::NoCertificatesPresented => format!("the {who} sent no certificate"),

@@ -17,6 +17,7 @@ mod wire;
 
 pub use client::{ClientSettings, ClientTls, read_pair};
 pub use der::{Validity, subject_alt_names, validity};
+pub(crate) use explain::{Peer, explain};
 pub use metrics::TlsMetrics;
 pub use names::{CipherSuite, ClientAuth, Curve, Version, parse_cipher_suite, parse_curve, parse_min_version};
 pub(crate) use names::{parse_client_auth, parse_yaml_version};

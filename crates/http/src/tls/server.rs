@@ -22,7 +22,7 @@ use super::names::{self, CipherSuite, ClientAuth, Curve, Version};
 use super::pem::{Pem, PemSource};
 use super::verify::{AnyCertificate, NamedClients};
 use pillion_base::error::{Error, Kind, Result};
-use pillion_base::stamp::Stamp;
+use pillion_base::stamp::{Stamp, are_unsettled};
 use pillion_base::state::Published;
 use pillion_base::time::format_rfc3339_nano;
 
@@ -442,8 +442,4 @@ fn stamps_of(settings: &ServerSettings) -> Vec<Option<Stamp>> {
             PemSource::Inline(_) => None,
         })
         .collect()
-}
-
-fn are_unsettled(stamps: &[Option<Stamp>]) -> bool {
-    stamps.iter().flatten().any(Stamp::is_unsettled)
 }

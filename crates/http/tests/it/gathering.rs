@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use pillion_http::client::{self, Line};
+use pillion_http::client::{self, Access, Line};
 
 /// A server of one answer on one connection.
 fn serve(answer: impl FnOnce(TcpStream) + Send + 'static) -> String {
@@ -23,13 +23,14 @@ fn serve(answer: impl FnOnce(TcpStream) + Send + 'static) -> String {
 }
 
 /// Reads a request without a body.
-pub fn read_head(stream: &mut TcpStream) {
+pub fn read_head(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
         assert_eq!(stream.read(&mut byte).unwrap(), 1);
         head.push(byte[0]);
     }
+    head
 }
 
 fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) {
@@ -38,7 +39,7 @@ fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) {
 }
 
 fn body(url: &str) -> impl Read + use<> {
-    let line = Line::new(client::USER_AGENT, None, None);
+    let line = Line::new(client::USER_AGENT, &Access::default(), None);
     line.exchange(|agent| agent.get(url).call()).unwrap().into_body().into_reader()
 }
 

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use pillion_http::client::{self, Line, Lines, OwnLine};
+use pillion_http::client::{self, Access, Line, Lines, OwnLine};
 
 use crate::gathering::read_head;
 
@@ -69,7 +69,7 @@ fn ask(line: &Line, url: &str) -> Result<String, String> {
 }
 
 fn lines() -> Lines {
-    Lines::new(client::USER_AGENT, None)
+    Lines::new(client::USER_AGENT, Access::default())
 }
 
 #[test]

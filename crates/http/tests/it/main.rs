@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Helpers of tests unwrap as tests do.
 
+mod access;
 mod certificates;
 mod gathering;
 mod handshakes;

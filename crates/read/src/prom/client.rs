@@ -5,7 +5,7 @@
 //! the client goes away; then it is kept for the next call).
 
 use std::io::{BufReader, Read};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -17,9 +17,11 @@ use crate::prom::FrameReader;
 use crate::prom::answers::{self, Answer};
 use crate::prom::checks::Flags;
 use crate::prom::listing::{self, SeriesLabels};
-use crate::prom::{redirect, request};
+use crate::prom::{advice, redirect, request};
 use pillion_base::error::{Context, Error, Kind, Result};
-use pillion_http::client::{self as http, Line, Lines, OwnLine};
+use pillion_base::secret::Secret;
+use pillion_base::state::Published;
+use pillion_http::client::{self as http, Access, ClientConfig, Line, Lines, OwnLine};
 
 /// The content type of a streamed remote-read answer; parameters may follow.
 const STREAMED: &str = "application/x-streamed-protobuf; proto=prometheus.ChunkedReadResponse";
@@ -35,7 +37,7 @@ pub struct PromUrl {
     /// `http://host:port` or `https://host:port`.
     pub origin: String,
     /// Value of an `Authorization` header, from the userinfo of the URL.
-    pub authorization: Option<String>,
+    pub authorization: Option<Secret>,
     /// The path under which Prometheus lives, without a slash at its end.
     pub path: String,
     /// Query parameters of the base URL, already encoded; kept on every request.
@@ -57,42 +59,123 @@ impl PromUrl {
 /// The client: its settings, and the heartbeat's connection.
 pub struct PromClient {
     base: PromUrl,
-    lines: Lines,
-    control: Mutex<Option<Line>>,
+    settings: Published<Settings>,
+    /// `None` once it was interrupted. The second is what new settings have put an end to, for a request that still uses it.
+    control: Mutex<Option<(Line, Option<Line>)>>,
     control_timeout: Duration,
 }
 
+/// How Prometheus is reached.
+struct Settings {
+    access: Access,
+    lines: Lines,
+}
+
+impl Settings {
+    /// `Errors:` files that cannot be used, and for https a system without certificate authorities.
+    fn new(base: &PromUrl, config: ClientConfig) -> Result<Self> {
+        let access = Access::open(config, base.origin.starts_with("https:"))?;
+        Ok(Settings { lines: Lines::new(http::USER_AGENT, access.clone()), access })
+    }
+
+    fn control(&self, timeout: Duration) -> Line {
+        Line::new(http::USER_AGENT, &self.access, Some(timeout))
+    }
+}
+
 impl PromClient {
-    /// A client of the Prometheus at `base`; `control_timeout` bounds each request of the heartbeat.
+    /// A client of the Prometheus at `base`, without a configuration; `control_timeout` bounds each request of the heartbeat.
     ///
     /// `Errors:` for https, when the system has no certificate authorities.
     pub fn new(base: PromUrl, control_timeout: Duration) -> Result<Self> {
-        let tls = if base.origin.starts_with("https:") { Some(http::system_tls()?) } else { None };
-        let control = Mutex::new(Some(Line::new(http::USER_AGENT, tls.as_ref(), Some(control_timeout))));
-        Ok(PromClient { base, lines: Lines::new(http::USER_AGENT, tls), control, control_timeout })
+        PromClient::with_config(base, ClientConfig::default(), control_timeout)
+    }
+
+    /// The same with a configuration.
+    ///
+    /// `Errors:` files of TLS that cannot be used, too.
+    pub fn with_config(base: PromUrl, config: ClientConfig, control_timeout: Duration) -> Result<Self> {
+        let settings = Settings::new(&base, config)?;
+        let control = Mutex::new(Some((settings.control(control_timeout), None)));
+        Ok(PromClient { base, settings: Published::new(settings), control, control_timeout })
+    }
+
+    /// Reaches Prometheus in another way from the next request on; false where the configuration is as before. What is
+    /// under way ends as it began.
+    ///
+    /// `Errors:` as [`PromClient::with_config`]; nothing changes then.
+    pub fn set_config(&self, config: ClientConfig) -> Result<bool> {
+        if *self.settings.read().access.config() == config {
+            return Ok(false);
+        }
+        let settings = Settings::new(&self.base, config)?;
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((line, before)) = control.as_mut() {
+            *before = Some(std::mem::replace(line, settings.control(self.control_timeout)));
+        }
+        self.settings.publish(settings);
+        Ok(true)
+    }
+
+    /// Most remote reads that the configuration lets be open at once; `None` where it does not say.
+    pub fn reads_max(&self) -> Option<usize> {
+        self.settings.read().access.connections_max()
     }
 
     /// Cuts the heartbeat's request in flight and fails all later ones; called at the stop.
     pub fn interrupt(&self) {
-        let line = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(line) = line {
+        let lines = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((line, before)) = lines {
             line.cut();
+            before.into_iter().for_each(Line::cut);
         }
     }
 
     /// One exchange for one StoreAPI call.
     pub fn call(&self) -> Call<'_> {
-        Call { base: &self.base, line: self.lines.take() }
+        let settings = self.settings.read();
+        Call { base: &self.base, line: settings.lines.take(), settings, headers: Vec::new() }
+    }
+
+    /// Has Prometheus read its configuration and rules again.
+    ///
+    /// `Errors:` any answer but 200, with its status and what Prometheus says of the files. `Blocks:` up to `timeout`; a stop
+    /// ends it within [`pillion_http::client::until_stopped`].
+    pub fn reload(&self, timeout: Duration) -> Result<()> {
+        let settings = self.settings.read();
+        // A connection of its own: a reload may take longer than a heartbeat may.
+        let to = To { line: &settings.control(timeout), base: &self.base, access: &settings.access, headers: &[] };
+        let (head, body) = to
+            .send(&self.base.url("/-/reload", ""), Sent::Nothing)
+            .context(|| format!("ask Prometheus for a reload (time-out {timeout:?})"))?;
+        let status = head.status.as_u16();
+        let text = error_text(body);
+        match status {
+            200 => Ok(()),
+            _ => {
+                Err(refused(status, format!("Prometheus answered {}: {text}", head.status), advice::of_reload(status)))
+            }
+        }
     }
 
     fn control(&self, path: &str) -> Result<(u16, Body)> {
+        let settings = self.settings.read();
         // Nobody else looks after what calls have left.
-        self.lines.sweep();
-        let line = self.control.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(line) = line else { return Err(Error::new(Kind::Stopped, "stopping")) };
+        settings.lines.sweep();
+        let line = match self.control.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            None => return Err(Error::new(Kind::Stopped, "stopping")),
+            Some((line, _)) => {
+                if !line.is_current() {
+                    *line = settings.control(self.control_timeout);
+                }
+                line.clone()
+            }
+        };
+        let to = To { line: &line, base: &self.base, access: &settings.access, headers: &[] };
         let url = self.base.url(path, "");
-        let (head, body) = send(&line, &self.base, &url, Sent::Get)
-            .context(|| format!("perform GET request against {url} (time-out {:?})", self.control_timeout))?;
+        let (head, body) = to.send(&url, Sent::Get).context(|| {
+            format!("perform GET request against {} (time-out {:?})", redacted(&url), self.control_timeout)
+        })?;
         Ok((head.status.as_u16(), body))
     }
 
@@ -101,7 +184,8 @@ impl PromClient {
         if status != 200 {
             let body = error_text(body);
             let kind = if matches!(status, 404 | 405) { Kind::NotFound } else { Kind::Retry };
-            return Err(Error::new(kind, format!("got non-200 response code: {status}, response: {body}")));
+            let said = format!("got non-200 response code: {status}, response: {body}");
+            return Err(refused(status, said, advice::of_answer(status, &body)).with_kind(kind));
         }
         let body = http::read_body(body, limits::JSON_BYTES_MAX as u64, path)?;
         Ok(answers::json::<T>(&body)?.data)
@@ -142,7 +226,8 @@ impl PromClient {
         let (status, body) = self.control("/metrics")?;
         if status != 200 {
             let body = error_text(body);
-            return Err(Error::new(Kind::Retry, format!("/metrics answered {status}: {body}")));
+            let said = format!("/metrics answered {status}: {body}");
+            return Err(refused(status, said, advice::of_answer(status, &body)));
         }
         let page = body.into_reader().take(limits::METRICS_PAGE_BYTES_MAX);
         answers::lowest_timestamp(&mut BufReader::new(page))
@@ -169,9 +254,21 @@ enum BodyKind {
 pub struct Call<'a> {
     base: &'a PromUrl,
     line: OwnLine,
+    settings: Arc<Settings>,
+    headers: Vec<(String, String)>,
 }
 
 impl Call<'_> {
+    /// The same with further headers, names and values, on each of its requests.
+    pub fn with_headers(self, headers: Vec<(String, String)>) -> Self {
+        Call { headers, ..self }
+    }
+
+    fn send(&self, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
+        let (line, access) = (self.line.line(), &self.settings.access);
+        To { line, base: self.base, access, headers: &self.headers }.send(url, sent)
+    }
+
     /// Returns a function that cuts this exchange, from any thread and at any time.
     pub(crate) fn cutter(&self) -> impl Fn() + Send + Sync + 'static {
         self.line.cutter()
@@ -214,9 +311,9 @@ impl Call<'_> {
         let query = request::query_string(params);
         let is_form = query.len() > limits::QUERY_BYTES_MAX && takes_form(path);
         let (head, body) = if is_form {
-            send(self.line.line(), self.base, &self.base.url(path, ""), Sent::Form(&query))
+            self.send(&self.base.url(path, ""), Sent::Form(&query))
         } else {
-            send(self.line.line(), self.base, &self.base.url(path, &query), Sent::Get)
+            self.send(&self.base.url(path, &query), Sent::Get)
         }
         .context(|| format!("perform {} request against {path}", if is_form { "POST" } else { "GET" }))?;
         let status = head.status.as_u16();
@@ -229,7 +326,9 @@ impl Call<'_> {
             503 => Kind::Retry,
             _ => Kind::Permanent,
         };
-        Err(Error::new(kind, format!("expected 2xx response, got {status}. Body: {}", error_text(body))))
+        let text = error_text(body);
+        let said = format!("expected 2xx response, got {status}. Body: {text}");
+        Err(refused(status, said, advice::of_answer(status, &text)).with_kind(kind))
     }
 
     /// Starts a remote read. A sampled answer is read to its end here, a streamed one by the caller, through what `hold`
@@ -243,8 +342,8 @@ impl Call<'_> {
         hold: impl FnOnce(Box<dyn Read + Send>) -> R,
     ) -> Result<ReadAnswer<BufReader<R>>> {
         let url = self.base.url("/api/v1/read", "");
-        let (head, body) = send(self.line.line(), self.base, &url, Sent::Read(body))
-            .context(|| format!("send request: Post {:?}", redacted(&url)))?;
+        let (head, body) =
+            self.send(&url, Sent::Read(body)).context(|| format!("send request: Post {:?}", redacted(&url)))?;
         if !head.status.is_success() {
             let text = error_text(body);
             let kind = match head.status.as_u16() {
@@ -254,7 +353,10 @@ impl Call<'_> {
                 503 => Kind::Retry,
                 _ => Kind::Permanent,
             };
-            return Err(Error::new(kind, format!("request failed with code {}; msg {text}", head.status)));
+            let said = format!("request failed with code {}; msg {text}", head.status);
+            return Err(
+                refused(head.status.as_u16(), said, advice::of_answer(head.status.as_u16(), &text)).with_kind(kind)
+            );
         }
         let content_type = head.headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
         match body_kind(content_type)? {
@@ -290,27 +392,74 @@ fn takes_form(path: &str) -> bool {
 #[derive(Clone, Copy)]
 enum Sent<'a> {
     Get,
+    /// A POST without a body.
+    Nothing,
     Form(&'a str),
     /// A remote read.
     Read(&'a [u8]),
 }
 
-impl Sent<'_> {
-    fn to(
-        self,
+/// Where a request goes, and what each one has.
+struct To<'a> {
+    line: &'a Line,
+    base: &'a PromUrl,
+    access: &'a Access,
+    headers: &'a [(String, String)],
+}
+
+impl To<'_> {
+    /// Sends a request, wherever on the same server redirects lead. What is refused is asked once more where the password
+    /// or the token is just being replaced.
+    fn send(&self, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
+        // The one of the URL is never replaced, and counts for more.
+        let own = match self.base.authorization {
+            None => self.access.authorization()?,
+            Some(_) => None,
+        };
+        let (head, body) = self.follow(url, sent, own.as_deref().or(self.base.authorization.as_ref()))?;
+        let refused = own.as_ref().filter(|_| head.status.as_u16() == 401);
+        let Some(other) = refused.and_then(|refused| self.access.instead_of(refused)) else { return Ok((head, body)) };
+        // Read to its end, so that the connection is used again.
+        error_text(body);
+        self.follow(url, sent, Some(&other))
+    }
+
+    fn follow(&self, url: &str, sent: Sent<'_>, authorization: Option<&Secret>) -> Result<(Parts, Body)> {
+        let mut to = url.to_owned();
+        for _ in 0..=limits::REDIRECTS_MAX {
+            let response = self
+                .line
+                .exchange(|agent| self.ask(agent, &to, sent, authorization))
+                .map_err(|err| advice::of_connection(http::transport(err)))?;
+            let (head, body) = response.into_parts();
+            let location = head.headers.get("location").and_then(|value| value.to_str().ok());
+            match redirect::target(head.status.as_u16(), location, &to, !matches!(sent, Sent::Get))? {
+                None => return Ok((head, body)),
+                Some(next) => to = next,
+            }
+            // Read to its end, so that the connection is used again.
+            error_text(body);
+        }
+        Err(redirect::too_many(url, &to))
+    }
+
+    fn ask(
+        &self,
         agent: &Agent,
-        base: &PromUrl,
         url: &str,
+        sent: Sent<'_>,
+        authorization: Option<&Secret>,
     ) -> std::result::Result<ureq::http::Response<Body>, ureq::Error> {
-        let authorization = base.authorization.iter().map(|value| ("Authorization", value.as_str()));
+        let authorization = authorization.map(|value| ("Authorization", value.0.as_str()));
+        let more = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let all = authorization.into_iter().chain(more);
         let post = |headers: &[(&'static str, &'static str)]| {
-            let headers = headers.iter().copied().chain(authorization.clone());
+            let headers = headers.iter().copied().chain(all.clone());
             headers.fold(agent.post(url), |request, (name, value)| request.header(name, value))
         };
-        match self {
-            Sent::Get => {
-                authorization.clone().fold(agent.get(url), |request, (name, value)| request.header(name, value)).call()
-            }
+        match sent {
+            Sent::Get => all.fold(agent.get(url), |request, (name, value)| request.header(name, value)).call(),
+            Sent::Nothing => post(&[]).send_empty(),
             Sent::Form(form) => post(&[("Content-Type", "application/x-www-form-urlencoded")]).send(form),
             Sent::Read(body) => post(&[
                 ("Content-Encoding", "snappy"),
@@ -322,21 +471,13 @@ impl Sent<'_> {
     }
 }
 
-/// Sends a request, wherever on the same server redirects lead.
-fn send(line: &Line, base: &PromUrl, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
-    let mut to = url.to_owned();
-    for _ in 0..=limits::REDIRECTS_MAX {
-        let response = line.exchange(|agent| sent.to(agent, base, &to)).map_err(http::transport)?;
-        let (head, body) = response.into_parts();
-        let location = head.headers.get("location").and_then(|value| value.to_str().ok());
-        match redirect::target(head.status.as_u16(), location, &to, !matches!(sent, Sent::Get))? {
-            None => return Ok((head, body)),
-            Some(next) => to = next,
-        }
-        // Read to its end, so that the connection is used again.
-        error_text(body);
+/// The error of an answer, with what to change where that is known.
+fn refused(status: u16, said: String, advice: Option<&str>) -> Error {
+    let kind = if status == 503 { Kind::Retry } else { Kind::Permanent };
+    match advice {
+        Some(advice) => Error::new(kind, format!("{said}; {advice}")),
+        None => Error::new(kind, said),
     }
-    Err(redirect::too_many(url, &to))
 }
 
 /// The text of an error body, cut to fit a log line or a status message.

@@ -1,5 +1,6 @@
 //! Everything about Prometheus: what is asked of it, how its answers are read, and the one client that talks to it.
 
+mod advice;
 pub(crate) mod answers;
 mod checks;
 mod client;

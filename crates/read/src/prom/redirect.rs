@@ -47,7 +47,7 @@ fn refusal(asked: &str, target: &str, why: &str) -> Error {
 fn base<'a>(asked: &str, target: &'a str) -> std::borrow::Cow<'a, str> {
     let asked_path = asked.split('?').next().unwrap_or_default();
     let mut base = shown(target);
-    for api in ["/api/v1/", "/metrics"] {
+    for api in ["/api/v1/", "/metrics", "/-/"] {
         if let (true, Some(at)) = (asked_path.contains(api), base.rfind(api)) {
             base.to_mut().truncate(at);
         }

@@ -5,6 +5,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use pillion_base::content::Content;
+use pillion_base::secret::Secret;
+use pillion_http::client::ClientConfig;
 use pillion_read::prom::{PromClient, PromUrl};
 
 /// A request as the server saw it.
@@ -15,6 +18,8 @@ pub struct Request {
     /// `GET /path?query`
     pub line: String,
     pub authorization: Option<String>,
+    /// The W3C trace header.
+    pub traceparent: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -59,6 +64,7 @@ fn next_request(reader: &mut BufReader<TcpStream>, connection: usize) -> Option<
         if let Some((name, value)) = line.split_once(": ") {
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => n_body = value.parse().unwrap(),
+                "traceparent" => request.traceparent = Some(value.to_owned()),
                 "authorization" => request.authorization = Some(value.to_owned()),
                 _ => {}
             }
@@ -78,11 +84,21 @@ pub fn ok(kind: &str, body: &str) -> String {
 
 /// A client with a password.
 pub fn client(origin: &str) -> PromClient {
-    let base = PromUrl {
-        origin: origin.to_owned(),
-        authorization: Some("Basic secret".to_owned()),
-        path: String::new(),
-        query: String::new(),
-    };
-    PromClient::new(base, Duration::from_secs(10)).unwrap()
+    PromClient::new(url(origin, Some("Basic secret")), Duration::from_secs(10)).unwrap()
+}
+
+/// A client with this configuration.
+pub fn configured(origin: &str, yaml: &str) -> PromClient {
+    PromClient::with_config(url(origin, None), config(yaml), Duration::from_secs(10)).unwrap()
+}
+
+/// What the YAML means.
+pub fn config(yaml: &str) -> ClientConfig {
+    ClientConfig::parse(&Content { origin: "client.yml".into(), text: yaml.into() }).unwrap()
+}
+
+/// Where that server is.
+pub fn url(origin: &str, authorization: Option<&str>) -> PromUrl {
+    let authorization = authorization.map(|value| Secret(value.to_owned()));
+    PromUrl { origin: origin.to_owned(), authorization, path: String::new(), query: String::new() }
 }
