@@ -1,0 +1,7 @@
+//! The reloader on real folders, with a Prometheus that is asked by a function.
+
+mod config;
+mod folders;
+mod rig;
+mod signal;
+mod storms;
