@@ -1,13 +1,16 @@
 //! The one place where the parts meet: builds each once, top to bottom, and sees them to their end.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use crossbeam_channel::{Receiver, bounded, select};
+use jiff::Timestamp;
 
 use crate::admin;
-use crate::cli::config::ShipperOptions;
+use crate::cli::config::{ReloadMethod, ShipperOptions};
 use crate::cli::{Config, HashFunc};
 use crate::grpc::backlog::{self, Backlog};
 use crate::grpc::buffers;
@@ -35,6 +38,7 @@ use pillion_http::tls::ServerTls;
 use pillion_http::web::Web;
 use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
 use pillion_read::store;
+use pillion_reload::{Loaded, Method, Reloader};
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
 use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
@@ -114,6 +118,10 @@ fn start(
     drop(Front::bind(&address, connections.clone())?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
     let client = Arc::new(PromClient::new(prom_url(config), config.get_config_timeout)?);
+    match reloader(config, &client, metrics)? {
+        Some(reloader) => supervisor.spawn("reload", move |stop| reloader.run(&stop))?,
+        None => log::info!(target: "pillion/reloader", "nothing to be watched"),
+    }
     let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
@@ -281,6 +289,29 @@ fn prom_url(config: &Config) -> PromUrl {
         path: url.path.trim_end_matches('/').to_owned(),
         query: url.query.clone().unwrap_or_default(),
     }
+}
+
+/// The reloader, if there is anything to watch. Its metrics are there in any case.
+fn reloader(config: &Config, client: &Arc<PromClient>, metrics: &Metrics) -> Result<Option<Reloader>> {
+    let metrics = metrics.reloader(config.reload_method.name());
+    let Some(reload) = config.reload.clone() else { return Ok(None) };
+    let client = Arc::clone(client);
+    let method = match &config.reload_method {
+        ReloadMethod::Http => Method::Http(Box::new(move || client.reload())),
+        ReloadMethod::Signal(process_name) => Method::Signal {
+            process_name: process_name.clone(),
+            loaded: Box::new(move || {
+                let info = client.runtime_info()?;
+                let at: Timestamp = info.config_loaded_at.parse().map_err(|_| {
+                    let text = format!("Prometheus does not say when it has loaded: {:?}", info.config_loaded_at);
+                    Error::new(Kind::Permanent, text)
+                })?;
+                Ok(Loaded { is_ok: info.is_config_loaded, at_s: at.as_second() })
+            }),
+        },
+    };
+    let env = |name: &str| std::env::var_os(name).map(OsString::into_vec);
+    Reloader::new(reload, method, env, metrics).map(Some)
 }
 
 /// The shipper with its bucket.

@@ -59,6 +59,8 @@ pub struct PromClient {
     base: PromUrl,
     lines: Lines,
     control: Mutex<Option<Line>>,
+    /// That of reloads, which take longer than the heartbeat waits.
+    reloads: Mutex<Option<Line>>,
     control_timeout: Duration,
 }
 
@@ -68,16 +70,46 @@ impl PromClient {
     /// `Errors:` for https, when the system has no certificate authorities.
     pub fn new(base: PromUrl, control_timeout: Duration) -> Result<Self> {
         let tls = if base.origin.starts_with("https:") { Some(http::system_tls()?) } else { None };
-        let control = Mutex::new(Some(Line::new(http::USER_AGENT, tls.as_ref(), Some(control_timeout))));
-        Ok(PromClient { base, lines: Lines::new(http::USER_AGENT, tls), control, control_timeout })
+        let line = |timeout| Mutex::new(Some(Line::new(http::USER_AGENT, tls.as_ref(), Some(timeout))));
+        let (control, reloads) = (line(control_timeout), line(limits::RELOAD_TIMEOUT));
+        Ok(PromClient { base, lines: Lines::new(http::USER_AGENT, tls), control, reloads, control_timeout })
     }
 
-    /// Cuts the heartbeat's request in flight and fails all later ones; called at the stop.
+    /// Cuts the heartbeat's request in flight, and a reload, and fails all later ones; called at the stop.
     pub fn interrupt(&self) {
-        let line = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(line) = line {
-            line.cut();
+        for line in [&self.control, &self.reloads] {
+            let line = line.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(line) = line {
+                line.cut();
+            }
         }
+    }
+
+    /// Has Prometheus load its configuration and rules, and waits until it has.
+    ///
+    /// `Errors:` with what Prometheus answers; of class `refused` where it cannot load them, `disabled` where it takes no such
+    /// requests, `unreachable` where it is away or not ready.
+    pub fn reload(&self) -> Result<()> {
+        let line = self.reloads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(line) = line else { return Err(Error::new(Kind::Stopped, "stopping")) };
+        let url = self.base.url("/-/reload", "");
+        let (head, body) = send(&line, &self.base, &url, Sent::Post)
+            .map_err(|err| err.context("reload request failed").classed("unreachable"))?;
+        if head.status.as_u16() == 200 {
+            // Read to its end, so that the connection is used again.
+            error_text(body);
+            return Ok(());
+        }
+        let body = error_text(body);
+        let (class, hint) = match head.status.as_u16() {
+            403..=405 => ("disabled", "; have you set `--web.enable-lifecycle` Prometheus flag?"),
+            502..=504 => ("unreachable", ""),
+            // It tells its log only which rule file is wrong, and how.
+            _ if body.contains("one or more errors occurred") => ("refused", "; Prometheus's log says which"),
+            _ => ("refused", ""),
+        };
+        let text = format!("received non-200 response: {}: {body}{hint}", head.status);
+        Err(Error::new(Kind::Retry, text).classed(class))
     }
 
     /// One exchange for one StoreAPI call.
@@ -290,6 +322,8 @@ fn takes_form(path: &str) -> bool {
 #[derive(Clone, Copy)]
 enum Sent<'a> {
     Get,
+    /// Nothing.
+    Post,
     Form(&'a str),
     /// A remote read.
     Read(&'a [u8]),
@@ -311,6 +345,7 @@ impl Sent<'_> {
             Sent::Get => {
                 authorization.clone().fold(agent.get(url), |request, (name, value)| request.header(name, value)).call()
             }
+            Sent::Post => post(&[]).send_empty(),
             Sent::Form(form) => post(&[("Content-Type", "application/x-www-form-urlencoded")]).send(form),
             Sent::Read(body) => post(&[
                 ("Content-Encoding", "snappy"),
