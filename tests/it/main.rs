@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod map;
 mod metrics;
+mod reloader;
 mod sampled;
 mod series;
 mod stalled;
