@@ -7,7 +7,7 @@ use crate::limits;
 use crate::metrics::ReloadMetrics;
 use crate::render::render;
 use crate::rules::Rules;
-use pillion_base::error::{Error, Kind, Result};
+use pillion_base::error::{Error, Result};
 use pillion_base::files::Disk;
 
 /// The mode of a configuration that is written for the first time. `Source:` Thanos.
@@ -68,10 +68,8 @@ impl Apply {
         let n_unset = i64::from(rendered.as_ref().is_err_and(|err| err.class() == "variable"));
         self.metrics.config_environment_variable_expansion_errors.set(n_unset);
         let rendered = rendered?;
-        let old = match self.disk.read(output, limits::CONFIG_BYTES_MAX) {
-            Err(err) if matches!(err.kind(), Kind::NotFound | Kind::Limit) => None,
-            other => Some(other?),
-        };
+        // One that cannot be read can often be replaced.
+        let old = self.disk.read(output, limits::CONFIG_BYTES_MAX).ok();
         if old.as_ref() != Some(&rendered) {
             self.disk.replace_shared(output, &rendered, OUTPUT_MODE)?;
             self.has_written = true;

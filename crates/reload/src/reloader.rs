@@ -67,11 +67,12 @@ impl Reloader {
         let output_file = config.output_file.as_deref().filter(|_| config_file.is_some());
         let output_file = output_file.map(absolute).transpose()?;
         let rule_dirs = config.rule_dirs.iter().map(|dir| absolute(dir)).collect::<Result<Vec<_>>>()?;
-        let watch = Watch::new(disk.clone(), config_file.iter().cloned().collect(), rule_dirs.clone(), metrics.clone());
         let own = match &output_file {
             Some(output) => vec![output.clone(), files::temporary(output)?],
             None => Vec::new(),
         };
+        let files = config_file.iter().cloned().collect();
+        let watch = Watch::new(disk.clone(), files, rule_dirs.clone(), &own, metrics.clone());
         let rules = Rules::new(disk.clone(), rule_dirs, own);
         let apply = Apply::new(disk, [config_file, output_file], rules, Box::new(env), metrics.clone());
         let due = Due::new(Instant::now(), config.debounce, config.watch_interval, config.retry_interval);

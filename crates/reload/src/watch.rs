@@ -56,6 +56,8 @@ pub(crate) struct Watch {
     disk: Disk,
     files: Vec<PathBuf>,
     rule_dirs: Vec<PathBuf>,
+    /// Names of what we write ourselves, which is no change: one that cannot be written would be tried without end.
+    own: Vec<OsString>,
     /// `None` while the system gives none.
     queue: Option<OwnedFd>,
     watched: HashMap<i32, Interest>,
@@ -74,9 +76,15 @@ pub(crate) struct Armed {
 
 impl Watch {
     /// Nothing is watched yet. All paths are absolute.
-    pub(crate) fn new(disk: Disk, files: Vec<PathBuf>, rule_dirs: Vec<PathBuf>, metrics: ReloadMetrics) -> Self {
-        let said = BTreeSet::new();
-        Watch { disk, files, rule_dirs, queue: None, watched: HashMap::new(), said, metrics }
+    pub(crate) fn new(
+        disk: Disk,
+        files: Vec<PathBuf>,
+        rule_dirs: Vec<PathBuf>,
+        own: &[PathBuf],
+        metrics: ReloadMetrics,
+    ) -> Self {
+        let own = own.iter().filter_map(|path| path.file_name().map(OsStr::to_owned)).collect();
+        Watch { disk, files, rule_dirs, own, queue: None, watched: HashMap::new(), said: BTreeSet::new(), metrics }
     }
 
     /// Watches what the paths lead through now. To be called before the files are read, so that no change is missed.
@@ -169,6 +177,7 @@ impl Watch {
                 || match (self.watched.get(&event.wd()), name) {
                     (None, _) => false,
                     (Some(Interest::Only(names)), Some(name)) => names.contains(name),
+                    (Some(Interest::All), Some(name)) if self.own.iter().any(|own| own == name) => false,
                     // Of the folder itself: it was removed, renamed, or its mode has changed.
                     (Some(Interest::All), _) | (Some(_), None) => true,
                 };
@@ -246,6 +255,11 @@ impl Arming<'_> {
             (Err(Errno::NOENT | Errno::NOTDIR), _) => {}
             // Nobody may read the folders of other people; that they are swapped is rare, and found by the next check.
             (Err(Errno::ACCESS), _) if !flags.contains(CONTENT) => {}
+            // One line, and not one for each folder.
+            (Err(Errno::NOSPC), _) => {
+                let text = format!("more folders than the system lets be watched{}", hint(Errno::NOSPC));
+                self.complaints.insert(text);
+            }
             (Err(err), _) => {
                 let err_text = std::io::Error::from(err);
                 self.complaints.insert(format!("watch {}: {err_text}{}", dir.display(), hint(err)));

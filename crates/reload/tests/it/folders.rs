@@ -172,6 +172,34 @@ fn rule_dirs_and_configuration_are_one() {
     assert_eq!(rig.metrics.reloads.get(), 2);
 }
 
+/// Somebody has all in one folder.
+#[test]
+fn what_is_written_is_no_rule() {
+    let mut rig = Rig::with("all/in.yml", "all/out.yml", &["all"]);
+    rig.mkdir("all");
+    rig.write("all/in.yml", "1");
+    rig.start();
+    rig.wait_loaded();
+    rig.write("all/in.yml", "2");
+    rig.wait_loaded();
+    assert_eq!(rig.read("all/out.yml"), b"2");
+    rig.no_reload(|| rig.write("all/in.yml", "2"));
+    assert_eq!(rig.metrics.reloads.get(), 2);
+    // It cannot be written, which makes a temporary file come and go, and is not tried because of that.
+    std::fs::remove_file(rig.path("all/out.yml")).unwrap();
+    rig.mkdir("all/out.yml/in the way");
+    rig.write("all/in.yml", "3");
+    rig.until("shown", |_| rig.failing("files") == 1);
+    let looks = rig.metrics.config_apply_operations.get();
+    rig.write("all/in.yml", "4");
+    rig.until("looked", |metrics| metrics.config_apply_operations.get() > looks);
+    assert!(rig.metrics.config_apply_operations.get() <= looks + 2);
+    std::fs::remove_dir_all(rig.path("all/out.yml")).unwrap();
+    rig.write("all/in.yml", "5");
+    rig.wait_loaded();
+    assert_eq!(rig.read("all/out.yml"), b"5");
+}
+
 #[test]
 fn a_missing_rule_dir_is_waited_for() {
     let mut rig = Rig::with("", "", &["rules", "other"]);
