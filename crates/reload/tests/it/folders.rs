@@ -196,8 +196,7 @@ fn what_is_written_is_no_rule() {
     assert!(rig.metrics.config_apply_operations.get() <= looks + 2);
     std::fs::remove_dir_all(rig.path("all/out.yml")).unwrap();
     rig.write("all/in.yml", "5");
-    rig.wait_loaded();
-    assert_eq!(rig.read("all/out.yml"), b"5");
+    rig.until("written", |_| std::fs::read(rig.path("all/out.yml")).is_ok_and(|output| output == b"5"));
 }
 
 #[test]
