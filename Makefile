@@ -100,7 +100,7 @@ audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
 # There is no address sanitizer, which needs nightly; the code under test has no unsafe blocks, and its overflow checks
 # and debug assertions are on. The target is named so that build scripts are built without the counters.
 FUZZ_TARGETS ?= frames transcode sampled plain xor guard http_head s3_xml gcs_json s3_head ini yaml meta_json ledger_json progress_json \
-  selector certificate re2
+  selector certificate re2 render
 FUZZ_SECONDS ?= 600
 FUZZ_DIR := $(abspath $(TARGET))/fuzz
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')

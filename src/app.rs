@@ -2,16 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, never, select, tick};
+use jiff::Timestamp;
 
 use crate::admin;
-use crate::cli::config::{self, ShipperOptions};
+use crate::cli::config::{self, ReloadMethod, ShipperOptions};
 use crate::cli::store_limits::StoreLimits;
 use crate::cli::{Config, HashFunc};
+use crate::config_files::{ConfigFiles, Reread};
 use crate::grpc::backlog::{self, Backlog};
 use crate::grpc::buffers;
 use crate::grpc::connections::Connections;
@@ -26,7 +30,6 @@ use crate::grpc::services::Services;
 use crate::heartbeat::{Beats, Heartbeat};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
-use crate::reloads::{Reloads, Reread};
 use crate::request_log::RequestLog;
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
 use crate::{limits, sys};
@@ -42,6 +45,7 @@ use pillion_http::tls::ServerTls;
 use pillion_http::web::{self, Web};
 use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
 use pillion_read::store;
+use pillion_reload::{Loaded, Method, Reloader};
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
 use pillion_ship::{NextBucket, Schedule, ShipConfig, Shipper, UploadLimits};
@@ -59,10 +63,10 @@ pub(crate) fn run(config: Config) -> Result<()> {
 
     // HTTP ends last, so that the stop can be watched: it has a stop of its own.
     let mut http = Supervisor::new()?;
-    let reloads = Reloads::new(metrics.reload.clone());
+    let config_files = ConfigFiles::new(metrics.config.clone());
     let request_log = RequestLog::new(config.request_log.clone());
-    reload_request_log(&reloads, &request_log, &config);
-    let web = load_web(&reloads, &config, &metrics)?;
+    reload_request_log(&config_files, &request_log, &config);
+    let web = load_web(&config_files, &config, &metrics)?;
     let admin = HttpServer::bind(&config.http_address, "--http-address")?
         .with_grace(config.http_grace_period)
         .with_web(web)
@@ -70,17 +74,17 @@ pub(crate) fn run(config: Config) -> Result<()> {
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
     let on_request: Option<admin::ReloadAll> = config.enable_lifecycle.then(|| {
-        let reloads = reloads.clone();
-        let all: admin::ReloadAll = Box::new(move || reloads.all());
+        let config_files = config_files.clone();
+        let all: admin::ReloadAll = Box::new(move || config_files.all());
         all
     });
     let routes = admin::routes(metrics.clone(), probes.clone(), on_request);
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, &probes, &reloads, request_log);
+    let started = start(&config, &mut supervisor, &metrics, &probes, &config_files, request_log);
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
-        let outcome = wait(&supervisor, http.events(), &reloads);
+        let outcome = wait(&supervisor, http.events(), &config_files);
         probes.stopping(&outcome.as_ref().map_or_else(ToString::to_string, |()| "stopping".into()));
         // The order matters only in that nothing waits for anything else: all parts end at once and together.
         supervisor.begin_stop();
@@ -101,11 +105,11 @@ pub(crate) fn run(config: Config) -> Result<()> {
 }
 
 /// The web configuration, which looks at its file itself; whoever asks for a reload is told what is wrong with it.
-fn load_web(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result<Option<Web>> {
+fn load_web(config_files: &ConfigFiles, config: &Config, metrics: &Metrics) -> Result<Option<Web>> {
     let Some(path) = config.http_config.clone() else { return Ok(None) };
     let web = Web::load(&path, metrics.web()).map_err(|err| err.context("server could not be started"))?;
     let reloader = web.reloader();
-    reloads.add("web configuration", vec![path.clone()], move |is_asked| {
+    config_files.add("web configuration", vec![path.clone()], move |is_asked| {
         if is_asked {
             reloader.reload();
         }
@@ -114,12 +118,12 @@ fn load_web(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result<Opt
     Ok(Some(web))
 }
 
-fn reload_request_log(reloads: &Reloads, log: &RequestLog, config: &Config) {
+fn reload_request_log(config_files: &ConfigFiles, log: &RequestLog, config: &Config) {
     let (source, log) = (config.request_log_source.clone(), log.clone());
     if source.files().is_empty() {
         return;
     }
-    reloads.add("request logging", source.files(), move |_| {
+    config_files.add("request logging", source.files(), move |_| {
         let now = config::request_log(&source.file, &source.content.0)?;
         Ok(if log.set(now) { Reread::Changed } else { Reread::AsBefore })
     });
@@ -136,13 +140,13 @@ fn http_log(log: &RequestLog, config: &Config) -> Option<Box<HttpLog>> {
 }
 
 /// The limits of Series calls, which a file may change while the sidecar runs.
-fn store_limits(reloads: &Reloads, config: &Config, metrics: &Metrics) -> Result<store::SeriesShared> {
+fn store_limits(config_files: &ConfigFiles, config: &Config, metrics: &Metrics) -> Result<store::SeriesShared> {
     let (flags, file) = (config.store_limits, config.store_limits_file.clone());
     let limits = flags.with_file(&file)?;
     let shared = store::SeriesShared::new(limits.per_call, bytes_in_flight(limits), metrics.store.clone());
     if !file.is_empty() {
         let (shared, last) = (shared.clone(), Cell::new(limits));
-        reloads.add("limits of calls", vec![PathBuf::from(&file)], move |_| {
+        config_files.add("limits of calls", vec![PathBuf::from(&file)], move |_| {
             let now = flags.with_file(&file)?;
             if now == last.replace(now) {
                 return Ok(Reread::AsBefore);
@@ -160,13 +164,13 @@ fn start(
     supervisor: &mut Supervisor,
     metrics: &Metrics,
     probes: &Probes,
-    reloads: &Reloads,
+    config_files: &ConfigFiles,
     request_log: RequestLog,
 ) -> Result<Arc<PromClient>> {
     let tls = grpc_tls(config, metrics)?;
     if let Some(tls) = tls.clone() {
         // It looks at its files itself.
-        reloads.add("TLS files of the gRPC server", Vec::new(), move |_| {
+        config_files.add("TLS files of the gRPC server", Vec::new(), move |_| {
             tls.reload().map(|is_new| if is_new { Reread::Changed } else { Reread::AsBefore })
         });
     }
@@ -182,10 +186,14 @@ fn start(
     let source = config.prometheus_client_source.clone();
     if !source.files().is_empty() {
         let reached = Arc::clone(&client);
-        reloads.add("HTTP client for Prometheus", source.files(), move |_| {
+        config_files.add("HTTP client for Prometheus", source.files(), move |_| {
             let is_new = reached.set_config(config::http_client(&source)?)?;
             Ok(if is_new { Reread::Changed } else { Reread::AsBefore })
         });
+    }
+    match reloader(config, &client, metrics)? {
+        Some(reloader) => supervisor.spawn("reload", move |stop| reloader.run(&stop))?,
+        None => log::info!(target: "pillion/reloader", "nothing to be watched"),
     }
     let check = match &uploads {
         None => {
@@ -193,7 +201,7 @@ fn start(
             None
         }
         Some(uploads) => {
-            let shipper = shipper(config, &state, metrics, uploads, reloads)?;
+            let shipper = shipper(config, &state, metrics, uploads, config_files)?;
             supervisor.spawn("ship", move |stop| shipper.run(stop))?;
             Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
@@ -204,7 +212,7 @@ fn start(
     let (gate, opened) = bounded(1);
     let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
     let asking = beats.clone();
-    let shared = store_limits(reloads, config, metrics)?.with_refresh(move || asking.ask());
+    let shared = store_limits(config_files, config, metrics)?.with_refresh(move || asking.ask());
     let (slots, reads) = (shared.clone(), Arc::clone(&client));
     if let Some(n_max) = client.reads_max() {
         shared.set_remote_reads_max(n_max);
@@ -264,7 +272,7 @@ fn start(
     supervisor.spawn("front", move |stop| serving.run(&stop, &opened))?;
     if let Some(uploads) = uploads.filter(|uploads| !uploads.options.upload_limits_file.is_empty()) {
         let files = vec![PathBuf::from(&uploads.options.upload_limits_file)];
-        reloads.add("upload limits", files, move |_| uploads.reload());
+        config_files.add("upload limits", files, move |_| uploads.reload());
     }
     Ok(client)
 }
@@ -357,13 +365,36 @@ fn prom_url(config: &Config) -> PromUrl {
     }
 }
 
+/// The reloader, if there is anything to watch. Its metrics are there in any case.
+fn reloader(config: &Config, client: &Arc<PromClient>, metrics: &Metrics) -> Result<Option<Reloader>> {
+    let metrics = metrics.reloader(config.reload_method.name());
+    let Some(reload) = config.reload.clone() else { return Ok(None) };
+    let client = Arc::clone(client);
+    let method = match &config.reload_method {
+        ReloadMethod::Http => Method::Http(Box::new(move || client.reload())),
+        ReloadMethod::Signal(process_name) => Method::Signal {
+            process_name: process_name.clone(),
+            loaded: Box::new(move || {
+                let info = client.runtime_info()?;
+                let at: Timestamp = info.config_loaded_at.parse().map_err(|_| {
+                    let text = format!("Prometheus does not say when it has loaded: {:?}", info.config_loaded_at);
+                    Error::new(Kind::Permanent, text)
+                })?;
+                Ok(Loaded { is_ok: info.is_config_loaded, at_s: at.as_second() })
+            }),
+        },
+    };
+    let env = |name: &str| std::env::var_os(name).map(OsString::into_vec);
+    Reloader::new(reload, method, env, metrics).map(Some)
+}
+
 /// The shipper with its bucket.
 fn shipper(
     config: &Config,
     state: &Published<PromState>,
     metrics: &Metrics,
     uploads: &Uploads,
-    reloads: &Reloads,
+    config_files: &ConfigFiles,
 ) -> Result<Shipper> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
@@ -373,7 +404,7 @@ fn shipper(
     let (bucket, bucket_metrics) = opener.open(wanted)?;
     let next_bucket = NextBucket::default();
     let (source, last, next) = (config.bucket_source.clone(), RefCell::new(wanted.clone()), next_bucket.clone());
-    reloads.add("bucket configuration", source.files(), move |is_asked| {
+    config_files.add("bucket configuration", source.files(), move |is_asked| {
         let env = |name: &str| std::env::var(name).ok();
         let now = config::bucket(&source.file, &source.content.0, &env)?.ok_or_else(|| {
             Error::new(Kind::Permanent, "it is empty; uploads can only be turned off by a restart without a bucket")
@@ -484,14 +515,14 @@ impl Serving {
 }
 
 /// Waits for the end: a signal, or a part that ended.
-fn wait(supervisor: &Supervisor, http: &Receiver<Event>, reloads: &Reloads) -> Result<()> {
-    let look = if reloads.is_empty() { never() } else { tick(limits::CONFIG_LOOK_INTERVAL) };
+fn wait(supervisor: &Supervisor, http: &Receiver<Event>, config_files: &ConfigFiles) -> Result<()> {
+    let look = if config_files.is_empty() { never() } else { tick(limits::CONFIG_LOOK_INTERVAL) };
     loop {
         let event = select! {
             recv(supervisor.events()) -> event => event,
             recv(http) -> event => event,
             recv(look) -> _ => {
-                reloads.look();
+                config_files.look();
                 continue;
             }
         };
@@ -505,7 +536,7 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>, reloads: &Reloads) -> R
             Event::Signal(_) => {
                 log::info!(signal = "hangup"; "caught signal. Reloading.");
                 // Each fault is in the log.
-                let _ = reloads.all();
+                let _ = config_files.all();
             }
             Event::Ended(name, Ok(())) => {
                 return Err(Error::new(Kind::Permanent, format!("{name} ended by itself")));

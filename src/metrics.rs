@@ -24,6 +24,7 @@ use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
 use pillion_http::tls::TlsMetrics;
 use pillion_http::web::{REFUSAL_REASONS, WebMetrics};
 use pillion_read::store::StoreMetrics;
+use pillion_reload::metrics::{FAILURE_REASONS, ReloadMetrics};
 use pillion_ship::metrics::{FAILURE_CLASSES, ShipMetrics};
 
 const WHY: &str = "metric names and labels are constants, checked by a test";
@@ -69,7 +70,7 @@ pub struct Metrics {
     pub heartbeat: HeartbeatMetrics,
     pub store: StoreMetrics,
     pub grpc: GrpcMetrics,
-    pub reload: ReloadMetrics,
+    pub config: ConfigMetrics,
     tls: TlsFamilies,
     process: ProcessMetrics,
     core_errors: IntCounter,
@@ -110,7 +111,7 @@ impl HeartbeatMetrics {
 
 /// What reading the configuration again moves.
 #[derive(Clone)]
-pub struct ReloadMetrics {
+pub struct ConfigMetrics {
     pub successful: IntGauge,
     pub success_timestamp_seconds: Gauge,
 }
@@ -261,7 +262,7 @@ impl Metrics {
                 calls_waiting_for_prometheus: grpc.calls.waiting_for_prometheus.clone(),
             },
             grpc,
-            reload: ReloadMetrics {
+            config: ConfigMetrics {
                 successful: int_gauge(
                     r,
                     "pillion_config_last_reload_successful",
@@ -322,6 +323,74 @@ impl Metrics {
         };
         for reason in REFUSAL_REASONS {
             metrics.refused.with_label_values(&[reason]);
+        }
+        metrics
+    }
+
+    /// Declares what the reloader moves, in every configuration, as Thanos does; `method` is `http` or `signal`.
+    pub fn reloader(&self, method: &str) -> ReloadMetrics {
+        let r = &self.registry;
+        int_gauge_vec(
+            r,
+            "thanos_sidecar_reloader_info",
+            "A metric with a constant '1' value labeled by reload method (either 'http' or 'signal').",
+            &["method"],
+        )
+        .with_label_values(&[method])
+        .set(1);
+        let counter = |name: &str, help: &str| int_counter(r, &format!("thanos_sidecar_reloader_{name}"), help);
+        let metrics = ReloadMetrics {
+            reloads: counter("reloads_total", "Total number of reload requests."),
+            reloads_failed: counter("reloads_failed_total", "Total number of reload requests that failed."),
+            last_reload_successful: int_gauge(
+                r,
+                "thanos_sidecar_reloader_last_reload_successful",
+                "Whether the last reload attempt was successful",
+            ),
+            last_reload_success_timestamp_seconds: gauge(
+                r,
+                "thanos_sidecar_reloader_last_reload_success_timestamp_seconds",
+                "Timestamp of the last successful reload",
+            ),
+            config_apply_operations: counter(
+                "config_apply_operations_total",
+                "Total number of config apply operations.",
+            ),
+            config_apply_operations_failed: counter(
+                "config_apply_operations_failed_total",
+                "Total number of config apply operations that failed.",
+            ),
+            config_environment_variable_expansion_errors: int_gauge(
+                r,
+                "thanos_sidecar_reloader_config_environment_variable_expansion_errors",
+                "Number of environment variable expansions that failed during the last operation.",
+            ),
+            watches: int_gauge(r, "thanos_sidecar_reloader_watches", "Number of resources watched by the reloader."),
+            watch_events: counter(
+                "watch_events_total",
+                "Total number of events received by the reloader from the watcher.",
+            ),
+            watch_errors: counter(
+                "watch_errors_total",
+                "Total number of errors received by the reloader from the watcher.",
+            ),
+            failing: int_gauge_vec(
+                r,
+                "pillion_reloader_failing",
+                "1 for the reason for which Prometheus does not have the watched files as they are: they cannot be read or \
+                 written (files), a variable is not set (variable), Prometheus refuses them (refused), takes no reloads \
+                 (disabled), is away (unreachable), has no process to be signalled (process), does not say that it has \
+                 reloaded (unconfirmed), else (other).",
+                &["reason"],
+            ),
+            missing_paths: int_gauge(
+                r,
+                "pillion_reloader_missing_paths",
+                "Number of configured files and folders that are not there and are waited for.",
+            ),
+        };
+        for reason in FAILURE_REASONS {
+            metrics.failing.with_label_values(&[reason]);
         }
         metrics
     }

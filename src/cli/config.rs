@@ -19,6 +19,7 @@ use pillion_http::address::{ListenAddress, PrometheusUrl};
 use pillion_http::client::ClientConfig;
 use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
+use pillion_reload::{RETRY_INTERVAL, ReloadConfig};
 use pillion_ship::UploadLimits;
 
 /// What the sidecar is to do, except for its log, which is set up before.
@@ -76,6 +77,10 @@ pub(crate) struct Config {
     pub(crate) request_log_source: Source,
     /// The file that overrides the limits of calls and is read again when it changes; empty is none.
     pub(crate) store_limits_file: String,
+    /// What of Prometheus's is watched; `None` watches nothing.
+    pub(crate) reload: Option<ReloadConfig>,
+    /// How Prometheus is told to reload.
+    pub(crate) reload_method: ReloadMethod,
     /// Whether `POST /-/reload` is served.
     pub(crate) enable_lifecycle: bool,
 }
@@ -92,6 +97,25 @@ impl Source {
     /// The file, if it is one.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         Some(&self.file).filter(|file| !file.is_empty()).map(PathBuf::from).into_iter().collect()
+    }
+}
+
+/// How Prometheus is told to reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReloadMethod {
+    /// By a request.
+    Http,
+    /// By SIGHUP to the process of this name.
+    Signal(String),
+}
+
+impl ReloadMethod {
+    /// The word of `--reloader.method`.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            ReloadMethod::Http => "http",
+            ReloadMethod::Signal(_) => "signal",
+        }
     }
 }
 
@@ -137,7 +161,15 @@ impl Config {
         if flags.tsdb_path.is_empty() {
             return Err(wrong("--tsdb.path must not be empty"));
         }
+        let reload_method = match flags.reloader_method.as_str() {
+            "signal" => ReloadMethod::Signal(flags.reloader_process_name),
+            _ => ReloadMethod::Http,
+        };
+        let times = [flags.reloader_watch_interval, flags.reloader_retry_interval, flags.reloader_debounce];
+        let files = [flags.reloader_config_file, flags.reloader_config_envsubst_file];
         Ok(Config {
+            reload: reload(files, flags.reloader_rule_dir, times)?,
+            reload_method,
             http_address: flags.http_address,
             http_grace_period: flags.http_grace_period.0,
             http_config: Some(flags.http_config).filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -205,6 +237,38 @@ fn not_negative(flag: &str, value: GoDuration) -> Result<Duration> {
         return Err(wrong(format!("--{flag} must not be negative, got {value}")));
     }
     Ok(value.or_zero())
+}
+
+/// What is watched, if anything.
+fn reload(
+    [config_file, output_file]: [String; 2],
+    rule_dirs: Vec<String>,
+    [watch_interval, retry_interval, debounce]: [GoDuration; 3],
+) -> Result<Option<ReloadConfig>> {
+    let watch_interval = not_negative("reloader.watch-interval", watch_interval)?;
+    let retry_interval = not_negative("reloader.retry-interval", retry_interval)?;
+    let debounce = not_negative("reloader.debounce", debounce)?;
+    let path = |path: String| Some(path).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let (config_file, output_file) = (path(config_file), path(output_file));
+    if rule_dirs.iter().any(String::is_empty) {
+        return Err(wrong("--reloader.rule-dir must not be empty"));
+    }
+    if config_file.is_some() && config_file == output_file {
+        let text =
+            "--reloader.config-envsubst-file must not be the file of --reloader.config-file, from which it is made";
+        return Err(wrong(text));
+    }
+    if config_file.is_none() && rule_dirs.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ReloadConfig {
+        config_file,
+        output_file,
+        rule_dirs: rule_dirs.into_iter().map(PathBuf::from).collect(),
+        watch_interval: Some(watch_interval).filter(|time| !time.is_zero()),
+        retry_interval: if retry_interval.is_zero() { RETRY_INTERVAL } else { retry_interval },
+        debounce,
+    }))
 }
 
 fn wrong(text: impl Into<String>) -> Error {
@@ -401,6 +465,10 @@ mod tests {
             ("--shipper.meta-file-name=a/", "--shipper.meta-file-name must be the name of a file"),
             ("--shipper.meta-file-name=/a", "--shipper.meta-file-name must be the name of a file"),
             ("--tsdb.path=", "--tsdb.path must not be empty"),
+            ("--reloader.rule-dir=", "--reloader.rule-dir must not be empty"),
+            ("--reloader.watch-interval=-1s", "--reloader.watch-interval must not be negative, got -1s"),
+            ("--reloader.retry-interval=-1s", "--reloader.retry-interval must not be negative, got -1s"),
+            ("--reloader.debounce=-1s", "--reloader.debounce must not be negative, got -1s"),
             ("--shipper.upload-jitter=-1s", "--shipper.upload-jitter must not be negative, got -1s"),
             (
                 "--grpc-server-tls-cert=/a",
@@ -445,6 +513,41 @@ mod tests {
         }
         let err = config(&["--objstore.config=a", "--objstore.config-file=b"]).unwrap_err().to_string();
         assert_eq!(err, "getting object store config: both objstore.config-file and objstore.config flags set.");
+    }
+
+    #[test]
+    fn what_is_watched() {
+        let rules = ["--reloader.rule-dir=/r", "--reloader.rule-dir=s/"];
+        let default = ReloadConfig {
+            config_file: None,
+            output_file: None,
+            rule_dirs: vec!["/r".into(), "s/".into()],
+            watch_interval: Some(Duration::from_secs(180)),
+            retry_interval: Duration::from_secs(5),
+            debounce: Duration::from_secs(1),
+        };
+        assert_eq!(config(&["--reloader.config-envsubst-file=/o"]).unwrap().reload, None);
+        assert_eq!(config(&rules).unwrap().reload, Some(default.clone()));
+        let files = ["--reloader.config-file=/i", "--reloader.config-envsubst-file=/o"];
+        let zero = ["--reloader.watch-interval=0s", "--reloader.retry-interval=0s", "--reloader.debounce=0s"];
+        let got = config(&[&files[..], &zero].concat()).unwrap();
+        let want = ReloadConfig {
+            config_file: Some("/i".into()),
+            output_file: Some("/o".into()),
+            rule_dirs: Vec::new(),
+            watch_interval: None,
+            debounce: Duration::ZERO,
+            ..default
+        };
+        assert_eq!((got.reload, got.reload_method), (Some(want), ReloadMethod::Http));
+        let signal = config(&["--reloader.method=signal", "--reloader.process-name=p"]).unwrap().reload_method;
+        assert_eq!((signal.name(), signal), ("signal", ReloadMethod::Signal("p".into())));
+        let same = ["--reloader.config-file=/i", "--reloader.config-envsubst-file=/i"];
+        let err = config(&same).unwrap_err().to_string();
+        assert!(
+            err.starts_with("--reloader.config-envsubst-file must not be the file of --reloader.config-file"),
+            "{err}"
+        );
     }
 
     #[test]

@@ -86,20 +86,22 @@ flags! {
             "The HTTP client's settings themselves, in place of --prometheus.http-client-file.";
         tsdb_path: String = "tsdb.path", Text("folder"), Default("./data"), Supported,
             "Prometheus's data folder, whose blocks are uploaded.";
-        reloader_config_file: String = "reloader.config-file", PATH, Default(""), NotYet,
+        reloader_config_file: String = "reloader.config-file", PATH, Default(""), Supported,
             "Prometheus configuration that is watched.";
-        reloader_config_envsubst_file: String = "reloader.config-envsubst-file", PATH, Default(""), NotYet,
+        reloader_config_envsubst_file: String = "reloader.config-envsubst-file", PATH, Default(""), Supported,
             "Where the watched configuration is written with environment variables filled in.";
-        reloader_rule_dir: Vec<String> = "reloader.rule-dir", Text("folder"), Repeatable, NotYet,
+        reloader_rule_dir: Vec<String> = "reloader.rule-dir", Text("folder"), Repeatable, Supported,
             "Folder of rules that is watched.";
-        reloader_watch_interval: GoDuration = "reloader.watch-interval", Duration, Default("3m"), NotYet,
-            "How often the watched files are read anyway.";
-        reloader_retry_interval: GoDuration = "reloader.retry-interval", Duration, Default("5s"), NotYet,
-            "Wait after a reload that failed.";
+        reloader_watch_interval: GoDuration = "reloader.watch-interval", Duration, Default("3m"), Supported,
+            "How often the watched files are read although nothing tells of a change; 0 is never.";
+        reloader_retry_interval: GoDuration = "reloader.retry-interval", Duration, Default("5s"), Supported,
+            "Wait after a reload that failed, unless the files change before; 0 is the default.";
+        reloader_debounce: GoDuration = "reloader.debounce", Duration, Default("1s"), Own,
+            "For so long no watched file must change before changes are applied, at most ten times as long.";
         reloader_method: String, from_str_fn(reload_method) =
-            "reloader.method", Enum(RELOAD_METHODS), Default("http"), NotYet,
+            "reloader.method", Enum(RELOAD_METHODS), Default("http"), Supported,
             "How Prometheus is told to reload.";
-        reloader_process_name: String = "reloader.process-name", Text("name"), Default("prometheus"), NotYet,
+        reloader_process_name: String = "reloader.process-name", Text("name"), Default("prometheus"), Supported,
             "Name of the process that gets the signal, when --reloader.method is signal.";
         request_logging_config_file: String = "request.logging-config-file", PATH, Default(""), Supported,
             "File that says which requests are logged, in YAML.";
@@ -416,8 +418,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 52));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 12);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 53));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 13);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(

@@ -27,6 +27,7 @@ mod lifecycle;
 mod limits;
 mod map;
 mod metrics;
+mod reloader;
 mod reloads;
 mod request_log;
 mod sampled;

@@ -15,13 +15,15 @@ use pillion_proto::thanos_store::{LabelNamesRequest, LabelValuesRequest, SeriesR
 use pillion_testing::tsdb::{Block, Tsdb, age, ulid};
 
 /// Metrics that nothing here moves, with the reason.
-const STILL: [(&str, &str); 6] = [
+const STILL: [(&str, &str); 8] = [
     ("grpc_req_panics_recovered_total", "a request that makes it panic would be a bug; tests of grpc/calls move it"),
     ("pillion_grpc_core_errors_total", "it takes a client that sends nonsense; a test in compression.rs moves it"),
     ("pillion_grpc_calls_given_up_total", "it takes a client that does not read; tests in stalled.rs move it"),
     ("process_max_fds", "a limit that the daemon does not change"),
     ("process_start_time_seconds", "a constant of the process"),
     ("thanos_build_info", "a constant of the binary"),
+    ("thanos_sidecar_reloader_info", "a constant of the configuration"),
+    ("thanos_sidecar_reloader_watch_errors_total", "it takes 16384 changes at once; tests of crates/reload move it"),
 ];
 
 /// Family → sample with its labels → value.
@@ -96,7 +98,7 @@ impl Watched {
     /// happened at all.
     fn moved(&self) -> BTreeSet<String> {
         let fresh = Metrics::new();
-        let _ship = fresh.shipper();
+        let (_ship, _reload) = (fresh.shipper(), fresh.reloader("http"));
         let fresh = parse(&String::from_utf8(fresh.render()).unwrap());
         let now = parse(&self.sidecar.get("/metrics").unwrap().1);
         for family in now.keys() {
@@ -208,6 +210,39 @@ fn lose_and_keep(prometheus: &FakePrometheus) -> BTreeSet<String> {
     moved
 }
 
+/// A configuration that is not there, has a variable that is not set, is refused, and is loaded. What moves meanwhile.
+fn reload(prometheus: &FakePrometheus) -> BTreeSet<String> {
+    let (tsdb, bucket, dir) = (Tsdb::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, rules) = (dir.path().join("in.yml"), dir.path().join("rules"));
+    let answer = |status| {
+        prometheus.set(|state| state.overrides = vec![("/-/reload".into(), status, "an answer".into())]);
+    };
+    answer(500);
+    let args = [
+        format!("--reloader.config-file={}", path.display()),
+        format!("--reloader.config-envsubst-file={}", dir.path().join("out.yml").display()),
+        format!("--reloader.rule-dir={}", rules.display()),
+        "--reloader.debounce=10ms".to_owned(),
+        "--reloader.retry-interval=50ms".to_owned(),
+    ];
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let watched = Watched::start(prometheus, tsdb.path(), bucket.path(), &args);
+    let name = |name: &str| format!("thanos_sidecar_reloader_{name}");
+    std::fs::write(&path, "$(PILLION_TEST_UNSET)").unwrap();
+    watched.wait(&name("config_environment_variable_expansion_errors"));
+    watched.wait(&name("config_apply_operations_failed_total"));
+    let mut moved = watched.moved();
+    std::fs::create_dir(&rules).unwrap();
+    std::fs::write(&path, "global: {}").unwrap();
+    watched.wait(&name("reloads_failed_total"));
+    moved.extend(watched.moved());
+    answer(200);
+    watched.wait(&name("last_reload_successful"));
+    moved.extend(watched.moved());
+    prometheus.set(|state| state.overrides.clear());
+    moved
+}
+
 /// Two sidecars: one with all in order, and one with a bad block, a bucket that fails, and a limit that is exceeded.
 #[test]
 fn every_metric_is_there_from_the_start_and_moves() {
@@ -257,6 +292,7 @@ fn every_metric_is_there_from_the_start_and_moves() {
     broken.sidecar.wait_metric("pillion_config_last_reload_successful", |value| value == 0.0);
 
     moved.extend(lose_and_keep(&prometheus));
+    moved.extend(reload(&prometheus));
 
     let allowed: BTreeSet<String> = STILL.iter().map(|(name, _)| (*name).to_owned()).collect();
     let declared: BTreeSet<String> = clean.first.keys().cloned().collect();

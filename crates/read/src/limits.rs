@@ -12,6 +12,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 50_000_000;
 pub(crate) const READ_BUFFER_BYTES: usize = 32 * 1024;
 /// A query string longer than this is sent as a form; Prometheus refuses request heads above 1 MiB, proxies far smaller ones.
 pub(crate) const QUERY_BYTES_MAX: usize = 4 * 1024;
+/// Longest reload. Prometheus answers when it has read all rules, which takes seconds for thousands of them.
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Redirects of one request that are followed; a proxy needs one.
 pub(crate) const REDIRECTS_MAX: usize = 3;
 /// Largest answer of a JSON endpoint that is held in memory, in bytes.

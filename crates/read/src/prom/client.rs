@@ -62,6 +62,8 @@ pub struct PromClient {
     settings: Published<Settings>,
     /// `None` once it was interrupted. The second is what new settings have put an end to, for a request that still uses it.
     control: Mutex<Option<(Line, Option<Line>)>>,
+    /// `None` once it was interrupted. The line of a reload that is under way.
+    reloading: Mutex<Option<Option<Line>>>,
     control_timeout: Duration,
 }
 
@@ -97,7 +99,8 @@ impl PromClient {
     pub fn with_config(base: PromUrl, config: ClientConfig, control_timeout: Duration) -> Result<Self> {
         let settings = Settings::new(&base, config)?;
         let control = Mutex::new(Some((settings.control(control_timeout), None)));
-        Ok(PromClient { base, settings: Published::new(settings), control, control_timeout })
+        let reloading = Mutex::new(Some(None));
+        Ok(PromClient { base, settings: Published::new(settings), control, reloading, control_timeout })
     }
 
     /// Reaches Prometheus in another way from the next request on; false where the configuration is as before. What is
@@ -122,12 +125,15 @@ impl PromClient {
         self.settings.read().access.connections_max()
     }
 
-    /// Cuts the heartbeat's request in flight and fails all later ones; called at the stop.
+    /// Cuts the heartbeat's request in flight, and a reload, and fails all later ones; called at the stop.
     pub fn interrupt(&self) {
         let lines = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((line, before)) = lines {
             line.cut();
             before.into_iter().for_each(Line::cut);
+        }
+        if let Some(Some(line)) = self.reloading.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            line.cut();
         }
     }
 
@@ -137,25 +143,35 @@ impl PromClient {
         Call { base: &self.base, line: settings.lines.take(), settings, headers: Vec::new() }
     }
 
-    /// Has Prometheus read its configuration and rules again.
+    /// Has Prometheus load its configuration and rules, and waits until it has.
     ///
-    /// `Errors:` any answer but 200, with its status and what Prometheus says of the files. `Blocks:` up to `timeout`; a stop
-    /// ends it within [`pillion_http::client::until_stopped`].
-    pub fn reload(&self, timeout: Duration) -> Result<()> {
+    /// `Errors:` with what Prometheus answers; of class `refused` where it cannot load them, `disabled` where it takes no such
+    /// requests, `unreachable` where it is away or not ready. `Blocks:` until [`PromClient::interrupt`] at the longest.
+    pub fn reload(&self) -> Result<()> {
         let settings = self.settings.read();
         // A connection of its own: a reload may take longer than a heartbeat may.
-        let to = To { line: &settings.control(timeout), base: &self.base, access: &settings.access, headers: &[] };
-        let (head, body) = to
-            .send(&self.base.url("/-/reload", ""), Sent::Nothing)
-            .context(|| format!("ask Prometheus for a reload (time-out {timeout:?})"))?;
-        let status = head.status.as_u16();
+        let line = settings.control(limits::RELOAD_TIMEOUT);
+        let under_way = |line: Option<Line>| {
+            let mut reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+            reloading.as_mut().map(|place| *place = line).ok_or_else(|| Error::new(Kind::Stopped, "stopping"))
+        };
+        under_way(Some(line.clone()))?;
+        let to = To { line: &line, base: &self.base, access: &settings.access, headers: &[] };
+        let sent = to.send(&self.base.url("/-/reload", ""), Sent::Nothing);
+        under_way(None)?;
+        let (head, body) = sent.map_err(|err| err.context("reload request failed").classed("unreachable"))?;
         let text = error_text(body);
-        match status {
-            200 => Ok(()),
-            _ => {
-                Err(refused(status, format!("Prometheus answered {}: {text}", head.status), advice::of_reload(status)))
-            }
-        }
+        let status = head.status.as_u16();
+        let (class, hint) = match status {
+            200 => return Ok(()),
+            403..=405 => ("disabled", Some("have you set `--web.enable-lifecycle` Prometheus flag?")),
+            502..=504 => ("unreachable", None),
+            // It tells its log only which rule file is wrong, and how.
+            _ if text.contains("one or more errors occurred") => ("refused", Some("Prometheus's log says which")),
+            _ => ("refused", advice::of_answer(status, &text)),
+        };
+        let said = format!("received non-200 response: {}: {text}", head.status);
+        Err(refused(status, said, hint).with_kind(Kind::Retry).classed(class))
     }
 
     fn control(&self, path: &str) -> Result<(u16, Body)> {

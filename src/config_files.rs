@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::metrics::ReloadMetrics;
+use crate::metrics::ConfigMetrics;
 use pillion_base::error::Result;
 use pillion_base::stamp::{Stamp, are_unsettled};
 
@@ -25,7 +25,7 @@ type Reader = Box<dyn Fn(bool) -> Result<Reread> + Send>;
 
 /// All that can be read again.
 #[derive(Clone)]
-pub(crate) struct Reloads(Arc<Mutex<Vec<Part>>>, ReloadMetrics);
+pub(crate) struct ConfigFiles(Arc<Mutex<Vec<Part>>>, ConfigMetrics);
 
 struct Part {
     /// As the log calls it.
@@ -39,12 +39,12 @@ struct Part {
     failure: Option<String>,
 }
 
-impl Reloads {
+impl ConfigFiles {
     /// Nothing can be read again yet.
-    pub(crate) fn new(metrics: ReloadMetrics) -> Self {
+    pub(crate) fn new(metrics: ConfigMetrics) -> Self {
         metrics.successful.set(1);
         metrics.success_timestamp_seconds.set(now_s());
-        Reloads(Arc::default(), metrics)
+        ConfigFiles(Arc::default(), metrics)
     }
 
     /// Adds a configuration that was read just now, from these files. One without files is only read again when somebody asks;
