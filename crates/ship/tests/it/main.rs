@@ -7,4 +7,5 @@ mod lost;
 mod model;
 mod rig;
 mod ship;
+mod standing;
 mod unsynced;
