@@ -19,9 +19,10 @@ use crate::grpc::reflection::Reflection;
 use crate::grpc::request::Late;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
-use crate::heartbeat::{Beats, Heartbeat};
+use crate::heartbeat::{Beats, Heartbeat, Pulse};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
+use crate::status::{Limits, Parts, Shipping, Status};
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
 use crate::{limits, sys};
 use pillion_base::error::{Context, Error, Kind, Result};
@@ -37,7 +38,7 @@ use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
 use pillion_read::store;
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
+use pillion_ship::{Schedule, ShipConfig, Shipper, Standing, UploadLimits};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -47,6 +48,7 @@ pub(crate) fn run(config: Config) -> Result<()> {
     sys::raise_file_limit();
     let metrics = Metrics::new();
     let probes = Probes::new(metrics.status.clone());
+    let status = Status::new(probes.clone());
     let mut supervisor = Supervisor::new()?;
     spawn_signals(supervisor.sender())?;
 
@@ -65,10 +67,10 @@ pub(crate) fn run(config: Config) -> Result<()> {
         HttpServer::bind(&config.http_address, "--http-address")?.with_grace(config.http_grace_period).with_web(web);
     log::info!(address = config.http_address.to_string(); "listening for requests and metrics");
     probes.healthy();
-    let routes = admin::routes(metrics.clone(), probes.clone());
+    let routes = admin::routes(metrics.clone(), probes.clone(), status.clone());
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, &probes, &mut reloads);
+    let started = start(&config, &mut supervisor, &metrics, (&probes, &status), &mut reloads);
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
         let outcome = wait(&supervisor, http.events(), &reloads);
@@ -99,7 +101,7 @@ fn start(
     config: &Config,
     supervisor: &mut Supervisor,
     metrics: &Metrics,
-    probes: &Probes,
+    (probes, status): (&Probes, &Status),
     reloads: &mut Vec<Reload>,
 ) -> Result<Arc<PromClient>> {
     let tls = grpc_tls(config, metrics)?;
@@ -114,13 +116,16 @@ fn start(
     drop(Front::bind(&address, connections.clone())?);
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
     let client = Arc::new(PromClient::new(prom_url(config), config.get_config_timeout)?);
+    let mut shipping = None;
     let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
             None
         }
         Some(uploads) => {
-            let shipper = shipper(config, &state, metrics, uploads)?;
+            let (shipper, bucket) = shipper(config, &state, metrics, uploads)?;
+            let (standing, schedule) = (uploads.standing.clone(), uploads.schedule.clone());
+            shipping = Some(Shipping { bucket, standing, schedule });
             supervisor.spawn("ship", move |stop| shipper.run(stop))?;
             Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
@@ -131,9 +136,11 @@ fn start(
     let (gate, opened) = bounded(1);
     let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
     let asking = beats.clone();
-    let shared = store::SeriesShared::new(config.per_call, bytes_in_flight(config), metrics.store.clone())
+    let bytes_in_flight = bytes_in_flight(config);
+    let shared = store::SeriesShared::new(config.per_call, bytes_in_flight, metrics.store.clone())
         .with_refresh(move || asking.ask());
     let slots = shared.clone();
+    let pulse = Pulse::default();
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
         interval: config.get_config_interval,
@@ -142,11 +149,23 @@ fn start(
         check,
         state: state.clone(),
         probes: probes.clone(),
+        pulse: pulse.clone(),
         metrics: metrics.heartbeat.clone(),
         gate,
         remote_reads_max: Box::new(move |n_max| slots.set_remote_reads_max(n_max)),
         asked: (beats, asked),
     };
+    status.attach(Parts {
+        prometheus_url: config.prometheus_url.join(""),
+        state: state.clone(),
+        pulse,
+        gauges: metrics.grpc.calls.clone(),
+        // Nobody keeps a record of open calls yet.
+        calls: Box::new(Vec::new),
+        connections: connections.clone(),
+        limits: limits_in_force(config, bytes_in_flight),
+        shipping,
+    });
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
     let reflection = Reflection::default();
@@ -189,6 +208,22 @@ fn start(
     Ok(client)
 }
 
+/// The limits as the status shows them. 0 is no limit.
+fn limits_in_force(config: &Config, bytes_in_flight: usize) -> Limits {
+    let limited = |n: u64| Some(n).filter(|n| *n > 0);
+    Limits {
+        concurrent_calls: config.concurrent_calls,
+        queued_calls: limits::CALL_QUEUE,
+        bytes_in_flight: Some(bytes_in_flight).filter(|n| *n > 0),
+        request_series: limited(config.per_call.series_max),
+        request_samples: limited(config.per_call.samples_max),
+        request_bytes: config.request_bytes_max,
+        stalled_call_seconds: Some(config.stalled_call_timeout)
+            .filter(|time| *time < Duration::MAX)
+            .map(|time| time.as_secs_f64()),
+    }
+}
+
 /// Gives back the memory of large answers that are over.
 fn tidy_up() {
     buffers::release();
@@ -215,6 +250,7 @@ struct Uploads {
     options: ShipperOptions,
     schedule: Schedule,
     pace: Pace,
+    standing: Standing,
     metrics: ShipMetrics,
 }
 
@@ -228,7 +264,8 @@ impl Uploads {
         }
         log::info!(limits = limits.to_string(); "upload limits");
         let (pace, metrics) = (Pace::default(), metrics.shipper());
-        let uploads = Uploads { options, schedule: Schedule::new(limits.clone(), pace.clone()), pace, metrics };
+        let (schedule, standing) = (Schedule::new(limits.clone(), pace.clone()), Standing::new(pace.clone()));
+        let uploads = Uploads { options, schedule, pace, standing, metrics };
         uploads.show(&limits);
         Ok(Some(uploads))
     }
@@ -283,13 +320,19 @@ fn prom_url(config: &Config) -> PromUrl {
     }
 }
 
-/// The shipper with its bucket.
-fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, uploads: &Uploads) -> Result<Shipper> {
+/// The shipper, and the name of its bucket.
+fn shipper(
+    config: &Config,
+    state: &Published<PromState>,
+    metrics: &Metrics,
+    uploads: &Uploads,
+) -> Result<(Shipper, String)> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
     let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
     let bucket = pillion_bucket::open(bucket, &disk, uploads.pace.clone())?;
-    let bucket_metrics = metrics.bucket(bucket.name());
+    let name = bucket.name().to_owned();
+    let bucket_metrics = metrics.bucket(&name);
     let bucket = Metered::wrap(bucket, bucket_metrics.clone());
     let (schedule, idle) = (uploads.schedule.clone(), uploads.schedule.clone());
     let ship = ShipConfig {
@@ -304,12 +347,13 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
         claim_reserve_bytes: config.shipper.claim_reserve_bytes,
         upload_gate: Some(Arc::new(move |stop| schedule.wait_to_start(stop))),
         on_idle: Some(Arc::new(move || idle.reset_jitter())),
+        standing: uploads.standing.clone(),
         ..ShipConfig::new(&config.tsdb_path)
     };
     let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
     // What the ledger remembers of an earlier run; 0 where it has nothing.
     bucket_metrics.last_successful_upload_time.set(uploads.metrics.last_success_timestamp_seconds.get());
-    Ok(shipper)
+    Ok((shipper, name))
 }
 
 /// The gRPC part: waits at the gate, then listens, serves and drains.
