@@ -16,16 +16,8 @@ pub fn routes(metrics: Metrics, probes: Probes, status: Status) -> impl Fn(&str,
         "/metrics" => Response::ok(METRICS_TYPE, metrics.render()),
         "/-/healthy" => probe(probes.is_healthy()),
         "/-/ready" => probe(probes.is_ready()),
-        "/" => {
-            let page = status.page();
-            Response { headers: page.headers.to_vec(), ..Response::ok(page.content_type, page.body) }
-        }
-        "/api/v1/status" => {
-            let (content_type, body) = status.json();
-            // It is of this moment, and no page of another site is to read it as something else.
-            let headers = vec![("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")];
-            Response { headers, ..Response::ok(content_type, body) }
-        }
+        "/" => status.page(),
+        "/api/v1/status" => status.json(),
         _ => Response::error(404, "404 page not found"),
     }
 }

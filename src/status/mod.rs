@@ -21,6 +21,7 @@ use crate::sys;
 use crate::version;
 use pillion_base::state::{PromState, Published};
 use pillion_base::time::{format_rfc3339_nano, unix_ms};
+use pillion_http::server::Response;
 use pillion_ship::{Schedule, Stand, Standing};
 pub(crate) use report::{Fact, Report, Section, Table};
 use snapshot::{Aside, Block, Build, Calls, LogLine, Pending, Process, Prometheus, SetAside, TimeRange, UploadLimits};
@@ -29,6 +30,8 @@ use snapshot::{SCHEMA, Uploading, Uploads};
 
 /// `Content-Type` of the endpoint.
 const JSON: &str = "application/json; charset=utf-8";
+/// It is of this moment, and no page of another site is to read it as something else.
+const JSON_HEADERS: [(&str, &str); 2] = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")];
 
 /// Answers for the daemon. It does so from the first moment on; what it has no handles of yet is not known. Cheap to clone.
 #[derive(Clone)]
@@ -82,16 +85,16 @@ impl Status {
         let _ = self.0.parts.set(parts);
     }
 
-    /// The answer of the endpoint, and its content type.
-    pub(crate) fn json(&self) -> (&'static str, Vec<u8>) {
+    /// The answer of the endpoint.
+    pub(crate) fn json(&self) -> Response {
         // Numbers that are not finite become null; nothing else could keep the snapshot from being written.
         let mut body = serde_json::to_vec(&self.snapshot(SystemTime::now())).unwrap_or_default();
         body.push(b'\n');
-        (JSON, body)
+        Response { headers: JSON_HEADERS.to_vec(), ..Response::ok(JSON, body) }
     }
 
     /// The page for people.
-    pub(crate) fn page(&self) -> page::Page {
+    pub(crate) fn page(&self) -> Response {
         page::page(&self.snapshot(SystemTime::now()))
     }
 
@@ -131,8 +134,8 @@ impl Status {
 /// The page that shows what an endpoint has answered: tests and examples have snapshots that no daemon reaches in a second.
 ///
 /// `Errors:` text that is no such answer.
-pub fn page_of(json: &str) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::from_str(json).map(|snapshot: Snapshot| page::page(&snapshot).body)
+pub fn page_of(json: &str) -> Result<Response, serde_json::Error> {
+    serde_json::from_str(json).map(|snapshot: Snapshot| page::page(&snapshot))
 }
 
 fn at(time: SystemTime) -> String {
@@ -309,5 +312,36 @@ fn upload_limits(schedule: &Schedule) -> UploadLimits {
         jitter_seconds: limits.jitter.as_secs_f64(),
         windows: limits.windows.iter().map(ToString::to_string).collect(),
         opens_in_seconds: schedule.opens_in().as_secs_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Members are added to the example in the documents' test data; none is ever removed or renamed.
+    #[test]
+    fn the_example_has_every_member_and_no_other() {
+        let text = include_str!("../../tests/data/status.json");
+        let example: serde_json::Value = serde_json::from_str(text).unwrap();
+        let snapshot: Snapshot = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&snapshot).unwrap(), example);
+    }
+
+    #[test]
+    fn a_daemon_that_is_still_starting_answers() {
+        let status = Status::new(Probes::new(Metrics::new().status));
+        let answer: Snapshot = serde_json::from_slice(&status.json().body).unwrap();
+        assert_eq!((answer.schema, answer.ready, answer.reason.as_deref()), (SCHEMA, false, Some("starting")));
+        assert_eq!((answer.uploads, answer.prometheus.up), (None, None));
+        assert!(String::from_utf8(status.page().body).unwrap().contains("Not ready: starting."));
+    }
+
+    #[test]
+    fn times_before_1970_and_far_away() {
+        assert_eq!(at_ms(-1000), "1969-12-31T23:59:59Z");
+        assert_eq!(at_ms(1_500), "1970-01-01T00:00:01.5Z");
+        assert!(at_ms(i64::MAX).starts_with("9999-") && !at_ms(i64::MIN).is_empty());
     }
 }

@@ -5,6 +5,7 @@ use super::html::{escape, fill};
 use super::report::{Report, Section, Table, Verdict};
 use super::snapshot::Snapshot;
 use super::words;
+use pillion_http::server::Response;
 
 const TEMPLATE: &str = include_str!("page.html");
 
@@ -23,18 +24,8 @@ const HEADERS: [(&str, &str); 4] = [
     ("Referrer-Policy", "no-referrer"),
 ];
 
-/// An answer for a browser.
-pub(crate) struct Page {
-    /// `Content-Type`.
-    pub(crate) content_type: &'static str,
-    /// Further headers.
-    pub(crate) headers: &'static [(&'static str, &'static str)],
-    /// The page.
-    pub(crate) body: Vec<u8>,
-}
-
 /// The page of a snapshot.
-pub(super) fn page(snapshot: &Snapshot) -> Page {
+pub(super) fn page(snapshot: &Snapshot) -> Response {
     let report = Report::of(snapshot);
     let (verdict, icon, word) = match report.verdict {
         Verdict::Well => ("well", "%231c7c54", "Ready"),
@@ -60,7 +51,7 @@ pub(super) fn page(snapshot: &Snapshot) -> Page {
             ("now", escape(&words::time(&words::shown(&snapshot.now)))),
         ],
     );
-    Page { content_type: HTML, headers: &HEADERS, body: body.into_bytes() }
+    Response { headers: HEADERS.to_vec(), ..Response::ok(HTML, body) }
 }
 
 /// A text of others, which keeps its direction of writing to itself.

@@ -29,6 +29,7 @@ mod metrics;
 mod sampled;
 mod series;
 mod stalled;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;
