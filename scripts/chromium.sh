@@ -34,7 +34,7 @@ run_it() {
   program=$(browser) || { say "no browser is there: scripts/chromium.sh install"; exit 3; }
   profile=$(mktemp -d)
   trap 'rm -rf "$profile"' EXIT
-  local flags=(--headless --remote-debugging-pipe "--user-data-dir=$profile" --no-first-run --disable-gpu
+  local flags=(--headless --remote-debugging-pipe "--user-data-dir=$profile" --no-first-run --hide-scrollbars --disable-gpu
     --disable-dev-shm-usage --disable-background-networking --disable-component-update --disable-sync)
   # Its sandbox does not run as root.
   [ "$(id -u)" != 0 ] || flags+=(--no-sandbox)

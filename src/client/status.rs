@@ -56,7 +56,9 @@ pub(crate) fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<bool> {
         bytes_max: limits::STATUS_ANSWER_BYTES_MAX,
     };
     let whence = || format!("status from {}", url.join(""));
-    let body = get(&ask).and_then(|(code, body)| accepted(code, body, authorization.is_some())).context(whence)?;
+    let body = get(&ask)
+        .and_then(|(code, body)| accepted(code, body, authorization.is_some(), tls.is_some()))
+        .context(whence)?;
     let snapshot: Snapshot = serde_json::from_slice(&body)
         .map_err(|err| Error::new(Kind::Permanent, format!("the answer is not the status of a Pillion: {err}")))
         .context(whence)?;
@@ -68,9 +70,11 @@ pub(crate) fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<bool> {
     }
 }
 
-fn accepted(code: u16, body: Vec<u8>, has_password: bool) -> Result<Vec<u8>> {
+fn accepted(code: u16, body: Vec<u8>, has_password: bool, is_tls: bool) -> Result<Vec<u8>> {
     let what = match code {
         200 => return Ok(body),
+        // What Go's servers, and ours, answer to a request without TLS.
+        400 if !is_tls => "it answers with the HTTP status 400; if it wants TLS, give --tls".to_owned(),
         401 if has_password => "it does not take this user and password".to_owned(),
         401 => "it wants user and password; give --basic-auth-file".to_owned(),
         404 => format!("it has no {PATH}; is it the --http-address of a Pillion that is new enough?"),

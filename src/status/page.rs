@@ -13,7 +13,7 @@ const TEMPLATE: &str = include_str!("page.html");
 const HTML: &str = "text/html; charset=utf-8";
 
 /// The one stylesheet by its SHA-256, which a test compares, and an icon that is part of the page. No script.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-dO3GD6rsqbnpOFnakhVCQZnHq00hJXwjwtLQ4poWDSU='; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-zJZuhS4t8H/wrfTGk08DmeawoxV8ZER3mqvHBwqJCWM='; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What goes with the page.
@@ -29,7 +29,7 @@ pub(super) fn page(snapshot: &Snapshot) -> Response {
     let report = Report::of(snapshot);
     let (verdict, icon, word) = match report.verdict {
         Verdict::Well => ("well", "%231c7c54", "Ready"),
-        Verdict::Look => ("look", "%23e6a84c", "Look"),
+        Verdict::Look => ("look", "%23e6a84c", "Ready, look"),
         Verdict::Down => ("down", "%23b3261e", "Not ready"),
     };
     let labels: Vec<String> = snapshot
@@ -60,14 +60,14 @@ fn text(text: &str) -> String {
 }
 
 fn section(section: &Section) -> String {
-    let class = if section.table.is_some() { " class=\"wide\"" } else { "" };
+    let class = if section.is_wide { " class=\"wide\"" } else { "" };
     let mut out = format!("<section{class}>\n<h2>{}</h2>\n", escape(section.title));
     if !section.facts.is_empty() {
         out.push_str("<dl>\n");
         for fact in &section.facts {
             let bar = fact.share.map(|share| format!("<progress max=\"1\" value=\"{share:.3}\"></progress>"));
             let (name, value) = (escape(fact.name), text(&fact.value));
-            out.push_str(&format!("<dt>{name}</dt><dd>{value}{}</dd>\n", bar.unwrap_or_default()));
+            out.push_str(&format!("<div><dt>{name}</dt><dd>{value}{}</dd></div>\n", bar.unwrap_or_default()));
         }
         out.push_str("</dl>\n");
     }
@@ -83,8 +83,8 @@ fn table(table: &Table) -> String {
         out.push_str("<tr>");
         for (name, cell) in table.head.iter().zip(row) {
             let class = match *name {
-                "Matchers" => " class=\"code\"",
-                "Block" | "Last" | "Since" | "Size" | "Sent" => " class=\"name\"",
+                "Matchers" => " class=\"long code\"",
+                "Message" | "Reason" | "Waits for" => " class=\"long\"",
                 _ => "",
             };
             let cell = if cell.is_empty() { String::new() } else { text(cell) };

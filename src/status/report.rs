@@ -34,6 +34,8 @@ pub(crate) struct Report {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Section {
     pub(crate) title: &'static str,
+    /// Whether it takes the whole width: its facts are short then, or there is a table.
+    pub(crate) is_wide: bool,
     pub(crate) facts: Vec<Fact>,
     pub(crate) table: Option<Table>,
 }
@@ -65,14 +67,13 @@ impl Report {
             (true, false) => Verdict::Look,
             (true, true) => Verdict::Well,
         };
-        let mut sections = vec![prometheus(snapshot)];
-        sections.extend(snapshot.uploads.as_ref().map(uploads));
-        sections.push(calls(snapshot));
+        let mut sections = vec![prometheus(snapshot), snapshot.uploads.as_ref().map_or_else(no_uploads, uploads)];
         if let Some(uploads) = &snapshot.uploads {
             sections.extend(set_aside(uploads));
             sections.extend(waiting(uploads));
         }
         sections.extend(recent_log(&snapshot.recent_log));
+        sections.push(calls(snapshot));
         sections.push(limits(snapshot));
         sections.push(process(snapshot));
         Report { verdict, headline: headline(snapshot), problems, sections }
@@ -135,8 +136,9 @@ fn problems(snapshot: &Snapshot) -> Vec<String> {
         found.push(format!("The last look for blocks ended early: {}", shown(why)));
     }
     if uploads.set_aside.blocks > 0 {
-        let aside = count(uploads.set_aside.blocks as u64, "block");
-        found.push(format!("{aside} cannot be shipped as they are; the reasons are below."));
+        let (aside, are) =
+            (uploads.set_aside.blocks as u64, if uploads.set_aside.blocks == 1 { "it is" } else { "they are" });
+        found.push(format!("{} cannot be shipped as {are}; why is below.", count(aside, "block")));
     }
     let is_closed = uploads.limits.opens_in_seconds > 0.0;
     if pending.oldest_age_seconds.is_some_and(|age| age > OLD_SECONDS) && !is_closed && found.is_empty() {
@@ -172,7 +174,7 @@ fn prometheus(snapshot: &Snapshot) -> Section {
     facts.push(fact("Time range", if range.min.is_some() { format!("{from} to {to}") } else { from }));
     let retention = prometheus.retention_seconds.map_or_else(|| "by size, or not known".to_owned(), span);
     facts.push(fact("Retention", retention));
-    Section { title: "Prometheus", facts, table: None }
+    Section { title: "Prometheus", is_wide: false, facts, table: None }
 }
 
 /// A text of others between quotes.
@@ -182,6 +184,11 @@ impl std::fmt::Debug for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "\"{}\"", shown(self.0).replace('"', "\\\""))
     }
+}
+
+fn no_uploads() -> Section {
+    let facts = vec![fact("Bucket", "none is configured, so nothing is uploaded")];
+    Section { title: "Uploads", is_wide: false, facts, table: None }
 }
 
 fn uploads(uploads: &Uploads) -> Section {
@@ -235,7 +242,7 @@ fn uploads(uploads: &Uploads) -> Section {
     if uploads.given_up > 0 {
         facts.push(fact("Given up", count(uploads.given_up, "block")));
     }
-    Section { title: "Uploads", facts, table: None }
+    Section { title: "Uploads", is_wide: false, facts, table: None }
 }
 
 fn calls(snapshot: &Snapshot) -> Section {
@@ -265,14 +272,19 @@ fn calls(snapshot: &Snapshot) -> Section {
         rows: calls.open.iter().map(row).collect(),
         more: calls.more,
     });
-    Section { title: "Calls", facts, table }
+    Section { title: "Calls", is_wide: true, facts, table }
 }
 
 fn set_aside(uploads: &Uploads) -> Option<Section> {
     let row = |aside: &Aside| vec![shown(&aside.block), shown(&aside.reason)];
     let rows: Vec<_> = uploads.set_aside.list.iter().map(row).collect();
     let table = Table { head: &["Block", "Reason"], rows, more: uploads.set_aside.more };
-    (uploads.set_aside.blocks > 0).then(|| Section { title: "Blocks set aside", facts: Vec::new(), table: Some(table) })
+    (uploads.set_aside.blocks > 0).then(|| Section {
+        title: "Blocks set aside",
+        is_wide: true,
+        facts: Vec::new(),
+        table: Some(table),
+    })
 }
 
 fn waiting(uploads: &Uploads) -> Option<Section> {
@@ -293,11 +305,16 @@ fn waiting(uploads: &Uploads) -> Option<Section> {
         vec![shown(&block.ulid), bytes(block.bytes as f64), span(block.age_seconds), left, kept.to_owned(), waits_for]
     };
     let table = Table {
-        head: &["Block", "Size", "Waits for", "Retention", "Kept", "Waits because of"],
+        head: &["Block", "Size", "Age", "Retention", "Kept", "Waits for"],
         rows: uploads.pending.list.iter().map(row).collect(),
         more: uploads.pending.more,
     };
-    (uploads.pending.blocks > 0).then(|| Section { title: "Blocks that wait", facts: Vec::new(), table: Some(table) })
+    (uploads.pending.blocks > 0).then(|| Section {
+        title: "Blocks that wait",
+        is_wide: true,
+        facts: Vec::new(),
+        table: Some(table),
+    })
 }
 
 fn recent_log(lines: &[LogLine]) -> Option<Section> {
@@ -309,7 +326,12 @@ fn recent_log(lines: &[LogLine]) -> Option<Section> {
     };
     let table =
         Table { head: &["Last", "Times", "Level", "Part", "Message"], rows: lines.iter().map(row).collect(), more: 0 };
-    (!lines.is_empty()).then(|| Section { title: "Last warnings and errors", facts: Vec::new(), table: Some(table) })
+    (!lines.is_empty()).then(|| Section {
+        title: "Last warnings and errors",
+        is_wide: true,
+        facts: Vec::new(),
+        table: Some(table),
+    })
 }
 
 fn limits(snapshot: &Snapshot) -> Section {
@@ -323,7 +345,7 @@ fn limits(snapshot: &Snapshot) -> Section {
         fact("Request size", bytes(limits.request_bytes as f64)),
         fact("Stalled call ends after", limits.stalled_call_seconds.map_or_else(|| "never".to_owned(), span)),
     ];
-    Section { title: "Limits", facts, table: None }
+    Section { title: "Limits", is_wide: false, facts, table: None }
 }
 
 fn process(snapshot: &Snapshot) -> Section {
@@ -344,7 +366,7 @@ fn process(snapshot: &Snapshot) -> Section {
         fact("Threads", or_not_known(process.threads.map(int))),
         fact("Open files", or_not_known(files)),
     ];
-    Section { title: "Process", facts, table: None }
+    Section { title: "Process", is_wide: false, facts, table: None }
 }
 
 #[cfg(test)]
@@ -390,10 +412,7 @@ mod tests {
             &|uploads| uploads.last_look_error = Some("no\nbucket".into()),
             &["The last look for blocks ended early: no\\u{a}bucket"],
         );
-        check(
-            &|uploads| uploads.set_aside.blocks = 2,
-            &["2 blocks cannot be shipped as they are; the reasons are below."],
-        );
+        check(&|uploads| uploads.set_aside.blocks = 2, &["2 blocks cannot be shipped as they are; why is below."]);
         let lost = "3 blocks given up since the start: the disk budget for blocks that wait was used up.";
         check(&|uploads| uploads.given_up = 3, &[lost]);
         check(&|uploads| uploads.pending.oldest_age_seconds = Some(7.0 * 3600.0), &["A block has waited for long."]);
