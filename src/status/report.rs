@@ -278,7 +278,7 @@ fn calls(snapshot: &Snapshot) -> Section {
 fn set_aside(uploads: &Uploads) -> Option<Section> {
     let row = |aside: &Aside| vec![shown(&aside.block), shown(&aside.reason)];
     let rows: Vec<_> = uploads.set_aside.list.iter().map(row).collect();
-    let table = Table { head: &["Block", "Reason"], rows, more: uploads.set_aside.more };
+    let table = Table { head: &["Folder", "Reason"], rows, more: uploads.set_aside.more };
     (uploads.set_aside.blocks > 0).then(|| Section {
         title: "Blocks set aside",
         is_wide: true,
