@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 
 const EXAMPLE: &str = include_str!("../data/status.json");
 const EVIL: &str = "<script>alert(1)</script>";
+/// bcrypt of "secret" at the least cost.
+const HASH: &str = "$2b$04$5619t7kf944.Vkq5NGrQ4.bYSRJlC8qBWrnI2WDrJOzKx.HPdJw.i";
 
 /// A sidecar with a folder of blocks and a folder as its bucket.
 struct Rig {
@@ -272,10 +274,8 @@ fn the_command_gets_through_tls_and_a_password_and_says_what_is_missing() {
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
-    // bcrypt of "secret" at the least cost.
-    let hash = "$2b$04$5619t7kf944.Vkq5NGrQ4.bYSRJlC8qBWrnI2WDrJOzKx.HPdJw.i";
     let config = format!(
-        "tls_server_config:\n  cert_file: {}\n  key_file: {}\nbasic_auth_users:\n  op: {hash}\n",
+        "tls_server_config:\n  cert_file: {}\n  key_file: {}\nbasic_auth_users:\n  op: {HASH}\n",
         certificates.path("here.pem").display(),
         certificates.path("here.key").display()
     );
@@ -300,6 +300,19 @@ fn the_command_gets_through_tls_and_a_password_and_says_what_is_missing() {
     let (code, out, err) =
         texts(&pillion(&[&format!("--http=https://op:s%65cret@localhost:{}", sidecar.http.port()), &ca]));
     assert_eq!(code, Some(0), "{out}{err}");
+}
+
+#[test]
+fn without_the_password_nothing_is_said() {
+    let (prometheus, dir) = (FakePrometheus::start(), tempfile::tempdir().unwrap());
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, format!("basic_auth_users:\n  op: {HASH}\n")).unwrap();
+    let args = [format!("--prometheus.url={}", prometheus.url()), format!("--http.config={}", file.display())];
+    let sidecar = Sidecar::start(&args.each_ref().map(String::as_str));
+    sidecar.wait_line("changing probe status\" status=ready");
+    for path in ["/", "/api/v1/status"] {
+        assert_eq!(sidecar.get(path), Some((401, "Unauthorized\n".to_owned())), "{path}");
+    }
 }
 
 #[test]
