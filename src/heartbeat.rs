@@ -316,6 +316,8 @@ impl Heartbeat {
                 Ok(flags) => break flags,
                 Err(err) => {
                     log::warn!(err = err.to_string(); "failed to get Prometheus flags. Is Prometheus running? Retrying");
+                    self.pulse.failed(&err);
+                    self.probes.not_ready(&err.to_string());
                     if begun.elapsed() + FLAGS_RETRY > self.timeout {
                         return Err(err.with_kind(Kind::Retry));
                     }

@@ -20,7 +20,7 @@ use crate::probes::Probes;
 use crate::sys;
 use crate::version;
 use pillion_base::state::{PromState, Published};
-use pillion_base::time::{format_rfc3339_nano, unix_ms};
+use pillion_base::time::{YEAR_ZERO_MS, format_rfc3339_nano, unix_ms};
 use pillion_http::server::Response;
 use pillion_ship::{Schedule, Stand, Standing};
 pub(crate) use report::{Fact, Report, Section, Table};
@@ -222,7 +222,8 @@ fn labels(state: &PromState) -> std::collections::BTreeMap<String, String> {
 
 /// Before Prometheus is known only `--min-time` is, which is not shown as if data were there.
 fn time_range(state: &PromState) -> TimeRange {
-    let bound = |ms: i64| (state.version != "0" && ms != i64::MAX && ms != i64::MIN).then_some(ms);
+    let is_known = !state.external_labels.is_empty();
+    let bound = |ms: i64| (is_known && ms != i64::MAX && ms > YEAR_ZERO_MS).then_some(ms);
     let (min_ms, max_ms) = (bound(state.mint_ms), bound(state.maxt_ms));
     TimeRange { min: min_ms.map(at_ms), min_ms, max: max_ms.map(at_ms), max_ms }
 }

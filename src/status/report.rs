@@ -169,9 +169,10 @@ fn prometheus(snapshot: &Snapshot) -> Section {
     let labels: Vec<String> = labels.collect();
     facts.push(fact("External labels", if labels.is_empty() { "not known".to_owned() } else { labels.join(", ") }));
     let range = &snapshot.time_range;
-    let from = range.min.as_deref().map_or_else(|| "not known".to_owned(), time);
-    let to = range.max.as_deref().map_or_else(|| "now".to_owned(), time);
-    facts.push(fact("Time range", if range.min.is_some() { format!("{from} to {to}") } else { from }));
+    let from = range.min.as_deref().map_or_else(|| "the beginning".to_owned(), |min| time(&shown(min)));
+    let to = range.max.as_deref().map_or_else(|| "now".to_owned(), |max| time(&shown(max)));
+    let is_known = !snapshot.external_labels.is_empty();
+    facts.push(fact("Time range", if is_known { format!("{from} to {to}") } else { "not known".to_owned() }));
     let retention = prometheus.retention_seconds.map_or_else(|| "by size, or not known".to_owned(), span);
     facts.push(fact("Retention", retention));
     Section { title: "Prometheus", is_wide: false, facts, table: None }
