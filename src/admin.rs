@@ -1,4 +1,5 @@
-//! The pages of the HTTP server: `/metrics`, `/-/healthy`, `/-/ready` and `/-/reload`.
+//! The pages of the HTTP server: `/metrics`, `/-/healthy`, `/-/ready` and `/-/reload`; `/` and `/api/v1/status`, which
+//! `status` makes.
 
 use std::io::Write;
 
@@ -9,6 +10,7 @@ use pillion_http::server::request::Head;
 
 use crate::metrics::{Format, Metrics, takes_gzip};
 use crate::probes::Probes;
+use crate::status::Status;
 
 /// Reads everything again that can be read again; what failed, as one text.
 pub(crate) type ReloadAll = Box<dyn Fn() -> Result<(), String> + Send>;
@@ -17,6 +19,7 @@ pub(crate) type ReloadAll = Box<dyn Fn() -> Result<(), String> + Send>;
 pub fn routes(
     metrics: Metrics,
     probes: Probes,
+    status: Status,
     reload: Option<Box<dyn Fn() -> Result<(), String> + Send>>,
 ) -> impl Fn(&Head) -> Response {
     let probe = |ok: bool| if ok { Response::text("OK") } else { Response::error(503, "NOT OK") };
@@ -25,6 +28,8 @@ pub fn routes(
         "/-/healthy" => probe(probes.is_healthy()),
         "/-/ready" => probe(probes.is_ready()),
         "/-/reload" => reloaded(reload.as_ref(), &head.method),
+        "/" => status.page(),
+        "/api/v1/status" => status.json(),
         _ => Response::error(404, "404 page not found"),
     }
 }

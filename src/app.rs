@@ -1,6 +1,6 @@
 //! The one place where the parts meet: builds each once, top to bottom, and sees them to their end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -22,15 +22,16 @@ use crate::grpc::connections::Connections;
 use crate::grpc::front::Front;
 use crate::grpc::health::Health;
 use crate::grpc::pool::Pool;
-use crate::grpc::record::Records;
+use crate::grpc::record::{Doing, Record, Records};
 use crate::grpc::reflection::Reflection;
 use crate::grpc::request::Late;
 use crate::grpc::server::Server;
 use crate::grpc::services::Services;
-use crate::heartbeat::{Beats, Heartbeat};
+use crate::heartbeat::{Beats, Heartbeat, Pulse};
 use crate::metrics::{FrontMetrics, Metrics};
 use crate::probes::Probes;
 use crate::request_log::RequestLog;
+use crate::status::{self, Limits, Parts, Shipping, Status};
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
 use crate::{limits, sys};
 use pillion_base::error::{Context, Error, Kind, Result};
@@ -48,7 +49,7 @@ use pillion_read::store;
 use pillion_reload::{Loaded, Method, Reloader};
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::{NextBucket, Schedule, ShipConfig, Shipper, UploadLimits};
+use pillion_ship::{NextBucket, Schedule, ShipConfig, Shipper, Standing, UploadLimits};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -58,6 +59,7 @@ pub(crate) fn run(config: Config) -> Result<()> {
     sys::raise_file_limit();
     let metrics = Metrics::new();
     let probes = Probes::new(metrics.status.clone());
+    let status = Status::new(probes.clone());
     let mut supervisor = Supervisor::new()?;
     spawn_signals(supervisor.sender())?;
 
@@ -78,10 +80,10 @@ pub(crate) fn run(config: Config) -> Result<()> {
         let all: admin::ReloadAll = Box::new(move || config_files.all());
         all
     });
-    let routes = admin::routes(metrics.clone(), probes.clone(), on_request);
+    let routes = admin::routes(metrics.clone(), probes.clone(), status.clone(), on_request);
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, &probes, &config_files, request_log);
+    let started = start(&config, &mut supervisor, &metrics, (&probes, &status), &config_files, request_log);
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
         let outcome = wait(&supervisor, http.events(), &config_files);
@@ -140,22 +142,46 @@ fn http_log(log: &RequestLog, config: &Config) -> Option<Box<HttpLog>> {
 }
 
 /// The limits of Series calls, which a file may change while the sidecar runs.
-fn store_limits(config_files: &ConfigFiles, config: &Config, metrics: &Metrics) -> Result<store::SeriesShared> {
+fn store_limits(
+    config_files: &ConfigFiles,
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<(store::SeriesShared, Published<StoreLimits>)> {
     let (flags, file) = (config.store_limits, config.store_limits_file.clone());
-    let limits = flags.with_file(&file)?;
-    let shared = store::SeriesShared::new(limits.per_call, bytes_in_flight(limits), metrics.store.clone());
+    let limits = StoreLimits { bytes_in_flight: bytes_in_flight(flags), ..flags }.with_file(&file)?;
+    let shared = store::SeriesShared::new(limits.per_call, limits.bytes_in_flight, metrics.store.clone());
+    let in_force = Published::new(limits);
     if !file.is_empty() {
-        let (shared, last) = (shared.clone(), Cell::new(limits));
+        let (shared, in_force) = (shared.clone(), in_force.clone());
+        let flags = StoreLimits { bytes_in_flight: bytes_in_flight(flags), ..flags };
         config_files.add("limits of calls", vec![PathBuf::from(&file)], move |_| {
             let now = flags.with_file(&file)?;
-            if now == last.replace(now) {
+            if now == *in_force.read() {
                 return Ok(Reread::AsBefore);
             }
-            shared.set_limits(now.per_call, bytes_in_flight(now));
+            shared.set_limits(now.per_call, now.bytes_in_flight);
+            in_force.publish(now);
             Ok(Reread::Changed)
         });
     }
-    Ok(shared)
+    Ok((shared, in_force))
+}
+
+/// An open call as the status shows it.
+fn shown_call(record: &Record) -> status::Call {
+    let query = record.query();
+    let (n_series, n_chunks) = record.counts();
+    status::Call {
+        method: record.name.2.to_owned(),
+        peer: record.peer(),
+        matchers: query.split_once(' ').map_or_else(String::new, |(_, matchers)| matchers.to_owned()),
+        seconds: record.age().as_secs_f64(),
+        series: n_series,
+        chunks: n_chunks,
+        bytes: record.sent_bytes(),
+        waits_for_client: record.doing() == Doing::WaitingForClient,
+        trace_id: record.origin.trace_id.clone(),
+    }
 }
 
 /// Builds and starts every part but HTTP. The client is what has to be interrupted at the stop.
@@ -163,7 +189,7 @@ fn start(
     config: &Config,
     supervisor: &mut Supervisor,
     metrics: &Metrics,
-    probes: &Probes,
+    (probes, status): (&Probes, &Status),
     config_files: &ConfigFiles,
     request_log: RequestLog,
 ) -> Result<Arc<PromClient>> {
@@ -195,13 +221,16 @@ fn start(
         Some(reloader) => supervisor.spawn("reload", move |stop| reloader.run(&stop))?,
         None => log::info!(target: "pillion/reloader", "nothing to be watched"),
     }
+    let mut shipping = None;
     let check = match &uploads {
         None => {
             log::info!("no supported bucket was configured, uploads will be disabled");
             None
         }
         Some(uploads) => {
-            let shipper = shipper(config, &state, metrics, uploads, config_files)?;
+            let (shipper, bucket) = shipper(config, &state, metrics, uploads, config_files)?;
+            let (standing, schedule) = (uploads.standing.clone(), uploads.schedule.clone());
+            shipping = Some(Shipping { bucket, standing, schedule });
             supervisor.spawn("ship", move |stop| shipper.run(stop))?;
             Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
@@ -212,11 +241,16 @@ fn start(
     let (gate, opened) = bounded(1);
     let (beats, asked) = Beats::new(state.clone(), config.get_config_timeout);
     let asking = beats.clone();
-    let shared = store_limits(config_files, config, metrics)?.with_refresh(move || asking.ask());
+    let (shared, in_force) = store_limits(config_files, config, metrics)?;
+    let shared = shared.with_refresh(move || asking.ask());
     let (slots, reads) = (shared.clone(), Arc::clone(&client));
     if let Some(n_max) = client.reads_max() {
         shared.set_remote_reads_max(n_max);
     }
+    let pulse = Pulse::default();
+    let records = Records::new(request_log);
+    let seen = records.clone();
+    let limits_of = config.clone();
     let heartbeat = Heartbeat {
         client: Arc::clone(&client),
         interval: config.get_config_interval,
@@ -225,6 +259,7 @@ fn start(
         check,
         state: state.clone(),
         probes: probes.clone(),
+        pulse: pulse.clone(),
         metrics: metrics.heartbeat.clone(),
         gate,
         remote_reads_max: Box::new(move |n_max| {
@@ -233,6 +268,16 @@ fn start(
         }),
         asked: (beats, asked),
     };
+    status.attach(Parts {
+        prometheus_url: config.prometheus_url.join(""),
+        state: state.clone(),
+        pulse,
+        gauges: metrics.grpc.calls.clone(),
+        calls: Box::new(move || seen.open().iter().map(|record| shown_call(record)).collect()),
+        connections: connections.clone(),
+        limits: Box::new(move || limits_in_force(&limits_of, *in_force.read())),
+        shipping,
+    });
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;
     let health = Health::new(probes.clone());
     let reflection = Reflection::default();
@@ -252,7 +297,7 @@ fn start(
         connections: connections.clone(),
         request_bytes_max: config.request_bytes_max,
         late: Late::default(),
-        records: Records::new(request_log),
+        records,
         grpc_metrics: metrics.grpc.clone(),
         shared,
     };
@@ -275,6 +320,22 @@ fn start(
         config_files.add("upload limits", files, move |_| uploads.reload());
     }
     Ok(client)
+}
+
+/// The limits as the status shows them. 0 is no limit.
+fn limits_in_force(config: &Config, store: StoreLimits) -> Limits {
+    let limited = |n: u64| Some(n).filter(|n| *n > 0);
+    Limits {
+        concurrent_calls: config.concurrent_calls,
+        queued_calls: limits::CALL_QUEUE,
+        bytes_in_flight: Some(store.bytes_in_flight).filter(|n| *n > 0),
+        request_series: limited(store.per_call.series_max),
+        request_samples: limited(store.per_call.samples_max),
+        request_bytes: config.request_bytes_max,
+        stalled_call_seconds: Some(config.stalled_call_timeout)
+            .filter(|time| *time < Duration::MAX)
+            .map(|time| time.as_secs_f64()),
+    }
 }
 
 /// Gives back the memory of large answers that are over.
@@ -303,6 +364,7 @@ struct Uploads {
     options: ShipperOptions,
     schedule: Schedule,
     pace: Pace,
+    standing: Standing,
     metrics: ShipMetrics,
 }
 
@@ -316,7 +378,8 @@ impl Uploads {
         }
         log::info!(limits = limits.to_string(); "upload limits");
         let (pace, metrics) = (Pace::default(), metrics.shipper());
-        let uploads = Uploads { options, schedule: Schedule::new(limits.clone(), pace.clone()), pace, metrics };
+        let (schedule, standing) = (Schedule::new(limits.clone(), pace.clone()), Standing::new(pace.clone()));
+        let uploads = Uploads { options, schedule, pace, standing, metrics };
         uploads.show(&limits);
         Ok(Some(uploads))
     }
@@ -388,22 +451,24 @@ fn reloader(config: &Config, client: &Arc<PromClient>, metrics: &Metrics) -> Res
     Reloader::new(reload, method, env, metrics).map(Some)
 }
 
-/// The shipper with its bucket.
+/// The shipper, and the name of its bucket.
 fn shipper(
     config: &Config,
     state: &Published<PromState>,
     metrics: &Metrics,
     uploads: &Uploads,
     config_files: &ConfigFiles,
-) -> Result<Shipper> {
+) -> Result<(Shipper, Published<String>)> {
     ship::check_data_dir(&config.tsdb_path)?;
     let disk = Disk::real();
     let Some(wanted) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
     let opener =
         Opener { disk: disk.clone(), pace: uploads.pace.clone(), metrics: metrics.clone(), known: RefCell::default() };
     let (bucket, bucket_metrics) = opener.open(wanted)?;
+    let name = Published::new(bucket.name().to_owned());
     let next_bucket = NextBucket::default();
     let (source, last, next) = (config.bucket_source.clone(), RefCell::new(wanted.clone()), next_bucket.clone());
+    let shown = name.clone();
     config_files.add("bucket configuration", source.files(), move |is_asked| {
         let env = |name: &str| std::env::var(name).ok();
         let now = config::bucket(&source.file, &source.content.0, &env)?.ok_or_else(|| {
@@ -412,7 +477,9 @@ fn shipper(
         let is_new = now != *last.borrow();
         // Whoever asks may have changed a file that the configuration or the environment names.
         if is_new || is_asked {
-            next.put(opener.open(&now)?.0);
+            let bucket = opener.open(&now)?.0;
+            shown.publish(bucket.name().to_owned());
+            next.put(bucket);
             last.replace(now);
         }
         Ok(if is_new { Reread::Changed } else { Reread::AsBefore })
@@ -431,12 +498,13 @@ fn shipper(
         upload_gate: Some(Arc::new(move |stop| schedule.wait_to_start(stop))),
         on_idle: Some(Arc::new(move || idle.reset_jitter())),
         next_bucket,
+        standing: uploads.standing.clone(),
         ..ShipConfig::new(&config.tsdb_path)
     };
     let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
     // What the ledger remembers of an earlier run; 0 where it has nothing.
     bucket_metrics.last_successful_upload_time.set(uploads.metrics.last_success_timestamp_seconds.get());
-    Ok(shipper)
+    Ok((shipper, name))
 }
 
 /// Opens buckets, each with the metrics of its name.

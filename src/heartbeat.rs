@@ -5,6 +5,8 @@
 //! A failed beat keeps the old snapshot and clears readiness. Nothing here ends the process, except at start what no
 //! waiting can mend: an empty set of external labels, and with uploads flags of Prometheus under which blocks get lost.
 
+mod pulse;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +21,7 @@ use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_base::time::{TimeOrDuration, unix_ms};
 use pillion_read::prom::{self, ChunkEncodings, Configuration, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
+pub(crate) use pulse::Pulse;
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
@@ -47,6 +50,8 @@ pub(crate) struct Heartbeat {
     pub state: Published<PromState>,
     /// Readiness.
     pub probes: Probes,
+    /// How the beats went.
+    pub pulse: Pulse,
     /// Up or not.
     pub metrics: HeartbeatMetrics,
     /// Gets one message when Prometheus is known for the first time.
@@ -133,6 +138,7 @@ impl Heartbeat {
                     });
                     down = false;
                     self.metrics.prometheus_up.set(1);
+                    self.pulse.answered();
                     self.probes.ready();
                     self.look_at_flags(&configuration, &mut encodings);
                 }
@@ -141,6 +147,7 @@ impl Heartbeat {
                     down = true;
                     self.metrics.prometheus_up.set(0);
                     log::warn!(err = err.to_string(); "{what}");
+                    self.pulse.failed(&err);
                     self.probes.not_ready(&err.to_string());
                 }
             }
@@ -202,6 +209,7 @@ impl Heartbeat {
             return Err(Error::new(Kind::Permanent, NO_LABELS));
         }
         self.publish(external_labels, oldest, version, retention_ms);
+        self.pulse.answered();
         self.metrics.prometheus_up.set(1);
         Ok(configuration)
     }
@@ -308,6 +316,8 @@ impl Heartbeat {
                 Ok(flags) => break flags,
                 Err(err) => {
                     log::warn!(err = err.to_string(); "failed to get Prometheus flags. Is Prometheus running? Retrying");
+                    self.pulse.failed(&err);
+                    self.probes.not_ready(&err.to_string());
                     if begun.elapsed() + FLAGS_RETRY > self.timeout {
                         return Err(err.with_kind(Kind::Retry));
                     }
@@ -364,6 +374,7 @@ impl Heartbeat {
                 Err(_) if stop.is_stopped() => return Err(Error::new(Kind::Stopped, "stopping")),
                 Err(err) => {
                     log::warn!(err = err.to_string(); "{failed}");
+                    self.pulse.failed(&err);
                     self.probes.not_ready(&err.to_string());
                 }
             }

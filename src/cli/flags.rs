@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cli::flag::{Arg, Flag, Presence, Status, Value, flags};
 use crate::cli::values::{
-    HASH_FUNCS, HashFunc, LOG_FORMATS, LOG_LEVELS, PrometheusDuration, RELOAD_METHODS, TLS_VERSIONS, float, int,
-    positive, reload_method, tls_version, uint,
+    HASH_FUNCS, HashFunc, LOG_FORMATS, LOG_LEVELS, PrometheusDuration, RELOAD_METHODS, TLS_VERSIONS, float, http_url,
+    int, positive, reload_method, tls_version, uint,
 };
 use crate::log_format::{LogFormat, LogLevel};
 use pillion_base::secret::Secret;
@@ -197,6 +197,32 @@ flags! {
 }
 
 flags! {
+    /// The flags of `status`.
+    struct StatusFlags;
+
+    /// Flags of the `status` command.
+    table STATUS {
+        http: PrometheusUrl, from_str_fn(http_url) = "http", Secret("url"), Default("http://127.0.0.1:10902"), Own,
+            "The daemon's HTTP port, as host:port or as a URL.";
+        json: bool = "json", Bool, Default("false"), Own, "Print the answer as it came.";
+        basic_auth_file: String = "basic-auth-file", PATH, Default(""), Own,
+            "File with one line, user:password, for a port that wants them.";
+        tls: bool = "tls", Bool, Default("false"), Own,
+            "Speak TLS, as with a URL that begins with https. Each of the other flags of TLS implies it.";
+        tls_ca: String = "tls-ca", PATH, Default(""), Own,
+            "Authorities that may have signed the server's certificate. Default: the system's.";
+        tls_cert: String = "tls-cert", PATH, Default(""), Own, "Certificate that is shown to the server.";
+        tls_key: String = "tls-key", PATH, Default(""), Own, "Key of --tls-cert.";
+        tls_server_name: String = "tls-server-name", Text("name"), Default(""), Own,
+            "Name in the server's certificate, where it is not the host of --http.";
+        insecure_skip_verify: bool = "insecure-skip-verify", Bool, Default("false"), Own,
+            "Take any certificate of the server, without knowing who it is.";
+        timeout: Duration, from_str_fn(positive) =
+            "timeout", Duration, Default("5s"), Own, "Longest wait for the answer.";
+    }
+}
+
+flags! {
     /// The flags of `series`.
     struct SeriesFlags;
 
@@ -325,6 +351,13 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "sidecar",
         help: "Run beside a Prometheus server: serve its data over the StoreAPI and upload its blocks.",
         flags: SIDECAR,
+        args: &[],
+    },
+    Command {
+        name: "status",
+        help: "Ask a running sidecar what it is doing. The exit code is 0 when it is ready, and 1 when it is not or does \
+               not answer.",
+        flags: STATUS,
         args: &[],
     },
     Command { name: "info", help: "Ask a StoreAPI server what it is and what it has.", flags: INFO, args: &[] },

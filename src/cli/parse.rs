@@ -8,8 +8,8 @@ use argh::FromArgs;
 
 use crate::cli::flag::{Arg, Flag, Given, Presence, Status, Value};
 use crate::cli::flags::{
-    CAT, COMMANDS, CatFlags, GLOBAL, INFO, InfoFlags, LS, LsFlags, SERIES, SIDECAR, SeriesFlags, SidecarFlags, VERIFY,
-    VerifyFlags,
+    CAT, COMMANDS, CatFlags, GLOBAL, INFO, InfoFlags, LS, LsFlags, SERIES, SIDECAR, STATUS, SeriesFlags, SidecarFlags,
+    StatusFlags, VERIFY, VerifyFlags,
 };
 use crate::cli::help;
 use crate::cli::token::{self, Ask, Tokens};
@@ -20,6 +20,8 @@ use pillion_base::time::GoDuration;
 pub(crate) enum Invocation {
     /// Run the sidecar.
     Sidecar(Box<SidecarFlags>),
+    /// Ask a running sidecar what it is doing.
+    Status(StatusFlags),
     /// Ask a store what it is.
     Info(InfoFlags),
     /// Read series from a store.
@@ -114,6 +116,7 @@ fn typed(tokens: &Tokens) -> Result<Option<Invocation>, Wrong> {
     };
     Ok(match name {
         None => None,
+        Some("status") => Some(Invocation::Status(from_given(&[STATUS], &own)?)),
         Some("info") => Some(Invocation::Info(from_given(&[INFO], &own)?)),
         Some("verify" | "bucket verify") => Some(Invocation::Verify(from_given(&[VERIFY], &own)?)),
         Some("bucket ls") => Some(Invocation::Ls(from_given(&[LS], &own)?, arg(0)?)),

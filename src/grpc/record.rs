@@ -122,14 +122,15 @@ impl OpenRecord {
         if !log.wants(record.name.1, record.name.2) {
             return;
         }
+        let (n_series, n_chunks) = record.counts();
         let first = record.first_message_us.load(Ordering::Relaxed);
         let end = CallEnd {
             code: (GRPC_CODES.get(code).copied().unwrap_or("Unknown"), code),
             error,
             took,
             first_message: Some(Duration::from_micros(first)).filter(|time| !time.is_zero()),
-            n_series: record.n_series(),
-            n_chunks: record.n_chunks.load(Ordering::Relaxed),
+            n_series,
+            n_chunks,
             n_messages: record.n_messages.load(Ordering::Relaxed),
             sent_bytes: record.sent_bytes(),
         };
@@ -193,9 +194,9 @@ impl Record {
         self.n_chunks.store(n_chunks, Ordering::Relaxed);
     }
 
-    /// Series so far.
-    pub(crate) fn n_series(&self) -> u64 {
-        self.n_series.load(Ordering::Relaxed)
+    /// Series and chunks so far.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.n_series.load(Ordering::Relaxed), self.n_chunks.load(Ordering::Relaxed))
     }
 
     /// Bytes of messages so far.

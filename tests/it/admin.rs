@@ -13,6 +13,7 @@ use crate::support::fake_prometheus::FakePrometheus;
 use crate::support::sidecar::{Sidecar, pause};
 use pillion::inside::Metrics;
 use pillion::inside::Probes;
+use pillion::inside::Status;
 use pillion::inside::routes;
 use pillion_base::stop::{Stopper, stop_pair};
 use pillion_base::threads::spawn_thread;
@@ -37,7 +38,7 @@ impl Rig {
     fn configured(configure: impl FnOnce(Server) -> Server) -> Self {
         let metrics = Metrics::new();
         let probes = Probes::new(metrics.status.clone());
-        let pages = routes(metrics, probes.clone(), None);
+        let pages = routes(metrics, probes.clone(), Status::new(probes.clone()), None);
         let pages = move |head: &Head| match head.path.as_str() {
             "/large" => Response::ok("application/octet-stream", vec![b'x'; LARGE_BYTES]),
             _ => pages(head),
@@ -122,7 +123,7 @@ fn pages_and_probes() {
     let metrics = server.get("/metrics");
     assert!(metrics.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
     assert!(metrics.contains("\nthanos_status{check=\"healthy\",component=\"sidecar\"} 1\n"), "{metrics}");
-    for path in ["/", "/metrics/", "/-/", "*"] {
+    for path in ["//", "/index.html", "/api/v1/status/", "/metrics/", "/-/", "*"] {
         let page = server.get(path);
         assert!(page.starts_with("HTTP/1.1 404 Not Found\r\n"), "{page}");
         assert!(page.ends_with("\r\n\r\n404 page not found\n"), "{page}");

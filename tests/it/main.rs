@@ -33,6 +33,7 @@ mod request_log;
 mod sampled;
 mod series;
 mod stalled;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod tidy;

@@ -3,6 +3,7 @@
 pub mod api_client;
 pub mod arena;
 pub mod attackers;
+pub mod browser;
 pub mod certificates;
 pub mod drain;
 pub mod fake_prometheus;

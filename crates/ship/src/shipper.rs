@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::LOG_TARGET;
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, PendingBlock};
 use crate::claims::Claims;
 use crate::history::History;
 use crate::lag::ShippingLag;
@@ -35,6 +35,7 @@ use crate::place::Place;
 use crate::remote::Remote;
 use crate::scan::{self, Fingerprint};
 use crate::spool::Spool;
+use crate::standing::Standing;
 use crate::ulid::Ulid;
 use crate::upload::UploadGate;
 use pillion_base::error::{Error, Kind, Result};
@@ -84,6 +85,8 @@ pub struct ShipConfig {
     pub on_idle: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Where a bucket waits that takes the place of the one in use.
     pub next_bucket: NextBucket,
+    /// Where it says what it is doing.
+    pub standing: Standing,
     /// The disk; tests watch it.
     pub disk: Disk,
 }
@@ -109,6 +112,7 @@ impl ShipConfig {
             upload_gate: None,
             on_idle: None,
             next_bucket: NextBucket::default(),
+            standing: Standing::default(),
             disk: Disk::real(),
         }
     }
@@ -324,6 +328,9 @@ impl Shipper {
             Err(err) if err.kind() == Kind::Stopped => {}
             Err(_) => self.metrics.dir_sync_failures.inc(),
         }
+        if !stop.is_stopped() {
+            self.config.standing.looked(result.as_ref().err().map(ToString::to_string));
+        }
         report.error = result.err();
         report.n_given_up = self.backlog.n_given_up - n_given_up;
         report.backlog = self.backlog.clone();
@@ -331,11 +338,28 @@ impl Shipper {
         report
     }
 
+    /// What a block that is to be shipped waits for, besides its turn.
+    fn waits_for(&self, block: &PendingBlock) -> Option<String> {
+        let ulid = &block.ulid;
+        if let Some(other) = self.overlaps.get(ulid) {
+            return Some(format!("it overlaps {other} in the bucket"));
+        }
+        if self.looks.contains_key(ulid) {
+            return Some("its files may still be written".to_owned());
+        }
+        if self.unreadable.contains_key(ulid) {
+            return Some("the disk cannot read it now".to_owned());
+        }
+        let is_pinned = self.claims.get(*ulid).is_some_and(|claim| claim.is_pinned);
+        (!is_pinned && !self.has_labels()).then(|| "the external labels of Prometheus".to_owned())
+    }
+
     /// Brings the metrics up to date, after each block and each tick, and says so when nothing is left to be shipped.
     fn publish_metrics(&self) {
         let pending = &self.backlog.pending;
         let lag = ShippingLag::new(pending, unix_ms(SystemTime::now()), self.state.read().retention_ms);
         self.metrics.update(&self.backlog, &lag);
+        self.config.standing.show(&self.backlog, |block| self.waits_for(block));
         if let Some(on_idle) = self.config.on_idle.as_ref().filter(|_| pending.is_empty()) {
             on_idle();
         }

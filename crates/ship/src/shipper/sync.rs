@@ -528,6 +528,7 @@ impl Shipper {
         let mut encoding_is_said = self.encoding_is_said;
         let has_shipped = self.ledger.entries().iter().any(|listed| listed.shipped);
         let mut place = self.place.clone();
+        let standing = self.config.standing.clone();
         let work = || -> Result<Result<Shipped>> {
             uploader.wait(stop)?;
             place.check(uploader.bucket, has_shipped, stop).map_err(remote::bucket_fault)?;
@@ -536,6 +537,7 @@ impl Shipper {
             if !is_there && !encoding_is_said {
                 encoding_is_said = say_newer_encoding(claim, &disk);
             }
+            let _under_way = standing.begin(ulid, claim.bytes, claim.record.stored_bytes());
             Ok(ship(&uploader, claim, is_there, remote.as_mut(), &checks, &is_unchanged, stop))
         };
         let shipped = run_in_background(work, self.config.interval, || {

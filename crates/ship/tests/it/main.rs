@@ -8,4 +8,5 @@ mod model;
 mod next_bucket;
 mod rig;
 mod ship;
+mod standing;
 mod unsynced;
