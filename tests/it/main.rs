@@ -16,6 +16,7 @@ mod conformance;
 mod e2e;
 mod e2e_apis;
 mod e2e_s3;
+mod e2e_secure;
 mod edge;
 mod encodings;
 mod faults;

@@ -36,12 +36,6 @@ struct Tls {
     tls: ClientTls,
 }
 
-impl PartialEq for Tls {
-    fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
-    }
-}
-
 impl Access {
     /// Reads the files. A password or a token may still be missing: each request says so until it is there.
     ///
@@ -131,28 +125,32 @@ impl fmt::Debug for Access {
 fn watch_tls(settings: ClientSettings) -> Watched<Tls> {
     // Prometheus offers HTTP/2 as well.
     let settings = ClientSettings { alpn: vec![b"http/1.1".to_vec()], ..settings };
-    let pems = [&settings.ca, &settings.cert, &settings.key];
+    let pems: Vec<Pem> = [&settings.ca, &settings.cert, &settings.key].into_iter().flatten().cloned().collect();
     let file = |pem: &Pem| match &pem.source {
         PemSource::File(path) => Some(path.clone()),
         PemSource::Inline(_) => None,
     };
-    let paths: Vec<PathBuf> = pems.into_iter().flatten().filter_map(file).collect();
-    let files = paths.clone();
-    Watched::new("a file of tls_config", paths, move || {
-        let digest = digest(&files);
+    let paths: Vec<PathBuf> = pems.iter().filter_map(file).collect();
+    Watched::new("a file of tls_config", paths, move |used: Option<&Tls>| {
+        let digest = digest(&pems)?;
+        if used.is_some_and(|used| used.digest == digest) {
+            return Ok(None);
+        }
         let tls = ClientTls::load(settings.clone())?;
-        match self::digest(&files) == digest {
-            true => Ok(Tls { digest, tls }),
+        match self::digest(&pems)? == digest {
+            true => Ok(Some(Tls { digest, tls })),
             false => Err(Error::new(Kind::Retry, "the files of tls_config are being replaced")),
         }
     })
 }
 
 /// Tells whether files are the same; nobody who could choose them gains by two that only look so.
-fn digest(files: &[PathBuf]) -> u64 {
+fn digest(pems: &[Pem]) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    files.iter().for_each(|path| std::fs::read(path).ok().hash(&mut hasher));
-    hasher.finish()
+    for pem in pems {
+        pem.read()?.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 fn watch_authorization(auth: &Auth) -> Option<Watched<Secret>> {
@@ -166,10 +164,10 @@ fn watch_authorization(auth: &Auth) -> Option<Watched<Secret>> {
         None => Secret(format!("Bearer {secret}")),
     };
     Some(match text {
-        SecretText::Inline(secret) => Watched::new("the secret", Vec::new(), move || Ok(header(&secret.0))),
-        SecretText::File(setting, path) => Watched::new(setting, vec![path.clone()], move || {
+        SecretText::Inline(secret) => Watched::new("the secret", Vec::new(), move |_| Ok(Some(header(&secret.0)))),
+        SecretText::File(setting, path) => Watched::new(setting, vec![path.clone()], move |used: Option<&Secret>| {
             let secret = read_secret(&path).context(|| format!("{setting}: read {}", path.display()))?;
-            Ok(header(secret.trim()))
+            Ok(Some(header(secret.trim())).filter(|header| Some(header) != used))
         }),
     })
 }
@@ -182,6 +180,10 @@ pub fn basic(user: &str, password: &str) -> Secret {
 /// `Errors:` never quote the file.
 fn read_secret(path: &Path) -> Result<String> {
     let mut text = Vec::new();
+    // Before it is opened: a pipe would block until somebody writes.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Error::new(Kind::Permanent, "it is not a file"));
+    }
     File::open(path)?.take(limits::SECRET_BYTES_MAX + 1).read_to_end(&mut text)?;
     let refused = |text: &str| Err(Error::new(Kind::Permanent, text));
     if text.len() as u64 > limits::SECRET_BYTES_MAX {

@@ -16,11 +16,14 @@ pub(super) struct Watched<T> {
     /// What the log calls it.
     name: &'static str,
     paths: Vec<PathBuf>,
-    make: Box<dyn Fn() -> Result<T> + Send + Sync>,
+    make: Box<Make<T>>,
     current: Published<Current<T>>,
     /// Whoever holds it reads the files. Others use what there is meanwhile.
     watch: Mutex<Watch>,
 }
+
+/// What the files hold; `None` where that is the value it is given, which is in use.
+type Make<T> = dyn Fn(Option<&T>) -> Result<Option<T>> + Send + Sync;
 
 /// What is used now.
 pub(super) struct Current<T> {
@@ -46,16 +49,17 @@ struct Watch {
     complaint: Option<String>,
 }
 
-impl<T: PartialEq> Watched<T> {
-    /// What `make` makes of the files at `paths`. That it fails now is told by [`Current::value`].
+impl<T> Watched<T> {
+    /// What `make` makes of the files at `paths`; it gives `None` where they hold the value that is used. That it fails now
+    /// is told by [`Current::value`].
     pub(super) fn new(
         name: &'static str,
         paths: Vec<PathBuf>,
-        make: impl Fn() -> Result<T> + Send + Sync + 'static,
+        make: impl Fn(Option<&T>) -> Result<Option<T>> + Send + Sync + 'static,
     ) -> Self {
         let stamps: Vec<_> = paths.iter().map(|path| Stamp::of(path)).collect();
         let watch = Watch { is_unsettled: are_unsettled(&stamps), stamps, complaint: None };
-        let current = Current { generation: 0, value: first(make()), before: None };
+        let current = Current { generation: 0, value: first(make(None)), before: None };
         Watched { name, paths, make: Box::new(make), current: Published::new(current), watch: Mutex::new(watch) }
     }
 
@@ -90,8 +94,9 @@ impl<T: PartialEq> Watched<T> {
             }
             watch.is_unsettled = are_unsettled(&stamps);
             watch.stamps = stamps;
-            match (self.make)() {
-                Ok(value) => return self.take(&mut watch, value),
+            let current = self.current.read();
+            match (self.make)(current.value.as_ref().ok().map(Arc::as_ref)) {
+                Ok(newer) => return self.take(&mut watch, &current, newer),
                 Err(err) if is_second || self.are_as_in(&watch) => return self.complain(&mut watch, err),
                 Err(_) => {}
             }
@@ -102,17 +107,13 @@ impl<T: PartialEq> Watched<T> {
         self.paths.iter().zip(&watch.stamps).all(|(path, stamp)| Stamp::of(path) == *stamp)
     }
 
-    fn take(&self, watch: &mut Watch, value: T) {
-        let current = self.current.read();
+    fn take(&self, watch: &mut Watch, current: &Current<T>, newer: Option<T>) {
         let was_bad = watch.complaint.take().is_some();
-        match &current.value {
-            Ok(used) if **used == value => {
-                if was_bad {
-                    log::info!("{} is again what is in use", self.name);
-                }
-            }
-            used => {
-                let before = used.as_ref().ok().map(|used| (Instant::now(), Arc::clone(used)));
+        match newer {
+            None if was_bad => log::info!("{} is again what is in use", self.name),
+            None => {}
+            Some(value) => {
+                let before = current.value.as_ref().ok().map(|used| (Instant::now(), Arc::clone(used)));
                 let generation = current.generation + 1;
                 self.current.publish(Current { generation, value: Ok(Arc::new(value)), before });
                 log::info!("{} has changed and is in use", self.name);
@@ -135,8 +136,12 @@ impl<T: PartialEq> Watched<T> {
 }
 
 /// The files may be there later.
-fn first<T>(made: Result<T>) -> Result<Arc<T>> {
-    made.map(Arc::new).map_err(|err| err.with_kind(Kind::Retry))
+fn first<T>(made: Result<Option<T>>) -> Result<Arc<T>> {
+    match made {
+        Ok(Some(value)) => Ok(Arc::new(value)),
+        Ok(None) => Err(Error::new(Kind::Retry, "nothing was made of the files")),
+        Err(err) => Err(err.with_kind(Kind::Retry)),
+    }
 }
 
 #[cfg(test)]
@@ -145,11 +150,11 @@ mod tests {
 
     fn watched(path: PathBuf) -> Watched<String> {
         let paths = vec![path.clone()];
-        Watched::new("text", paths, move || {
+        Watched::new("text", paths, move |used: Option<&String>| {
             let text = std::fs::read_to_string(&path).map_err(|err| Error::io(&err))?;
             match text.is_empty() {
                 true => Err(Error::new(Kind::Permanent, "empty")),
-                false => Ok(text),
+                false => Ok(Some(text).filter(|text| Some(text) != used)),
             }
         })
     }

@@ -58,7 +58,7 @@ impl Pem {
     }
 
     /// The text.
-    pub(super) fn read(&self) -> Result<Vec<u8>> {
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
         match &self.source {
             PemSource::File(path) => read(path).map_err(|err| {
                 Error::new(Kind::Permanent, format!("{}: read {}: {err}", self.setting, path.display()))

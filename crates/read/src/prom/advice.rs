@@ -2,6 +2,9 @@
 
 use pillion_base::error::Error;
 
+const CERTIFICATE: &str =
+    "give tls_config.cert_file and key_file of --prometheus.http-client, signed by the client CA of Prometheus";
+
 /// What the text of a failed connection has in it, and what to do about it.
 const OF_CONNECTIONS: [(&str, &str); 8] = [
     (
@@ -9,12 +12,10 @@ const OF_CONNECTIONS: [(&str, &str); 8] = [
         "tls_config.ca_file of --prometheus.http-client names the file of an authority that is to be trusted",
     ),
     ("is for another host", "tls_config.server_name of --prometheus.http-client says which host is meant"),
-    ("wants a certificate", "give tls_config.cert_file and key_file of --prometheus.http-client"),
-    (
-        "does not trust the authority",
-        "tls_config.cert_file of --prometheus.http-client must be signed by the client CA of Prometheus",
-    ),
-    ("does not accept our certificate", "see tls_config.cert_file of --prometheus.http-client"),
+    ("wants a certificate", CERTIFICATE),
+    ("does not trust the authority", CERTIFICATE),
+    // What older servers say when they get none, too.
+    ("does not accept our certificate", CERTIFICATE),
     ("does not speak TLS", "should --prometheus.url begin with http://?"),
     (
         "proxy server responded 407",
