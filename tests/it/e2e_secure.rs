@@ -51,7 +51,7 @@ impl Rig {
         made.replace("ca.pem", "trusted.pem");
         made.write("password", "secret\n");
         let tls = "tls_server_config: {cert_file: server.pem, key_file: server.key";
-        made_web(&made, &format!("{tls}{web}"));
+        put_web(&made, &format!("{tls}{web}"));
         let mut command = Command::new(release.program());
         command
             .arg(format!("--config.file={}", made.path("prometheus.yml").display()))
@@ -87,19 +87,23 @@ impl Rig {
         sidecar
     }
 
-    /// What the log says when Prometheus refuses such a client.
     #[track_caller]
     fn refused(&self, client: &str, parts: &[&str]) {
-        let args = self.args(client);
-        let sidecar = Sidecar::start(&args.each_ref().map(String::as_str));
-        let line = sidecar.wait_line("failed to fetch prometheus version");
-        assert!(parts.iter().all(|part| line.contains(part)), "{line} lacks one of {parts:?}");
-        assert!(!sidecar.log().contains("wrong1"), "{}", sidecar.log());
-        sidecar.wait_ready(false);
+        refused(&self.args(client), parts);
     }
 }
 
-fn made_web(made: &Certificates, text: &str) {
+/// Prometheus refuses such a client, and the log says it so.
+#[track_caller]
+fn refused(args: &[String], parts: &[&str]) {
+    let sidecar = Sidecar::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let line = sidecar.wait_line("failed to fetch prometheus version");
+    assert!(parts.iter().all(|part| line.contains(part)), "{line} lacks one of {parts:?}");
+    assert!(!sidecar.log().contains("wrong1"), "{}", sidecar.log());
+    sidecar.wait_ready(false);
+}
+
+fn put_web(made: &Certificates, text: &str) {
     made.put("web.yml", text);
 }
 
@@ -146,7 +150,38 @@ fn prometheus_with_tls_and_a_password() {
         );
         let name = PASSWORD.replace("trusted.pem", "trusted.pem, server_name: p.test");
         rig.refused(&name, &["is for another host: not for p.test", "tls_config.server_name"]);
+        let mut args = rig.args(PASSWORD);
+        args[0] = args[0].replace("https:", "http:");
+        refused(&args, &["400", "--prometheus.url must begin with https://"]);
         assert_eq!(sidecar.stop().code(), Some(0));
+    }
+}
+
+#[test]
+fn the_file_is_read_again_at_sighup() {
+    for release in releases() {
+        let rig = Rig::start(&release, &web_of(SECRET));
+        let file = rig.made.arg("prometheus.http-client-file", "client.yml");
+        let yaml = |text: &str| {
+            rig.made.put("client.yml", text.replace("DIR", &rig.made.dir().display().to_string()));
+        };
+        yaml(PASSWORD);
+        let sidecar = Sidecar::ready(&format!("https://127.0.0.1:{}", rig.port), &[&file]);
+        yaml("basic_auht: {}\n");
+        sidecar.signal("HUP");
+        let line = sidecar.wait_line("reloading the HTTP client's configuration failed");
+        assert!(line.contains("client.yml: line 1: field basic_auht not found"), "{line}");
+        yaml(&PASSWORD.replace("password_file: DIR/password", "password: wrong1"));
+        sidecar.signal("HUP");
+        sidecar.wait_line("the HTTP client's configuration has changed and is in use");
+        sidecar.wait_ready(false);
+        yaml(&PASSWORD.replace("password_file: DIR/password", "password: secret"));
+        sidecar.signal("HUP");
+        sidecar.wait_line("the HTTP client's configuration has changed and is in use");
+        sidecar.wait_ready(true);
+        sidecar.signal("HUP");
+        sidecar.wait_line("the HTTP client's configuration is as before");
+        assert!(!sidecar.log().contains("wrong1"), "{}", sidecar.log());
     }
 }
 
@@ -205,7 +240,7 @@ fn password_and_certificates_are_replaced_under_load() {
         made.put("password", "other\n");
         load.goes_on("the new password in the file");
         let tls = "tls_server_config: {cert_file: server.pem, key_file: server.key";
-        made_web(made, &format!("{tls}{}", web_of(OTHER)));
+        put_web(made, &format!("{tls}{}", web_of(OTHER)));
         load.goes_on("the new password in Prometheus");
         // Half written, and missing for a moment.
         made.write("password", "");
