@@ -165,10 +165,10 @@ impl Reloader {
         });
         match reloaded {
             Ok(()) => {
-                self.metrics.last_reload_successful.set(1);
                 let now_s = unix_ms(SystemTime::now()) as f64 / 1000.0;
                 self.metrics.last_reload_success_timestamp_seconds.set(now_s);
                 self.metrics.show_failure(None);
+                self.metrics.last_reload_successful.set(1);
                 self.complained = Complained::default();
                 (self.loaded, self.is_forced) = (Some(digest), false);
                 let [config, output, dirs] = self.paths();

@@ -153,9 +153,10 @@ impl Watch {
         let Some(queue) = &self.queue else { return 0 };
         let mut buffer = [MaybeUninit::uninit(); limits::EVENT_BUFFER_BYTES];
         let mut reader = Reader::new(queue, &mut buffer);
-        let mut n_relevant = 0;
-        // The rest, if there is more, is taken at the next wait.
-        for _ in 0..limits::EVENTS_MAX {
+        let (mut n_read, mut n_relevant) = (0, 0);
+        // The rest, if there is more, is taken at the next wait; but what was taken from the system is nowhere else.
+        while n_read < limits::EVENTS_MAX || !reader.is_buffer_empty() {
+            n_read += 1;
             let event = match reader.next() {
                 Ok(event) => event,
                 Err(Errno::INTR) => continue,

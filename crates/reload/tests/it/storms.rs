@@ -66,8 +66,8 @@ fn more_changes_than_the_system_keeps() {
     });
     rig.write("rules/first.yml", "1");
     rig.wait_asked();
-    // Two events each, that are not alike.
-    let (a, b) = (rig.path("rules/a"), rig.path("rules/b"));
+    // Two events each, that are not alike, and of two lengths, so that no buffer ends with the last of them.
+    let (a, b) = (rig.path("rules/a"), rig.path("rules/b-with-a-longer-name"));
     std::fs::write(&a, "x").unwrap();
     for n in 0..limit {
         if n % 2 == 0 { std::fs::rename(&a, &b).unwrap() } else { std::fs::rename(&b, &a).unwrap() }
