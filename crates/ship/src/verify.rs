@@ -12,9 +12,9 @@ use crate::history::History;
 use crate::ledger;
 use crate::meta::Meta;
 use crate::place::Place;
-use crate::plan::{self, Action, Found, Past};
+use crate::plan::{self, Action, Past};
 use crate::scan::{self, Examined};
-use crate::spool::{Spool, SpoolEntry};
+use crate::spool;
 use crate::ulid::Ulid;
 use crate::upload::Uploader;
 use pillion_base::error::{Context, Error, Kind, Result};
@@ -124,7 +124,7 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
         false => place.check_noted(audit.bucket, stop)?,
     }
     let mut found = scan::scan(audit.disk, audit.data_dir, |_| None)?;
-    let claims = claims(audit, &mut found)?;
+    let claims = spool::claimed(audit.disk, audit.data_dir, &mut found)?;
     let mut summary = Summary::default();
     let (mut is_held_up, mut n_unchecked) = (false, 0);
     let history = History::peek(audit.data_dir, audit.disk.clone());
@@ -181,29 +181,6 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
         }
     }
     Ok(summary)
-}
-
-/// Which blocks are claimed, and whether their labels are pinned. Blocks that only a claim has kept are added to
-/// `found`; other claimed blocks get the meta.json of their claim.
-fn claims(audit: &Audit, found: &mut Vec<Found>) -> Result<BTreeMap<Ulid, bool>> {
-    let spool = Spool::new(audit.data_dir, audit.disk.clone());
-    let mut claims = BTreeMap::new();
-    for ulid in spool.names()? {
-        let meta = match spool.load(ulid) {
-            Ok(SpoolEntry::Claim { meta, is_pinned }) => {
-                claims.insert(ulid, is_pinned);
-                Ok(*meta)
-            }
-            Ok(SpoolEntry::Leftover) => continue,
-            Ok(SpoolEntry::Damaged(err)) | Err(err) => Err(err),
-        };
-        match found.iter_mut().find(|found| found.ulid == ulid) {
-            Some(found) if meta.is_ok() => found.meta = meta,
-            Some(_) => {}
-            None => found.push(Found { ulid, dir: spool.dir(ulid), is_local: false, meta }),
-        }
-    }
-    Ok(claims)
 }
 
 /// One block that should be in the bucket.
