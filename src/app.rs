@@ -37,7 +37,7 @@ use pillion_read::prom::{FlagCheck, PromClient, PromUrl};
 use pillion_read::store;
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::{Schedule, ShipConfig, Shipper, UploadLimits};
+use pillion_ship::{DryRun, Schedule, ShipConfig, Shipper, UploadLimits};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -120,8 +120,10 @@ fn start(
             None
         }
         Some(uploads) => {
-            let shipper = shipper(config, &state, metrics, uploads)?;
-            supervisor.spawn("ship", move |stop| shipper.run(stop))?;
+            match shipper(config, &state, metrics, uploads)? {
+                Ships::Really(shipper) => supervisor.spawn("ship", move |stop| shipper.run(stop))?,
+                Ships::Never(dry_run) => supervisor.spawn("ship", move |stop| dry_run.run(&stop))?,
+            }
             Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
                 ignore_unequal_block_size: config.shipper.ignore_unequal_block_size,
@@ -270,7 +272,7 @@ fn bytes_in_flight(config: &Config) -> usize {
 }
 
 /// Where Prometheus is, as the client wants it.
-fn prom_url(config: &Config) -> PromUrl {
+pub(crate) fn prom_url(config: &Config) -> PromUrl {
     let url = &config.prometheus_url;
     PromUrl {
         origin: url.origin(),
@@ -283,10 +285,16 @@ fn prom_url(config: &Config) -> PromUrl {
     }
 }
 
+/// The shipper, or with `--dry-run` the one that only says what it would do.
+enum Ships {
+    Really(Box<Shipper>),
+    Never(Box<DryRun>),
+}
+
 /// The shipper with its bucket.
-fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, uploads: &Uploads) -> Result<Shipper> {
+fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, uploads: &Uploads) -> Result<Ships> {
     ship::check_data_dir(&config.tsdb_path)?;
-    let disk = Disk::real();
+    let disk = if config.dry_run { Disk::read_only() } else { Disk::real() };
     let Some(bucket) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
     let bucket = pillion_bucket::open(bucket, &disk, uploads.pace.clone())?;
     let bucket_metrics = metrics.bucket(bucket.name());
@@ -306,10 +314,13 @@ fn shipper(config: &Config, state: &Published<PromState>, metrics: &Metrics, upl
         on_idle: Some(Arc::new(move || idle.reset_jitter())),
         ..ShipConfig::new(&config.tsdb_path)
     };
+    if config.dry_run {
+        return Ok(Ships::Never(Box::new(DryRun::new(ship, bucket, state.clone()))));
+    }
     let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
     // What the ledger remembers of an earlier run; 0 where it has nothing.
     bucket_metrics.last_successful_upload_time.set(uploads.metrics.last_success_timestamp_seconds.get());
-    Ok(shipper)
+    Ok(Ships::Really(Box::new(shipper)))
 }
 
 /// The gRPC part: waits at the gate, then listens, serves and drains.

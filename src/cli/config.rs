@@ -62,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) min_time: TimeOrDuration,
     /// Where blocks are uploaded to; `None` uploads nothing.
     pub(crate) bucket: Option<BucketConfig>,
+    /// Only say what would be uploaded.
+    pub(crate) dry_run: bool,
 }
 
 /// The flags of `--shipper.*`.
@@ -151,6 +153,7 @@ impl Config {
             bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             min_time: flags.min_time,
             bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
+            dry_run: flags.dry_run,
         })
     }
 }

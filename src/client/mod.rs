@@ -5,8 +5,10 @@
 
 pub(crate) mod bucket;
 pub(crate) mod output;
+pub(crate) mod progress;
 pub(crate) mod secure;
 pub(crate) mod spark;
+pub(crate) mod terminal;
 pub(crate) mod verify;
 pub(crate) mod view;
 

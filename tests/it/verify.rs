@@ -185,6 +185,7 @@ fn a_bucket_that_does_not_answer_is_not_asked_about_every_block() {
         upload_compacted: false,
         repair: false,
         labels: &labels,
+        on_step: None,
     };
     let mut n_found = 0;
     let mut each = |_: &Finding| {
@@ -217,6 +218,7 @@ fn a_block_that_prometheus_removes_meanwhile_is_no_problem() {
         upload_compacted: false,
         repair: false,
         labels: &labels,
+        on_step: None,
     };
     let mut found = Vec::new();
     let mut each = |finding: &Finding| {

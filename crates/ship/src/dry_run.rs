@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::LOG_TARGET;
 use crate::history::History;
 use crate::outlook::{self, DataFolder, Foreseen, Outlook, Verdict};
-use crate::shipper::ShipConfig;
+use crate::place::Place;
+use crate::shipper::{LABELS_RETRY, ShipConfig};
 use pillion_base::error::{Error, Result};
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
@@ -64,10 +65,16 @@ impl DryRun {
                 Err(_) if stop.is_stopped() => return Ok(()),
                 Err(err) => self.tell_failure(&err),
             }
-            if stop.wait(self.config.interval) {
+            // What is found with labels is another thing, so that is not waited for long.
+            let rest = if self.has_labels() { self.config.interval } else { self.config.interval.min(LABELS_RETRY) };
+            if stop.wait(rest) {
                 return Ok(());
             }
         }
+    }
+
+    fn has_labels(&self) -> bool {
+        !self.state.read().external_labels.is_empty()
     }
 
     /// Looks once. `Errors:` when the folder or the ledger cannot be read, or at the stop.
@@ -79,7 +86,8 @@ impl DryRun {
             upload_compacted: self.config.upload_compacted,
         };
         let Outlook { blocks, .. } = outlook::look(&folder, &mut self.history)?;
-        let has_labels = !self.state.read().external_labels.is_empty();
+        let has_labels = self.has_labels();
+        let place = Place::new(&self.config.data_dir, self.config.disk.clone()).check_noted(&*self.bucket, stop);
         let mut report = DryReport::default();
         let mut held_up_by: Option<String> = None;
         for Foreseen { name, bytes, verdict } in blocks {
@@ -92,7 +100,7 @@ impl DryRun {
                     held_up_by.get_or_insert_with(|| name.clone());
                     text
                 }
-                Verdict::Ships(_) => match (&held_up_by, self.is_there(&name, stop)?) {
+                Verdict::Ships(_) => match (&held_up_by, self.is_there(&name, &place, stop)?) {
                     (_, Ok(true)) => "the bucket has it".to_owned(),
                     (_, Err(err)) => format!("the bucket cannot be asked: {err}"),
                     (Some(older), _) if !self.config.allow_out_of_order_uploads => {
@@ -110,8 +118,11 @@ impl DryRun {
         Ok(report)
     }
 
-    /// Whether the bucket has a block; the outer error is the stop's.
-    fn is_there(&mut self, name: &str, stop: &Stop) -> Result<Result<bool>> {
+    /// Whether the bucket has a block, if it is the right one; the outer error is the stop's.
+    fn is_there(&mut self, name: &str, place: &Result<()>, stop: &Stop) -> Result<Result<bool>> {
+        if let Err(err) = place {
+            return Ok(Err(err.clone()));
+        }
         if self.there.contains(name) || self.absent.contains(name) {
             return Ok(Ok(self.there.contains(name)));
         }

@@ -35,8 +35,10 @@ mod whole;
 mod window;
 
 pub use backlog::{Backlog, PendingBlock};
+pub use claims::claim_room;
 pub use dry_run::{DryReport, DryRun};
 pub use outlook::{DataFolder, Foreseen, Outlook, Verdict, outlook};
+pub use place::check_place;
 pub use scan::{DirWarning, check_data_dir, look_at_data_dir};
 pub use schedule::Schedule;
 pub use shipper::{ShipConfig, Shipper, TickReport};

@@ -39,6 +39,17 @@ pub struct Audit<'a> {
     pub repair: bool,
     /// Labels for blocks whose labels are not pinned; may be empty.
     pub labels: &'a Labels,
+    /// Told how far the audit is.
+    pub on_step: Option<&'a dyn Fn(AuditStep)>,
+}
+
+/// How far an audit is. `Units:` bytes of local files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditStep {
+    /// There is so much to compare; said once, before the first comparison.
+    All(u64),
+    /// So much more was compared.
+    Compared(u64),
 }
 
 /// What is wrong with a block, or with one object of it.
@@ -133,7 +144,16 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
         is_covered: &|ulid| !history.is_known() || history.covers(ulid),
         upload_compacted: audit.upload_compacted,
     };
-    for planned in plan::plan(&found, &past) {
+    let planned = plan::plan(&found, &past);
+    if let Some(tell) = audit.on_step {
+        let bytes = |planned: &plan::Planned| {
+            let compared = !matches!(planned.action, Action::ListEmpty | Action::SkipCompacted);
+            let meta = planned.found.meta.as_ref().ok().filter(|_| compared)?;
+            scan::examine(audit.disk, &planned.found.dir, meta).ok().map(|examined| examined.bytes)
+        };
+        tell(AuditStep::All(planned.iter().filter_map(bytes).sum()));
+    }
+    for planned in planned {
         stop.check()?;
         let ulid = planned.found.ulid;
         let finding = |problem: Problem| vec![Finding { ulid, object: None, problem, repair: None }];
@@ -229,6 +249,9 @@ impl Block<'_> {
         for name in claim.names() {
             let source = claim.open(disk, &name)?;
             let compared = bucket.compare(&format!("{ulid}/{name}"), &source, stop);
+            if let Some(tell) = self.audit.on_step {
+                tell(AuditStep::Compared(source.size_bytes()));
+            }
             let problem = match compared.context(|| format!("compare {name}"))? {
                 Compared::Same => {
                     n_there += 1;
