@@ -64,7 +64,7 @@ pub(super) fn look(
     } else {
         report.note("whether the bucket can be written was not tried (--read-only)");
     }
-    report.step("waiting for the external labels");
+    report.waits();
     let known = crossbeam_channel::select! {
         recv(labels) -> labels => labels.ok().filter(|labels| !labels.is_empty()),
         recv(stop.channel()) -> _ => None,

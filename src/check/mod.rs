@@ -73,7 +73,7 @@ fn parts(settings: Settings, own: &CheckFlags) -> Vec<Part> {
         parts.push(plain(what, move |report| look(&config, report)));
     }
     let (known, labels) = bounded(1);
-    match PromClient::new(app::prom_url(&config), own.timeout.min(config.get_config_timeout)) {
+    match PromClient::new(app::prom_url(&config), config.get_config_timeout.min(own.timeout / 2)) {
         _ if !knows_prometheus => {
             drop(known);
             parts.push(plain("prometheus", |report| report.note("not asked, because it is not known how")));
@@ -103,17 +103,6 @@ fn parts(settings: Settings, own: &CheckFlags) -> Vec<Part> {
             run: Box::new(move |report, stop| bucket::look(&config, &bucket, writes, &labels, report, stop)),
             cut: Box::new(|| {}),
         });
-    } else {
-        // Without uploads nobody looks into the bucket, where the labels of others would show.
-        parts.push(plain("labels", move |report| {
-            let labels = labels.recv().ok();
-            if let Some(labels) = labels.filter(|labels| !labels.is_empty()) {
-                report.note(format!(
-                    "whether the external labels {labels} are those of no other Prometheus only a querier could tell; a label such \
-                     as replica with the host's name makes them unique"
-                ));
-            }
-        }));
     }
     parts
 }

@@ -27,8 +27,12 @@ pub(crate) struct Part {
 
 enum Message {
     Step(String),
+    /// It waits for another part, whose fault it is if that takes too long.
+    Waits,
     Found(Finding),
-    Done { panicked: bool },
+    Done {
+        panicked: bool,
+    },
 }
 
 /// Where a part says what it finds.
@@ -36,12 +40,18 @@ pub(crate) struct Report {
     part: usize,
     what: &'static str,
     messages: Sender<(usize, Message)>,
+    stop: Stop,
 }
 
 impl Report {
     /// What is done now, for who waits and for the error of a part that takes too long.
     pub(crate) fn step(&self, text: impl Into<String>) {
         self.send(Message::Step(text.into()));
+    }
+
+    /// Another part is waited for.
+    pub(crate) fn waits(&self) {
+        self.send(Message::Waits);
     }
 
     /// As it should be.
@@ -64,9 +74,9 @@ impl Report {
         self.found(Level::Error, text, change);
     }
 
-    /// A step that failed; that the time was over is said by others.
+    /// A step that failed. What was cut because the time is over is said by others.
     pub(crate) fn failed(&self, level: Level, err: &Error, change: impl Into<String>) {
-        if err.kind() != Kind::Stopped {
+        if err.kind() != Kind::Stopped && !self.stop.is_stopped() {
             self.found(level, err.to_string(), change);
         }
     }
@@ -94,6 +104,7 @@ struct Running {
     step: String,
     found: Vec<Finding>,
     is_done: bool,
+    waits: bool,
     stopper: Stopper,
     cut: Box<dyn Fn()>,
 }
@@ -111,8 +122,9 @@ pub(crate) fn run(
     let mut running = Vec::new();
     for (idx, Part { what, run, cut }) in parts.into_iter().enumerate() {
         let (stopper, stop) = stop_pair()?;
-        let report = Report { part: idx, what, messages: sender.clone() };
-        running.push(Running { what, step: String::new(), found: Vec::new(), is_done: false, stopper, cut });
+        let report = Report { part: idx, what, messages: sender.clone(), stop: stop.clone() };
+        let (step, found) = (String::new(), Vec::new());
+        running.push(Running { what, step, found, is_done: false, waits: false, stopper, cut });
         // Whoever is left behind ends with the process.
         spawn_thread("check", None, move || run(&report, &stop))?;
     }
@@ -122,7 +134,8 @@ pub(crate) fn run(
         let doing = if part.step.is_empty() { String::new() } else { format!(" while {}", part.step) };
         let text = format!("no answer within {}s{doing}", timeout.as_secs_f64());
         let change = "find out why it takes so long, or give it more time with --timeout".to_owned();
-        part.found.push(Finding { level: Level::Error, what: part.what, text, change });
+        let finding = Finding { level: Level::Error, what: part.what, text, change };
+        part.found.extend(Some(finding).filter(|_| !part.waits));
         part.stopper.stop();
         (part.cut)();
     }
@@ -145,7 +158,8 @@ fn collect(
             Ok((idx, message)) => {
                 let Some(part) = running.get_mut(idx) else { continue };
                 match message {
-                    Message::Step(text) => part.step = text,
+                    Message::Step(text) => (part.step, part.waits) = (text, false),
+                    Message::Waits => (part.step, part.waits) = (String::new(), true),
                     Message::Found(finding) => part.found.push(finding),
                     Message::Done { panicked } => {
                         part.is_done = true;
@@ -220,6 +234,10 @@ mod tests {
                 report.note("tidied up");
             }),
             part("panics", |_, _| std::panic::resume_unwind(Box::new("on purpose"))),
+            part("waits", |report, stop| {
+                report.waits();
+                stop.wait_forever();
+            }),
             part("works", |report, _| report.ok("2")),
         ];
         let expected = [

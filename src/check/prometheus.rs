@@ -60,6 +60,13 @@ pub(super) fn look(config: &Config, client: &PromClient, known: &Sender<Labels>,
                 report.error(NO_LABELS, "set global.external_labels in prometheus.yml, and reload Prometheus");
             } else {
                 report.ok(format!("the external labels are {labels}"));
+                // Blocks of others would show in the bucket.
+                if config.bucket.is_none() {
+                    report.note(
+                        "whether no other Prometheus has the same external labels only a querier could tell; a label such as \
+                         replica with the host's name makes them unique",
+                    );
+                }
             }
             let encodings = ChunkEncodings::new(configuration.float_encoding.as_deref(), &flags.unwrap_or_default());
             if let (Some(switches), true) = (encodings.switches(), config.bucket.is_some()) {

@@ -3,16 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::LOG_TARGET;
 use crate::history::History;
 use crate::outlook::{self, DataFolder, Foreseen, Outlook, Verdict};
 use crate::place::Place;
-use crate::shipper::{LABELS_RETRY, ShipConfig};
+use crate::shipper::ShipConfig;
 use pillion_base::error::{Error, Result};
 use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_bucket::Bucket;
+
+/// How often it is looked whether the external labels are known.
+const LABELS_LOOK: Duration = Duration::from_millis(500);
 
 /// The shipper that ships nothing.
 pub struct DryRun {
@@ -59,16 +63,26 @@ impl DryRun {
     pub fn run(mut self, stop: &Stop) -> Result<()> {
         log::warn!(target: LOG_TARGET, dir = self.config.data_dir.display().to_string(), bucket = self.bucket.name();
             "dry run: nothing is uploaded, and nothing is written under --tsdb.path; without --dry-run blocks are shipped");
+        // Without labels every block waits. That is said once it has lasted.
+        let begun = Instant::now();
+        while !self.has_labels() && begun.elapsed() < self.config.interval {
+            if stop.wait(LABELS_LOOK) {
+                return Ok(());
+            }
+        }
         loop {
+            let had_labels = self.has_labels();
             match self.look(stop) {
                 Ok(report) => self.tell(&report),
                 Err(_) if stop.is_stopped() => return Ok(()),
                 Err(err) => self.tell_failure(&err),
             }
-            // What is found with labels is another thing, so that is not waited for long.
-            let rest = if self.has_labels() { self.config.interval } else { self.config.interval.min(LABELS_RETRY) };
-            if stop.wait(rest) {
-                return Ok(());
+            let looked = Instant::now();
+            while looked.elapsed() < self.config.interval && had_labels == self.has_labels() {
+                let left = self.config.interval.saturating_sub(looked.elapsed());
+                if stop.wait(if had_labels { left } else { left.min(LABELS_LOOK) }) {
+                    return Ok(());
+                }
             }
         }
     }

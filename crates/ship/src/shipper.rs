@@ -44,7 +44,7 @@ use pillion_base::time::unix_ms;
 use pillion_bucket::Bucket;
 
 /// How often the shipper checks whether the external labels are known. `Source:` Thanos.
-pub(crate) const LABELS_RETRY: Duration = Duration::from_secs(2);
+const LABELS_RETRY: Duration = Duration::from_secs(2);
 
 /// The shipper's part of the command line.
 #[derive(Clone)]
