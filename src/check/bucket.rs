@@ -1,6 +1,7 @@
 //! Whether the bucket can be used as the shipper uses it: listed, written, read, compared, and tidied up again. One small
 //! object is written under a name that nobody else has; nothing else is changed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -13,7 +14,7 @@ use pillion_base::error::{Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::labels::Labels;
 use pillion_base::stop::{Stop, stop_pair};
-use pillion_bucket::{Bucket, BucketConfig, Pace};
+use pillion_bucket::{Bucket, BucketConfig, Pace, Provider};
 use pillion_ship as ship;
 
 /// What the object is called, before a number that nobody else has.
@@ -33,6 +34,11 @@ pub(super) fn look(
     stop: &Stop,
 ) {
     report.step("opening the bucket");
+    let is_inside = lies_in(bucket, &config.tsdb_path);
+    if is_inside {
+        report.warning("the bucket lies in Prometheus's data folder; it was not written", "choose a folder elsewhere");
+    }
+    let (tries, writes) = (writes, writes && !is_inside);
     // A folder is swept when it is opened, which is left to the sidecar.
     let disk = if writes { Disk::real() } else { Disk::read_only() };
     let bucket = match pillion_bucket::open(bucket, &disk, Pace::default()) {
@@ -61,7 +67,7 @@ pub(super) fn look(
     }
     if writes {
         write(&*bucket, report, stop);
-    } else {
+    } else if !tries {
         report.note("whether the bucket can be written was not tried (--read-only)");
     }
     report.waits();
@@ -72,6 +78,15 @@ pub(super) fn look(
     if let Some(labels) = known {
         look_for_strangers(config, &*bucket, &labels, report, stop);
     }
+}
+
+/// Whether the bucket is a folder below Prometheus's.
+fn lies_in(bucket: &BucketConfig, data_dir: &Path) -> bool {
+    let Provider::Filesystem { directory } = &bucket.provider else { return false };
+    let Ok(data_dir) = data_dir.canonicalize() else { return false };
+    // It may not be there yet; then what is above it tells.
+    let above = directory.ancestors().find_map(|dir| dir.canonicalize().ok());
+    above.is_some_and(|above| above.starts_with(data_dir))
 }
 
 /// How many names there are in the root, up to a limit.

@@ -72,6 +72,7 @@ fn end_text(not_after: i64, now: i64) -> String {
     let date = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).map_or_else(String::new, format_rfc3339_nano);
     match not_after - now {
         left if left < 0 => format!("ended at {date}"),
+        left if left < 2 * 86_400 => format!("ends at {date}, in {} hours", left / 3600),
         left => format!("ends at {date}, in {} days", left / 86_400),
     }
 }
@@ -84,6 +85,7 @@ mod tests {
     fn ends_are_told_in_days() {
         let check = |not_after: i64, expected: &str| assert_eq!(end_text(not_after, 1_700_000_000), expected);
         check(1_700_000_000 + 15 * 86_400, "ends at 2023-11-29T22:13:20Z, in 15 days");
+        check(1_700_000_000 + 86_400, "ends at 2023-11-15T22:13:20Z, in 24 hours");
         check(1_700_000_000 - 1, "ended at 2023-11-14T22:13:19Z");
         check(-5, "ended at 1970-01-01T00:00:00Z");
     }

@@ -288,7 +288,7 @@ fn certificates_that_have_ended_or_soon_will() {
     let said = pair("young.pem", "young.key");
     assert!(said.has("ok", "certificates", "--grpc-server-tls-cert ends at").is_empty());
     let said = pair("here.pem", "here.key");
-    assert!(said.has("warning", "certificates", "in 0 days").contains("new one"));
+    assert!(said.has("warning", "certificates", "--grpc-server-tls-cert ends at").contains("new one"));
     assert_eq!(said.code, Some(0));
     let said = pair("old.pem", "old.key");
     said.has("error", "certificates", "ended at 2021-02-03T04:05:06Z");
@@ -352,6 +352,16 @@ fn blocks_of_another_sidecar_with_the_same_labels_are_named() {
     let said = rig.check(&[]);
     assert!(said.has("warning", "bucket", ulid(7).as_str()).contains("replica"));
     assert_eq!(said.code, Some(0));
+}
+
+#[test]
+fn a_bucket_inside_the_data_folder_is_not_written() {
+    let rig = Rig::new();
+    let inside = rig.tsdb.path().join("bucket");
+    let config = format!("--objstore.config={{type: FILESYSTEM, config: {{directory: {inside:?}}}}}");
+    let said = rig.check(&[&config]);
+    assert!(said.has("warning", "bucket", "lies in Prometheus's data folder").contains("elsewhere"));
+    assert!(!inside.exists());
 }
 
 #[test]
