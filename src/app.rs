@@ -49,7 +49,7 @@ use pillion_read::store;
 use pillion_reload::{Loaded, Method, Reloader};
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::{NextBucket, Schedule, ShipConfig, Shipper, Standing, UploadLimits};
+use pillion_ship::{DryRun, NextBucket, Schedule, ShipConfig, Shipper, Standing, UploadLimits};
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -228,10 +228,13 @@ fn start(
             None
         }
         Some(uploads) => {
-            let (shipper, bucket) = shipper(config, &state, metrics, uploads, config_files)?;
+            let (ships, bucket) = shipper(config, &state, metrics, uploads, config_files)?;
             let (standing, schedule) = (uploads.standing.clone(), uploads.schedule.clone());
             shipping = Some(Shipping { bucket, standing, schedule });
-            supervisor.spawn("ship", move |stop| shipper.run(stop))?;
+            match ships {
+                Ships::Really(shipper) => supervisor.spawn("ship", move |stop| shipper.run(stop))?,
+                Ships::Never(dry_run) => supervisor.spawn("ship", move |stop| dry_run.run(&stop))?,
+            }
             Some(FlagCheck {
                 ledger: config.tsdb_path.join(&config.shipper.meta_file_name),
                 ignore_unequal_block_size: config.shipper.ignore_unequal_block_size,
@@ -415,7 +418,7 @@ fn bytes_in_flight(limits: StoreLimits) -> usize {
 }
 
 /// Where Prometheus is, as the client wants it.
-fn prom_url(config: &Config) -> PromUrl {
+pub(crate) fn prom_url(config: &Config) -> PromUrl {
     let url = &config.prometheus_url;
     PromUrl {
         origin: url.origin(),
@@ -451,6 +454,12 @@ fn reloader(config: &Config, client: &Arc<PromClient>, metrics: &Metrics) -> Res
     Reloader::new(reload, method, env, metrics).map(Some)
 }
 
+/// The shipper, or with `--dry-run` the one that only says what it would do.
+enum Ships {
+    Really(Box<Shipper>),
+    Never(Box<DryRun>),
+}
+
 /// The shipper, and the name of its bucket.
 fn shipper(
     config: &Config,
@@ -458,9 +467,9 @@ fn shipper(
     metrics: &Metrics,
     uploads: &Uploads,
     config_files: &ConfigFiles,
-) -> Result<(Shipper, Published<String>)> {
+) -> Result<(Ships, Published<String>)> {
     ship::check_data_dir(&config.tsdb_path)?;
-    let disk = Disk::real();
+    let disk = if config.dry_run { Disk::read_only() } else { Disk::real() };
     let Some(wanted) = &config.bucket else { return Err(Error::new(Kind::Permanent, "no bucket is configured")) };
     let opener =
         Opener { disk: disk.clone(), pace: uploads.pace.clone(), metrics: metrics.clone(), known: RefCell::default() };
@@ -501,10 +510,13 @@ fn shipper(
         standing: uploads.standing.clone(),
         ..ShipConfig::new(&config.tsdb_path)
     };
+    if config.dry_run {
+        return Ok((Ships::Never(Box::new(DryRun::new(ship, bucket, state.clone()))), name));
+    }
     let shipper = Shipper::new(ship, bucket, state.clone(), uploads.metrics.clone());
     // What the ledger remembers of an earlier run; 0 where it has nothing.
     bucket_metrics.last_successful_upload_time.set(uploads.metrics.last_success_timestamp_seconds.get());
-    Ok((shipper, name))
+    Ok((Ships::Really(Box::new(shipper)), name))
 }
 
 /// Opens buckets, each with the metrics of its name.

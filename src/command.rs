@@ -11,7 +11,7 @@ use crate::client::bucket::LsArgs;
 use crate::client::status::StatusArgs;
 use crate::client::verify::VerifyArgs;
 use crate::client::{self, InfoArgs, SeriesArgs};
-use crate::{app, cli, log_format};
+use crate::{app, check, cli, log_format};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::time::unix_ms;
 use pillion_bucket::BucketConfig;
@@ -30,6 +30,10 @@ pub fn main() -> ExitCode {
             ExitCode::from(u8::try_from(code).unwrap_or(1))
         }
         Invocation::Sidecar(flags) => sidecar(*flags),
+        Invocation::Check(flags, own) => {
+            let env = |name: &str| std::env::var(name).ok();
+            found(check::check(&flags, &own, &env, &mut std::io::stdout().lock()))
+        }
         Invocation::Info(flags) => {
             let tls = tls_settings(
                 flags.tls,

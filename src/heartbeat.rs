@@ -31,7 +31,7 @@ const ASKED_SPACING: Duration = Duration::from_secs(1);
 /// Calls that may wait for a beat; no more are served at once.
 const ASKING_MAX: usize = 256;
 
-const NO_LABELS: &str = "no external labels configured on Prometheus server, uniquely identifying external labels must \
+pub(crate) const NO_LABELS: &str = "no external labels configured on Prometheus server, uniquely identifying external labels must \
                          be configured; see https://thanos.io/tip/thanos/storage.md#external-labels for details.";
 
 /// The heartbeat's settings and what it writes.
@@ -100,9 +100,21 @@ struct Said {
 }
 
 /// Since when Prometheus has data.
-struct Oldest {
-    mint_ms: i64,
-    is_agent: bool,
+pub(crate) struct Oldest {
+    pub(crate) mint_ms: i64,
+    pub(crate) is_agent: bool,
+}
+
+/// The oldest time that can be asked for. An agent has no such time, and says that it is one.
+pub(crate) fn oldest(client: &PromClient, min_time: TimeOrDuration) -> Result<Oldest> {
+    let (lowest, is_agent) = match client.lowest_timestamp() {
+        Err(err) if err.kind() == Kind::NotFound => match client.flags() {
+            Ok(Some(flags)) if prom::is_agent(&flags) => (i64::MIN, true),
+            _ => return Err(err.context("fetch lowest timestamp")),
+        },
+        other => (other.context(|| "fetch lowest timestamp")?, false),
+    };
+    Ok(Oldest { mint_ms: lowest.max(min_time.at(unix_ms(SystemTime::now()))), is_agent })
 }
 
 impl Said {
@@ -200,7 +212,7 @@ impl Heartbeat {
         let version = self.retry(stop, failed, || self.client.build_version())?;
         log::info!("successfully loaded prometheus version");
         let failed = "failed to fetch timestamps. Is Prometheus running? Retrying";
-        let oldest = self.retry(stop, failed, || self.oldest())?;
+        let oldest = self.retry(stop, failed, || oldest(&self.client, self.min_time))?;
         let failed = "failed to fetch initial external labels. Is Prometheus running? Retrying";
         let configuration = self.retry(stop, failed, || self.client.configuration())?;
         let external_labels = configuration.external_labels.clone();
@@ -216,7 +228,7 @@ impl Heartbeat {
 
     /// One beat. The version is asked again after Prometheus was down: it may have come back as another one.
     fn beat(&self, was_down: bool) -> Result<Configuration, (&'static str, Error)> {
-        let oldest = self.oldest().map_err(|err| ("updating timestamps failed", err))?;
+        let oldest = oldest(&self.client, self.min_time).map_err(|err| ("updating timestamps failed", err))?;
         let configuration = self.client.configuration().map_err(|err| ("updating labels failed", err))?;
         let labels = configuration.external_labels.clone();
         let before = self.state.read();
@@ -294,18 +306,6 @@ impl Heartbeat {
                  uploaded: turn off {switches}"
             );
         }
-    }
-
-    /// The oldest time that can be asked for. An agent has no such time, and says that it is one.
-    fn oldest(&self) -> Result<Oldest> {
-        let (lowest, is_agent) = match self.client.lowest_timestamp() {
-            Err(err) if err.kind() == Kind::NotFound => match self.client.flags() {
-                Ok(Some(flags)) if prom::is_agent(&flags) => (i64::MIN, true),
-                _ => return Err(err.context("fetch lowest timestamp")),
-            },
-            other => (other.context(|| "fetch lowest timestamp")?, false),
-        };
-        Ok(Oldest { mint_ms: lowest.max(self.min_time.at(unix_ms(SystemTime::now()))), is_agent })
     }
 
     /// Asks for the flags, every two seconds for as long as one try may take. `Errors:` all may pass.

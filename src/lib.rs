@@ -6,6 +6,7 @@
 
 mod admin;
 mod app;
+mod check;
 mod cli;
 mod client;
 mod command;

@@ -81,6 +81,8 @@ pub(crate) struct Config {
     pub(crate) reload: Option<ReloadConfig>,
     /// How Prometheus is told to reload.
     pub(crate) reload_method: ReloadMethod,
+    /// Only say what would be uploaded.
+    pub(crate) dry_run: bool,
     /// Whether `POST /-/reload` is served.
     pub(crate) enable_lifecycle: bool,
 }
@@ -228,6 +230,7 @@ impl Config {
             },
             store_limits_file: flags.store_limits_file,
             enable_lifecycle: flags.web_enable_lifecycle,
+            dry_run: flags.dry_run,
         })
     }
 }

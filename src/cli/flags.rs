@@ -170,8 +170,36 @@ flags! {
         min_time: TimeOrDuration = "min-time", Text("time"), Default("0000-01-01T00:00:00Z"), Supported,
             "Start of the time range that is served: an RFC 3339 time, or a duration such as -1d that is counted from \
              now.";
+        dry_run: bool = "dry-run", Bool, Default("false"), Own,
+            "Serve as usual, but upload nothing and write nothing under --tsdb.path: the log says which blocks would be \
+             uploaded, and why not the others.";
     }
 }
+
+flags! {
+    /// The flags of `check` beside those of the sidecar.
+    struct CheckFlags;
+
+    /// Flags of the `check` command beside those of the sidecar.
+    table CHECK {
+        json: bool = "json", Bool, Default("false"), Own, "Print JSON, one value on a line.";
+        read_only: bool = "read-only", Bool, Default("false"), Own,
+            "Write nothing into the bucket either: without it a small object is stored, read back, compared and deleted.";
+        timeout: Duration, from_str_fn(positive) = "timeout", Duration, Default("20s"), Own,
+            "Longest time that one part of the check may take; all begin together.";
+    }
+}
+
+/// What `check` takes: every flag of the sidecar, so that its command line can be checked as it is, and its own.
+const CHECK_AND_SIDECAR: [Flag; CHECK.len() + SIDECAR.len()] = {
+    let mut all = [CHECK[0]; CHECK.len() + SIDECAR.len()];
+    let mut idx = 0;
+    while idx < all.len() {
+        all[idx] = if idx < CHECK.len() { CHECK[idx] } else { SIDECAR[idx - CHECK.len()] };
+        idx += 1;
+    }
+    all
+};
 
 flags! {
     /// The flags of `info`.
@@ -360,6 +388,14 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: STATUS,
         args: &[],
     },
+    Command {
+        name: "check",
+        help: "Ask and read everything that the sidecar would with the same flags, and say what to change before it is \
+               started. Starts nothing. Ends with 0 if it would start and upload, 1 if something keeps it from that, and 2 for \
+               a flag's value that cannot be understood.",
+        flags: &CHECK_AND_SIDECAR,
+        args: &[],
+    },
     Command { name: "info", help: "Ask a StoreAPI server what it is and what it has.", flags: INFO, args: &[] },
     Command { name: "series", help: "Read series from a StoreAPI server.", flags: SERIES, args: &[] },
     Command {
@@ -451,8 +487,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 53));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 13);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 54));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 14);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(

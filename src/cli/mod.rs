@@ -11,6 +11,6 @@ mod values;
 
 pub(crate) use config::Config;
 pub use flags::markdown_table;
-pub(crate) use flags::{SidecarFlags, VerifyFlags};
+pub(crate) use flags::{CheckFlags, SidecarFlags, VerifyFlags};
 pub(crate) use parse::{Invocation, parse};
 pub(crate) use values::HashFunc;

@@ -6,9 +6,11 @@
 mod ask;
 pub(crate) mod bucket;
 pub(crate) mod output;
+pub(crate) mod progress;
 pub(crate) mod secure;
 pub(crate) mod spark;
 pub(crate) mod status;
+pub(crate) mod terminal;
 pub(crate) mod verify;
 pub(crate) mod view;
 

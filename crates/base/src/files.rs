@@ -86,6 +86,14 @@ impl Disk {
         Disk(Some(Arc::new(watcher)))
     }
 
+    /// The disk for whoever only looks: whatever would change something fails as on a file system that is read-only.
+    pub fn read_only() -> Self {
+        Disk::watched(|step| match step.op {
+            Op::Stat | Op::Capacity | Op::List | Op::Open | Op::Read => Ok(()),
+            _ => Err(rustix::io::Errno::ROFS.into()),
+        })
+    }
+
     fn run<T>(&self, op: Op, path: &Path, body: impl FnOnce() -> io::Result<T>) -> Result<T> {
         self.run_to(op, path, None, body)
     }
@@ -494,6 +502,23 @@ fn os_text(err: &io::Error) -> String {
 mod tests {
     use super::*;
     use std::sync::Mutex;
+
+    #[test]
+    fn a_read_only_disk_reads_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, path) = (Disk::read_only(), dir.path().join("file"));
+        std::fs::write(&path, b"one").unwrap();
+        assert_eq!(disk.read(&path, 10).unwrap(), b"one");
+        assert_eq!((disk.list(dir.path()).unwrap().len(), disk.stat(&path).unwrap().len()), (1, 3));
+        let other = dir.path().join("other");
+        assert!(disk.replace(&path, b"two").is_err() && disk.link(&path, &other).is_err());
+        assert!(disk.create_dir(&other, 0o777).is_err() && disk.rename(&path, &other).is_err());
+        assert!(disk.remove_file(&path).is_err() && disk.create_new(&other).is_err());
+        assert_eq!(
+            (std::fs::read(&path).unwrap(), std::fs::read_dir(dir.path()).unwrap().count()),
+            (b"one".to_vec(), 1)
+        );
+    }
 
     #[test]
     fn replaced_whole_and_nothing_left_beside_it() {

@@ -91,6 +91,14 @@ impl Place {
     }
 }
 
+/// Asks the bucket whether it is the store that blocks of this data folder were shipped to, if that was noted. Changes
+/// nothing here.
+///
+/// `Errors:` of class `no_bucket` when it is not.
+pub fn check_place(bucket: &dyn Bucket, data_dir: &Path, stop: &Stop) -> Result<()> {
+    Place::new(data_dir, Disk::read_only()).check_noted(bucket, stop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
