@@ -33,7 +33,7 @@ use crate::probes::Probes;
 use crate::request_log::RequestLog;
 use crate::status::{self, Limits, Parts, Shipping, Status};
 use crate::supervisor::{Event, Supervisor, is_ending, spawn_signals};
-use crate::{limits, sys};
+use crate::{limits, sys, tracing};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::state::{PromState, Published};
@@ -50,6 +50,7 @@ use pillion_reload::{Loaded, Method, Reloader};
 use pillion_ship as ship;
 use pillion_ship::metrics::ShipMetrics;
 use pillion_ship::{DryRun, NextBucket, Schedule, ShipConfig, Shipper, Standing, UploadLimits};
+use pillion_trace::Tracer;
 
 /// Runs the sidecar until a signal or the failure of a part.
 ///
@@ -63,7 +64,7 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let mut supervisor = Supervisor::new()?;
     spawn_signals(supervisor.sender())?;
 
-    // HTTP ends last, so that the stop can be watched: it has a stop of its own.
+    // HTTP ends last, so that the stop can be watched: it has a stop of its own. So do traces, with the last calls in them.
     let mut http = Supervisor::new()?;
     let config_files = ConfigFiles::new(metrics.config.clone());
     let request_log = RequestLog::new(config.request_log.clone());
@@ -83,7 +84,11 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let routes = admin::routes(metrics.clone(), probes.clone(), status.clone(), on_request);
     http.spawn("admin", move |stop| admin.run(&stop, &routes))?;
 
-    let started = start(&config, &mut supervisor, &metrics, (&probes, &status), &config_files, request_log);
+    let tracer = trace(&config, &mut http, &metrics, &config_files);
+    let started = tracer.and_then(|tracer| {
+        let shared = (&probes, &status);
+        start(&config, &mut supervisor, &metrics, shared, &config_files, tracer, request_log)
+    });
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
         let outcome = wait(&supervisor, http.events(), &config_files);
@@ -184,13 +189,39 @@ fn shown_call(record: &Record) -> status::Call {
     }
 }
 
-/// Builds and starts every part but HTTP. The client is what has to be interrupted at the stop.
+/// What traces calls, where that is wanted; its part runs with HTTP.
+fn trace(
+    config: &Config,
+    http: &mut Supervisor,
+    metrics: &Metrics,
+    config_files: &ConfigFiles,
+) -> Result<Option<Tracer>> {
+    let Some(configured) = &config.tracing else { return Ok(None) };
+    let (tracer, export) = tracing::begin(configured, metrics.tracing())?;
+    http.spawn("trace", move |stop| export.run(&stop))?;
+    let (source, changed) = (config.tracing_source.clone(), tracer.clone());
+    let last = RefCell::new(configured.clone());
+    config_files.add("tracing configuration", source.files(), move |is_asked| {
+        let now = config::tracing(&source, &|name| std::env::var(name).ok())?;
+        let is_new = now.as_ref() != Some(&*last.borrow());
+        // Whoever asks may have changed a file of TLS that it names.
+        if is_new || is_asked {
+            tracing::change(&changed, now.as_ref())?;
+            now.into_iter().for_each(|now| drop(last.replace(now)));
+        }
+        Ok(if is_new { Reread::Changed } else { Reread::AsBefore })
+    });
+    Ok(Some(tracer))
+}
+
+/// Builds and starts every part but HTTP and traces. The client is what has to be interrupted at the stop.
 fn start(
     config: &Config,
     supervisor: &mut Supervisor,
     metrics: &Metrics,
     (probes, status): (&Probes, &Status),
     config_files: &ConfigFiles,
+    tracer: Option<Tracer>,
     request_log: RequestLog,
 ) -> Result<Arc<PromClient>> {
     let tls = grpc_tls(config, metrics)?;
@@ -301,6 +332,7 @@ fn start(
         request_bytes_max: config.request_bytes_max,
         late: Late::default(),
         records,
+        tracer,
         grpc_metrics: metrics.grpc.clone(),
         shared,
     };

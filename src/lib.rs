@@ -21,6 +21,7 @@ mod request_log;
 mod status;
 mod supervisor;
 mod sys;
+mod tracing;
 mod version;
 
 pub use command::main;

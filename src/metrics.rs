@@ -26,6 +26,7 @@ use pillion_http::web::{REFUSAL_REASONS, WebMetrics};
 use pillion_read::store::StoreMetrics;
 use pillion_reload::metrics::{FAILURE_REASONS, ReloadMetrics};
 use pillion_ship::metrics::{FAILURE_CLASSES, ShipMetrics};
+use pillion_trace::TraceMetrics;
 
 const WHY: &str = "metric names and labels are constants, checked by a test";
 /// Buckets of every latency histogram. `Units:` seconds. `Source:` Thanos.
@@ -393,6 +394,28 @@ impl Metrics {
             metrics.failing.with_label_values(&[reason]);
         }
         metrics
+    }
+
+    /// Declares what exists only with `--tracing.config`.
+    pub fn tracing(&self) -> TraceMetrics {
+        let r = &self.registry;
+        TraceMetrics {
+            exported: int_counter(
+                r,
+                "pillion_tracing_spans_exported_total",
+                "Total number of spans that the collector has taken.",
+            ),
+            dropped: int_counter(
+                r,
+                "pillion_tracing_spans_dropped_total",
+                "Total number of spans that were dropped because too many were waiting for the collector.",
+            ),
+            failed: int_counter(
+                r,
+                "pillion_tracing_spans_failed_total",
+                "Total number of spans that the collector has refused or could not be given.",
+            ),
+        }
     }
 
     /// Declares what exists only when blocks are shipped.

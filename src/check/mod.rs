@@ -76,7 +76,8 @@ fn parts(settings: Settings, own: &CheckFlags) -> Vec<Part> {
         parts.push(plain(what, move |report| look(&config, report)));
     }
     let (known, labels) = bounded(1);
-    match PromClient::new(app::prom_url(&config), config.get_config_timeout.min(own.timeout / 2)) {
+    let patience = config.get_config_timeout.min(own.timeout / 2);
+    match PromClient::with_config(app::prom_url(&config), config.prometheus_client.clone(), patience) {
         _ if !knows_prometheus => {
             drop(known);
             parts.push(plain("prometheus", |report| report.note("not asked, because it is not known how")));
@@ -84,7 +85,11 @@ fn parts(settings: Settings, own: &CheckFlags) -> Vec<Part> {
         Err(err) => {
             drop(known);
             parts.push(plain("prometheus", move |report| {
-                report.failed(findings::Level::Error, &err, "correct --prometheus.url");
+                report.failed(
+                    findings::Level::Error,
+                    &err,
+                    "correct --prometheus.url, or what --prometheus.http-client names",
+                );
             }));
         }
         Ok(client) => {

@@ -82,6 +82,15 @@ impl Settings {
             Ok(limits) if config.bucket.is_some() => report.ok(format!("uploads: {limits}")),
             Ok(_) => {}
         }
+        if let Err(err) = config.store_limits.with_file(&config.store_limits_file) {
+            report.failed(Level::Error, &err, "correct the file of --store.limits.file");
+        }
+        if let Some(reload) = &config.reload {
+            for path in reload.config_file.iter().chain(&reload.rule_dirs).filter(|path| !path.exists()) {
+                let text = format!("{} is not there, and would be waited for", path.display());
+                report.warning(text, "correct the flag of --reloader that names it, or make it");
+            }
+        }
         for remark in config.bucket.iter().flat_map(|bucket| &bucket.remarks) {
             report.warning(remark.as_str(), "change the bucket's configuration, or live with it");
         }

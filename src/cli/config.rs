@@ -21,6 +21,7 @@ use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
 use pillion_reload::{RETRY_INTERVAL, ReloadConfig};
 use pillion_ship::UploadLimits;
+use pillion_trace::Config as TracingConfig;
 
 /// What the sidecar is to do, except for its log, which is set up before.
 #[derive(Debug, Clone)]
@@ -47,6 +48,10 @@ pub(crate) struct Config {
     pub(crate) prometheus_client: ClientConfig,
     /// Where that was read.
     pub(crate) prometheus_client_source: Source,
+    /// How calls are traced; `None` traces none.
+    pub(crate) tracing: Option<TracingConfig>,
+    /// Where that was read.
+    pub(crate) tracing_source: Source,
     /// Longest wait for external labels at start, when blocks are uploaded.
     pub(crate) ready_timeout: Duration,
     /// Time between two rounds of questions to Prometheus; never zero.
@@ -160,6 +165,7 @@ impl Config {
         };
         let prometheus_client_source =
             Source { file: flags.prometheus_http_client_file, content: flags.prometheus_http_client };
+        let tracing_source = Source { file: flags.tracing_config_file, content: flags.tracing_config };
         if flags.tsdb_path.is_empty() {
             return Err(wrong("--tsdb.path must not be empty"));
         }
@@ -188,6 +194,8 @@ impl Config {
             prometheus_url: flags.prometheus_url,
             prometheus_client: http_client(&prometheus_client_source)?,
             prometheus_client_source,
+            tracing: tracing(&tracing_source, env).map_err(|err| err.context("tracing failed"))?,
+            tracing_source,
             ready_timeout: flags.prometheus_ready_timeout.or_zero(),
             get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
             get_config_timeout: positive("prometheus.get_config_timeout", flags.prometheus_get_config_timeout)?,
@@ -367,6 +375,12 @@ pub(crate) fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<Str
 pub(crate) fn http_client(source: &Source) -> Result<ClientConfig> {
     let loaded = content::load("prometheus.http-client", &source.file, &source.content.0)?;
     loaded.map_or_else(|| Ok(ClientConfig::default()), |content| ClientConfig::parse(&content))
+}
+
+/// How calls are traced, by `--tracing.config-file` or `--tracing.config`; `env` gives the variables of OpenTelemetry.
+pub(crate) fn tracing(source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<TracingConfig>> {
+    let loaded = content::load("tracing.config", &source.file, &source.content.0)?;
+    loaded.map(|content| TracingConfig::parse(&content, env)).transpose()
 }
 
 /// Which requests are logged, by `--request.logging-config-file` or `--request.logging-config`; none when neither is given.

@@ -27,9 +27,9 @@ flags! {
             "Format of the log on standard error.";
         debug_name: String = "debug.name", Text("name"), Default(""), Supported,
             "Name that is added to every line of the log.", hidden;
-        tracing_config_file: String = "tracing.config-file", PATH, Default(""), NotYet,
+        tracing_config_file: String = "tracing.config-file", PATH, Default(""), Supported,
             "File with the tracing configuration, in YAML.";
-        tracing_config: Secret = "tracing.config", CONTENT, Default(""), NotYet,
+        tracing_config: Secret = "tracing.config", CONTENT, Default(""), Supported,
             "The tracing configuration itself, in place of --tracing.config-file.";
         enable_auto_gomemlimit: bool = "enable-auto-gomemlimit", Bool, Default("false"), NoEffect,
             "Would set the memory limit of Go's runtime, which Pillion does not have.";

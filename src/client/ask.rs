@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::secure::{refused, wait};
+use super::secure::{ADVICE, refused, wait};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_http::address::PrometheusUrl;
 use pillion_http::tls::{ClientTls, Handshake, Wire};
@@ -43,7 +43,7 @@ pub(super) fn get(ask: &Ask<'_>) -> Result<(u16, Vec<u8>)> {
         None => Wire::plain(stream),
     };
     loop {
-        let wants = match wire.handshake().map_err(|err| Error::new(Kind::Permanent, refused(&err)))? {
+        let wants = match wire.handshake().map_err(|err| Error::new(Kind::Permanent, refused(&err, &ADVICE)))? {
             Handshake::Done => break,
             Handshake::WantsRead => PollFlags::IN,
             Handshake::WantsWrite => PollFlags::OUT,
@@ -116,7 +116,7 @@ fn read(wire: &mut Wire, bytes_max: usize, deadline: Instant) -> Result<Vec<u8>>
                 }
             }
             // A server that speaks TLS closes like this, too.
-            Err(err) => return Err(Error::new(Kind::Retry, refused(&err)).context("read the answer")),
+            Err(err) => return Err(Error::new(Kind::Retry, refused(&err, &ADVICE)).context("read the answer")),
         }
         if answer.len() > bytes_max {
             return Err(Error::new(Kind::Limit, format!("the answer is larger than {bytes_max} bytes")));

@@ -289,7 +289,7 @@ impl<'a> Link<'a> {
             None => (builder.connect(store), None),
             Some(tls) => {
                 let tls = ClientTls::load(tls.clone());
-                let secured = tls.and_then(|tls| secure::connect(builder, store, &tls, timeout));
+                let secured = tls.and_then(|tls| secure::connect(builder, store, &tls, timeout, &secure::ADVICE));
                 let (channel, ending) = secured.context(|| format!("{call} from {store}"))?;
                 (channel, Some(ending))
             }

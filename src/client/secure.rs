@@ -19,7 +19,10 @@ use pillion_http::tls::{ClientTls, Handshake, Wire};
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What the text of a failed handshake has in it, and what to do about it.
-const ADVICE: [(&str, &str); 5] = [
+pub(crate) type Advice = (&'static str, &'static str);
+
+/// For the client commands.
+pub(super) const ADVICE: [Advice; 5] = [
     ("authority that is trusted here", "--tls-ca names the file of an authority that is to be trusted"),
     ("is for another host", "--tls-server-name says which host is meant"),
     ("wants a certificate", "give --tls-cert and --tls-key"),
@@ -30,11 +33,11 @@ const ADVICE: [(&str, &str); 5] = [
 /// Why a connection ended. With TLS 1.3 a server says what it thinks of our certificate when the handshake is long done
 /// for us, and the library only sees that there is no connection any more.
 #[derive(Clone, Default)]
-pub(super) struct Ending(Arc<OnceLock<String>>);
+pub(crate) struct Ending(Arc<OnceLock<String>>);
 
 impl Ending {
     /// `None` where nothing but the end is known.
-    pub(super) fn reason(&self) -> Option<&str> {
+    pub(crate) fn reason(&self) -> Option<&str> {
         self.0.get().map(String::as_str)
     }
 }
@@ -42,17 +45,18 @@ impl Ending {
 /// Connects, shakes hands, and gives the library its end. `Blocks:` up to the time-out.
 ///
 /// `Errors:` `Retry` where there is no connection, `Permanent` where the handshake fails.
-pub(super) fn connect(
+pub(crate) fn connect(
     builder: ChannelBuilder,
     store: &str,
     tls: &ClientTls,
     timeout: Duration,
+    advice: &'static [Advice],
 ) -> Result<(Channel, Ending)> {
     let deadline = Instant::now() + timeout;
     let mut wire =
         Wire::client(open(store, timeout).map_err(|err| Error::new(Kind::Retry, err.to_string()))?, tls, host(store))?;
     loop {
-        let wants = match wire.handshake().map_err(|err| Error::new(Kind::Permanent, refused(&err)))? {
+        let wants = match wire.handshake().map_err(|err| Error::new(Kind::Permanent, refused(&err, advice)))? {
             Handshake::Done => break,
             Handshake::WantsRead => PollFlags::IN,
             Handshake::WantsWrite => PollFlags::OUT,
@@ -67,7 +71,7 @@ pub(super) fn connect(
     let told = ending.clone();
     spawn_thread("tls", None, move || {
         if let Err(err) = carry(&mut wire, &ours) {
-            let _ = told.0.set(advised(last_words(&mut wire, err).to_string()));
+            let _ = told.0.set(advised(last_words(&mut wire, err).to_string(), advice));
         }
         wire.end();
         // The library sees the end of its connection, whatever it was, and only now: the reason is known by then.
@@ -79,17 +83,18 @@ pub(super) fn connect(
 }
 
 /// Why there was no handshake.
-pub(super) fn refused(err: &io::Error) -> String {
-    advised(match err.kind() {
+pub(super) fn refused(err: &io::Error, advice: &[Advice]) -> String {
+    let text = match err.kind() {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
             format!("the server closed the connection during the handshake ({err})")
         }
         _ => err.to_string(),
-    })
+    };
+    advised(text, advice)
 }
 
-fn advised(text: String) -> String {
-    match ADVICE.iter().find(|(what, _)| text.contains(what)) {
+fn advised(text: String, advice: &[Advice]) -> String {
+    match advice.iter().find(|(what, _)| text.contains(what)) {
         Some((_, advice)) => format!("{text}; {advice}"),
         None => text,
     }

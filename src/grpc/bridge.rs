@@ -21,8 +21,10 @@ use crate::grpc::connections::Caller;
 use crate::grpc::pool::Pool;
 use crate::grpc::record::{Doing, Record};
 use crate::grpc::request::{Bytes, Incoming, Late};
+use crate::grpc::trace::CallParts;
 use crate::limits;
 use pillion_base::error::{Error, Kind, Result};
+use pillion_read::spans::Spans;
 use pillion_read::store::{Client, EncodedMessage, Holder, MessageSink, Outlet, client_gone};
 
 type Hook = Box<dyn Fn() + Send + Sync>;
@@ -59,6 +61,8 @@ pub(crate) struct Seat {
     pub(crate) request_bytes: usize,
     /// The call, for whoever looks.
     pub(crate) record: Arc<Record>,
+    /// Records the parts of the call, where calls are traced.
+    pub(crate) parts: Option<CallParts>,
 }
 
 struct Shared {
@@ -408,6 +412,10 @@ impl Outlet for Bridge {
 
     fn client(&self) -> Arc<dyn Client> {
         Arc::<Shared>::clone(&self.0)
+    }
+
+    fn spans(&self) -> Option<&dyn Spans> {
+        self.0.seat.get()?.parts.as_ref().map(|parts| parts as &dyn Spans)
     }
 }
 

@@ -8,6 +8,7 @@ use grpcio::{RpcStatus, RpcStatusCode};
 
 use crate::grpc::bridge::Bridge;
 use crate::grpc::record::{Doing, OpenRecord, Record};
+use crate::grpc::trace::CallSpan;
 use crate::metrics::{GRPC_CODES, GrpcMetrics};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::threads::panic_text;
@@ -22,6 +23,7 @@ pub(crate) struct Call {
     name: Name,
     begun: Instant,
     record: Option<OpenRecord>,
+    span: Option<CallSpan>,
 }
 
 impl Call {
@@ -31,7 +33,18 @@ impl Call {
         let labels = [name.0, name.1, name.2];
         metrics.started.with_label_values(&labels).inc();
         metrics.msg_received.with_label_values(&labels).inc();
-        Call { metrics: metrics.clone(), name, begun: Instant::now(), record: Some(record) }
+        Call { metrics: metrics.clone(), name, begun: Instant::now(), record: Some(record), span: None }
+    }
+
+    /// The same with the span that stands for it.
+    pub(crate) fn traced(mut self, span: Option<CallSpan>) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// The span that stands for it, if calls are traced.
+    pub(crate) fn span(&self) -> Option<&CallSpan> {
+        self.span.as_ref()
     }
 
     /// The call as others see it.
@@ -44,16 +57,19 @@ impl Call {
         self.count(code, error, n_sent);
     }
 
-    fn count(&mut self, code: RpcStatusCode, error: &str, n_sent: u64) {
+    fn count(&mut self, status: RpcStatusCode, error: &str, n_sent: u64) {
         let Some(record) = self.record.take() else { return };
         let labels = [self.name.0, self.name.1, self.name.2];
-        let number = usize::try_from(i32::from(code)).unwrap_or(usize::MAX);
+        let number = usize::try_from(i32::from(status)).unwrap_or(usize::MAX);
         let code = GRPC_CODES.get(number).unwrap_or(&"Unknown");
         let took = self.begun.elapsed();
         self.metrics.msg_sent.with_label_values(&labels).inc_by(n_sent);
         self.metrics.handled.with_label_values(&[labels[0], labels[1], labels[2], code]).inc();
         self.metrics.observe(labels, took, record.record.origin.trace_id.as_deref());
         record.end(number, error, took);
+        if let Some(span) = self.span.take() {
+            span.end(status, error);
+        }
     }
 }
 

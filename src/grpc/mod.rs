@@ -1,5 +1,5 @@
 //! The gRPC side: a front door in Rust that accepts and watches connections, and behind it the C core, which never
-//! listens. The only folder that names the gRPC library (the client commands excepted).
+//! listens. The only folder that names the gRPC library (the client commands and the exporter of traces excepted).
 
 pub(crate) mod backlog;
 pub(crate) mod bridge;
@@ -12,6 +12,7 @@ pub(crate) mod reflection;
 pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod services;
+pub(crate) mod trace;
 
 mod brake;
 pub(crate) mod buffers;

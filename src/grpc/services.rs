@@ -17,6 +17,7 @@ use crate::grpc::pool::Pool;
 use crate::grpc::record::{Origin, Records};
 use crate::grpc::reflection::Reflection;
 use crate::grpc::request::{self, Bytes, Late, Nested};
+use crate::grpc::trace::CallSpan;
 use crate::limits;
 use crate::metrics::{GRPC_METHODS, GrpcMetrics};
 use crate::probes::Probes;
@@ -31,6 +32,7 @@ use pillion_proto::thanos_types::{Label, ZLabelSet};
 use pillion_read::apis::{self, Api, Exemplars, Metadata, Rules, Status, Targets};
 use pillion_read::prom::PromClient;
 use pillion_read::store::{self, EncodedMessage, MessageSink};
+use pillion_trace::{TraceContext, Tracer};
 
 const INFO: Name = GRPC_METHODS[0];
 const SERIES: Name = GRPC_METHODS[1];
@@ -67,6 +69,8 @@ pub(crate) struct Services {
     pub late: Late,
     /// The calls that are open.
     pub records: Records,
+    /// Traces calls, where that is wanted.
+    pub tracer: Option<Tracer>,
     /// Request metrics.
     pub grpc_metrics: GrpcMetrics,
     /// What Series calls share.
@@ -134,11 +138,13 @@ impl Services {
         let services = self.clone();
         let handler = move |ctx: RpcContext<'_>, requests: RequestStream<Bytes>, sink: DuplexSink<GrpcSlice>| {
             if A::NEEDS_READY && !services.probes.is_ready() {
-                let (served, origin) = (services.clone(), services.origin(&ctx));
+                let (served, span) = (services.clone(), services.span(&ctx, name));
+                let origin = services.origin(&ctx, span.as_ref());
                 return services.answer(&ctx, requests, sink, move |request| {
                     let record = served.records.begin(name, Arc::new(request.to_vec()), origin);
                     let status = not_ready("not ready");
-                    Call::begin(&served.grpc_metrics, record).end(status.code(), status.message(), 0);
+                    let call = Call::begin(&served.grpc_metrics, record).traced(span);
+                    call.end(status.code(), status.message(), 0);
                     Err(status)
                 });
             }
@@ -155,9 +161,11 @@ impl Services {
         let services = self.clone();
         ServiceBuilder::new()
             .add_duplex_streaming_handler(&methods::INFO, move |ctx, requests, sink| {
-                let (served, origin) = (services.clone(), services.origin(&ctx));
+                let (served, span) = (services.clone(), services.span(&ctx, INFO));
+                let origin = services.origin(&ctx, span.as_ref());
                 services.answer(&ctx, requests, sink, move |_| {
-                    let call = Call::begin(&served.grpc_metrics, served.records.begin(INFO, Arc::default(), origin));
+                    let record = served.records.begin(INFO, Arc::default(), origin);
+                    let call = Call::begin(&served.grpc_metrics, record).traced(span);
                     let answer = if served.probes.is_ready() {
                         Ok(encode(&info(&served.state.read())))
                     } else {
@@ -209,6 +217,11 @@ impl Services {
             .build()
     }
 
+    /// The span of a call, where calls are traced.
+    fn span(&self, ctx: &RpcContext<'_>, name: Name) -> Option<CallSpan> {
+        self.tracer.as_ref().map(|tracer| CallSpan::begin(tracer, ctx.request_headers(), name))
+    }
+
     /// Serves a call on a thread of the pool. `prepare` makes what runs there, when the request has come. Runs on a
     /// completion queue's thread and never blocks.
     fn work<W>(
@@ -222,8 +235,8 @@ impl Services {
         W: FnOnce(&[u8], &Bridge) -> Result<()> + Send + 'static,
     {
         let (services, deadline, request_bytes_max) = (self.clone(), ctx.deadline(), self.request_bytes_max);
-        let caller = self.connections.caller(&ctx.peer());
-        let origin = self.origin(ctx);
+        let (caller, span) = (self.connections.caller(&ctx.peer()), self.span(ctx, name));
+        let origin = self.origin(ctx, span.as_ref());
         ctx.spawn(serve(requests, sink, self.late.clone(), move |request, bridge| {
             let pool = services.pool.clone();
             let request = Arc::new(request);
@@ -232,7 +245,8 @@ impl Services {
             let call = Call::begin(&services.grpc_metrics, open);
             let n_bytes = request.len();
             let backlog = services.backlog.clone();
-            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, record });
+            let parts = call.span().map(CallSpan::parts);
+            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, record, parts });
             let work = prepare(services);
             let mut turned = Turned(Some((call, bridge)));
             let job = move || {
@@ -246,7 +260,7 @@ impl Services {
     }
 
     /// What is known of a call before its request is there.
-    fn origin(&self, ctx: &RpcContext<'_>) -> Origin {
+    fn origin(&self, ctx: &RpcContext<'_>, span: Option<&CallSpan>) -> Origin {
         let caller = self.connections.caller(&ctx.peer());
         // A client that gives several means none of them.
         let mut ids = ctx.request_headers().iter().filter(|(name, _)| *name == "request-id");
@@ -254,7 +268,7 @@ impl Services {
         Origin {
             peer: self.connections.address(&caller),
             request_id: request_id.map(|(_, id)| String::from_utf8_lossy(id).into_owned()),
-            trace_id: None,
+            trace_id: span.map(CallSpan::context).filter(|trace| trace.is_sampled()).map(TraceContext::trace_id_hex),
         }
     }
 

@@ -40,4 +40,5 @@ mod status;
 mod support;
 mod tidy;
 mod tls;
+mod tracing;
 mod verify;

@@ -61,6 +61,9 @@ pub struct FakePrometheus {
     pub requests: Receiver<String>,
     /// The same once a page was answered.
     pub answered: Receiver<String>,
+    /// Path and head, in lower case, of each request that says to which trace it belongs.
+    #[allow(dead_code)] // Only the tests of tracing look.
+    pub traced: Receiver<(String, String)>,
     /// Decoded remote-read requests.
     pub reads: Receiver<remote::ReadRequest>,
     /// One message when a read's connection was found closed by the client.
@@ -94,11 +97,12 @@ impl FakePrometheus {
         }));
         let (request, requests) = unbounded();
         let (answer, answered) = unbounded();
+        let (trace, traced) = unbounded();
         let (read, reads) = unbounded();
         let (hang_up, hang_ups) = unbounded();
         let down = Arc::new(AtomicBool::new(false));
         let connections: Arc<Mutex<Vec<Weak<TcpStream>>>> = Arc::default();
-        let told = Told { request, answer, read, hang_up, gate: Arc::default() };
+        let told = Told { request, answer, trace, read, hang_up, gate: Arc::default() };
         {
             let (state, down, connections) = (state.clone(), down.clone(), connections.clone());
             spawn(move || {
@@ -116,7 +120,7 @@ impl FakePrometheus {
                 }
             });
         }
-        FakePrometheus { addr, state, requests, answered, reads, hang_ups, down, connections }
+        FakePrometheus { addr, state, requests, answered, traced, reads, hang_ups, down, connections }
     }
 
     pub fn url(&self) -> String {
@@ -146,6 +150,7 @@ struct Told {
     gate: Arc<(Mutex<usize>, Condvar)>,
     request: Sender<String>,
     answer: Sender<String>,
+    trace: Sender<(String, String)>,
     read: Sender<remote::ReadRequest>,
     hang_up: Sender<()>,
 }
@@ -178,11 +183,13 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
         if reader.read_line(&mut first)? == 0 || down.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let mut length = 0;
+        let (mut length, mut head) = (0, String::new());
         loop {
             let mut line = String::new();
             reader.read_line(&mut line)?;
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            line.make_ascii_lowercase();
+            head.push_str(&line);
+            if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap();
             }
             if line.trim().is_empty() {
@@ -194,6 +201,9 @@ fn serve(mut stream: &TcpStream, state: &Mutex<State>, told: &Told, down: &Atomi
         let target = first.split(' ').nth(1).unwrap_or("").to_owned();
         let path = target.split('?').next().unwrap_or("").to_owned();
         let _ = told.request.send(target.clone());
+        if ["traceparent:", "b3:", "x-b3-traceid:", "uber-trace-id:"].iter().any(|name| head.contains(name)) {
+            let _ = told.trace.send((path.clone(), head));
+        }
         let mut request = remote::ReadRequest::default();
         if path == "/api/v1/read" {
             let plain = snap::raw::Decoder::new().decompress_vec(&body).unwrap();

@@ -10,6 +10,7 @@ pub mod plain;
 pub mod prom;
 pub mod re2;
 pub mod selector;
+pub mod spans;
 pub mod store;
 pub mod xor;
 

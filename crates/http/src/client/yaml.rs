@@ -112,6 +112,11 @@ impl ClientConfig {
         read(&content.text).context(|| content.origin.clone())
     }
 
+    /// One that says nothing but this of TLS.
+    pub fn with_tls(tls: ClientSettings) -> Self {
+        ClientConfig { tls: Some(tls), ..ClientConfig::default() }
+    }
+
     /// Most connections that may be open at once, where the file says so.
     pub(super) fn connections_max(&self) -> Option<usize> {
         self.transport.of_host_max.filter(|n| *n > 0)

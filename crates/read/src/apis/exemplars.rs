@@ -63,6 +63,7 @@ impl Api for Exemplars {
     type Response = pb::ExemplarsResponse;
 
     const PATH: &'static str = "/api/v1/query_exemplars";
+    const SENDING: Option<&'static str> = Some("send_exemplars_response");
 
     fn params(request: &pb::ExemplarsRequest) -> Params {
         vec![("query", request.query.clone()), ("start", seconds(request.start)), ("end", seconds(request.end))]

@@ -26,6 +26,7 @@ impl Api for Metadata {
     type Response = pb::MetricMetadataResponse;
 
     const PATH: &'static str = "/api/v1/metadata";
+    const SENDING: Option<&'static str> = Some("send_metadata_response");
 
     fn params(request: &pb::MetricMetadataRequest) -> Params {
         let mut params = vec![];

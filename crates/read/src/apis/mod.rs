@@ -18,6 +18,7 @@ use protobuf::Message;
 use serde::de::DeserializeOwned;
 
 use crate::prom::{Answer, PromClient};
+use crate::spans::Timed;
 use crate::store::{EncodedMessage, Outlet};
 use pillion_base::error::{Error, Result};
 use pillion_base::labels::Labels;
@@ -39,6 +40,8 @@ pub trait Api {
     const PATH: &'static str;
     /// Whether the call fails while Prometheus cannot be reached, without asking it.
     const NEEDS_READY: bool = false;
+    /// What a trace calls the sending of the answer, if it does. `Source:` Thanos.
+    const SENDING: Option<&'static str> = None;
 
     /// The parameters for Prometheus.
     fn params(request: &Self::Request) -> Params;
@@ -71,11 +74,12 @@ pub fn answer<A: Api>(request: &A::Request, state: &PromState, client: &PromClie
     if let Some(message) = A::answer_unasked(request, &state.external_labels)? {
         return send(message);
     }
-    let call = client.call();
+    let call = client.call().traced(outlet.spans());
     outlet.on_gone(Box::new(call.cutter()));
     let Answer { data, warnings } = call.json::<A::Data>(A::PATH, &A::params(request)).map_err(A::explain)?;
-    A::responses(request, data, &state.external_labels).try_for_each(send)?;
-    warnings.into_iter().map(A::warning).try_for_each(send)
+    let span = A::SENDING.map_or_else(Timed::default, |name| Timed::work(outlet.spans(), name));
+    let sent = A::responses(request, data, &state.external_labels).try_for_each(send);
+    span.end(sent.and_then(|()| warnings.into_iter().map(A::warning).try_for_each(send)))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::prom::checks::Flags;
 use crate::prom::listing::{self, SeriesLabels};
 use crate::prom::send::{Sent, To, error_text};
 use crate::prom::{advice, request};
+use crate::spans::{Spans, Timed, request_name};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::secret::Secret;
 use pillion_base::state::Published;
@@ -141,7 +142,7 @@ impl PromClient {
     /// One exchange for one StoreAPI call.
     pub fn call(&self) -> Call<'_> {
         let settings = self.settings.read();
-        Call { base: &self.base, line: settings.lines.take(), settings, headers: Vec::new() }
+        Call { base: &self.base, line: settings.lines.take(), settings, spans: None }
     }
 
     /// Has Prometheus load its configuration and rules, and waits until it has.
@@ -272,18 +273,26 @@ pub struct Call<'a> {
     base: &'a PromUrl,
     line: OwnLine,
     settings: Arc<Settings>,
-    headers: Vec<(String, String)>,
+    spans: Option<&'a dyn Spans>,
+}
+
+impl<'a> Call<'a> {
+    /// The same, with each of its requests recorded and told whose it is.
+    pub fn traced(self, spans: Option<&'a dyn Spans>) -> Self {
+        Call { spans, ..self }
+    }
 }
 
 impl Call<'_> {
-    /// The same with further headers, names and values, on each of its requests.
-    pub fn with_headers(self, headers: Vec<(String, String)>) -> Self {
-        Call { headers, ..self }
-    }
-
-    fn send(&self, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
+    fn send(&self, url: &str, sent: Sent<'_>, span: &mut Timed) -> Result<(Parts, Body)> {
         let (line, access) = (self.line.line(), &self.settings.access);
-        To { line, base: self.base, access, headers: &self.headers }.send(url, sent)
+        let is_post = !matches!(sent, Sent::Get);
+        span.text("http.method", || if is_post { "POST" } else { "GET" }.into());
+        let outcome = To { line, base: self.base, access, headers: &span.headers() }.send(url, sent);
+        if let Ok((head, _)) = &outcome {
+            span.number("http.status_code", head.status.as_u16().into());
+        }
+        outcome
     }
 
     /// Returns a function that cuts this exchange, from any thread and at any time.
@@ -295,8 +304,8 @@ impl Call<'_> {
     ///
     /// `Errors:` by HTTP status: 400 `BadRequest`, 404 `NotFound`, 503 and a broken connection `Retry`, else `Permanent`.
     pub fn json<T: DeserializeOwned + Default>(&self, path: &str, params: &[(&str, String)]) -> Result<Answer<T>> {
-        let (_, body) = self.ask(path, params)?;
-        answers::json(&http::read_body(body, limits::JSON_BYTES_MAX as u64, path)?)
+        let (span, body) = self.ask(path, params)?;
+        span.end(http::read_body(body, limits::JSON_BYTES_MAX as u64, path).and_then(|body| answers::json(&body)))
     }
 
     /// Asks a JSON endpoint for a list of strings and calls `each` with them while they arrive; returns the warnings.
@@ -308,8 +317,8 @@ impl Call<'_> {
         params: &[(&str, String)],
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<Vec<String>> {
-        let (_, body) = self.ask(path, params)?;
-        listing::each_string(body.into_reader(), each)
+        let (span, body) = self.ask(path, params)?;
+        span.end(listing::each_string(body.into_reader(), each))
     }
 
     /// As [`Call::each_string`], for a list of series.
@@ -319,23 +328,33 @@ impl Call<'_> {
         params: &[(&str, String)],
         each: &mut dyn FnMut(&SeriesLabels) -> Result<()>,
     ) -> Result<Vec<String>> {
-        let (_, body) = self.ask(path, params)?;
-        listing::each_series(body.into_reader(), each)
+        let (span, body) = self.ask(path, params)?;
+        span.end(listing::each_series(body.into_reader(), each))
     }
 
     /// Asks, and turns an answer that is not 2xx into an error.
-    fn ask(&self, path: &str, params: &[(&str, String)]) -> Result<(u16, Body)> {
+    fn ask(&self, path: &str, params: &[(&str, String)]) -> Result<(Timed, Body)> {
+        let mut span = Timed::request(self.spans, request_name(path));
+        match self.asked(path, params, &mut span) {
+            Ok(body) => Ok((span, body)),
+            Err(err) => span.end(Err(err)),
+        }
+    }
+
+    fn asked(&self, path: &str, params: &[(&str, String)], span: &mut Timed) -> Result<Body> {
         let query = request::query_string(params);
         let is_form = query.len() > limits::QUERY_BYTES_MAX && takes_form(path);
+        // Without the query of the base URL, which may carry a token.
+        span.text("http.url", || format!("{}{}{path}?{query}", self.base.origin, self.base.path));
         let (head, body) = if is_form {
-            self.send(&self.base.url(path, ""), Sent::Form(&query))
+            self.send(&self.base.url(path, ""), Sent::Form(&query), span)
         } else {
-            self.send(&self.base.url(path, &query), Sent::Get)
+            self.send(&self.base.url(path, &query), Sent::Get, span)
         }
         .context(|| format!("perform {} request against {path}", if is_form { "POST" } else { "GET" }))?;
         let status = head.status.as_u16();
         if (200..300).contains(&status) {
-            return Ok((status, body));
+            return Ok(body);
         }
         let kind = match status {
             400 => Kind::BadRequest,
@@ -358,9 +377,20 @@ impl Call<'_> {
         body: &[u8],
         hold: impl FnOnce(Box<dyn Read + Send>) -> R,
     ) -> Result<ReadAnswer<BufReader<R>>> {
+        self.read_within(&mut Timed::default(), body, hold)
+    }
+
+    /// The same, as this part of the call.
+    pub(crate) fn read_within<R: Read>(
+        &self,
+        span: &mut Timed,
+        body: &[u8],
+        hold: impl FnOnce(Box<dyn Read + Send>) -> R,
+    ) -> Result<ReadAnswer<BufReader<R>>> {
         let url = self.base.url("/api/v1/read", "");
+        span.text("http.url", || redacted(&url).to_owned());
         let (head, body) =
-            self.send(&url, Sent::Read(body)).context(|| format!("send request: Post {:?}", redacted(&url)))?;
+            self.send(&url, Sent::Read(body), span).context(|| format!("send request: Post {:?}", redacted(&url)))?;
         if !head.status.is_success() {
             let text = error_text(body);
             let kind = match head.status.as_u16() {

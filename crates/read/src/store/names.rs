@@ -29,7 +29,7 @@ pub fn label_names(
     let Selection::Matchers(matchers) = matcher::select(&request.matchers, &state.external_labels)? else {
         return Ok(Vec::new());
     };
-    let call = client.call();
+    let call = client.call().traced(outlet.spans());
     outlet.on_gone(Box::new(call.cutter()));
     let query = LabelQuery::new(matchers, request.start, request.end, state);
     let limit = limit(request.limit);
@@ -80,7 +80,7 @@ pub fn label_values(
     let Selection::Matchers(matchers) = matcher::select(&request.matchers, &state.external_labels)? else {
         return Ok(Vec::new());
     };
-    let call = client.call();
+    let call = client.call().traced(outlet.spans());
     outlet.on_gone(Box::new(call.cutter()));
     let query = LabelQuery::new(matchers, request.start, request.end, state);
     let limit = limit(request.limit);

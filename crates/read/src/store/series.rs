@@ -13,6 +13,7 @@ use crate::limits;
 use crate::prom::FrameReader;
 use crate::prom::request;
 use crate::prom::{Call, PromClient, ReadAnswer};
+use crate::spans::{Spans, Timed};
 use crate::store::batch::{Batcher, EncodedMessage, MessageSink};
 use crate::store::conflicts::LabelConflicts;
 use crate::store::labels_only::labels_only;
@@ -42,6 +43,10 @@ pub trait Outlet: MessageSink {
     fn outside(&self, wait: &mut dyn FnMut());
     /// The client, for other calls to see.
     fn client(&self) -> Arc<dyn Client>;
+    /// Who records the parts of this call, if anybody does.
+    fn spans(&self) -> Option<&dyn Spans> {
+        None
+    }
 }
 
 /// Asks Prometheus who it is, now; the new snapshot, or nothing where that fails or takes long.
@@ -187,7 +192,7 @@ fn attempt(
 ) -> Result<std::result::Result<(), Doubt>> {
     let mut counter = Counter::new(*shared.per_call.read(), &shared.metrics);
     if let Query::Select(select) = query::plan(request, state)? {
-        let call = client.call();
+        let call = client.call().traced(outlet.outlet.spans());
         outlet.outlet.on_gone(Box::new(call.cutter()));
         if select.skip_chunks {
             let batcher = Batcher::new(select.batch_size, limits::MESSAGE_BYTES_TARGET, outlet);
@@ -228,7 +233,7 @@ fn with_chunks(
         select,
         call,
         rules: &rules,
-        counter: Some(counter),
+        counter: Some(&mut *counter),
         reservation: shared.in_flight.reserve(),
         slots: &shared.slots,
         outlet: outlet.outlet,
@@ -236,12 +241,19 @@ fn with_chunks(
         doubt: None,
         sorted_bytes: 0,
         n_frames: 0,
+        n_bytes: 0,
+        span: Timed::default(),
     };
     let batcher = Batcher::new(select.batch_size, limits::MESSAGE_BYTES_TARGET, outlet);
     let outcome = reading.answer(&conflicts, batcher, way);
     #[allow(clippy::cast_precision_loss)]
     shared.metrics.received_frames.observe(reading.n_frames as f64);
-    match (outcome, reading.doubt) {
+    let (mut span, doubt) = (reading.span, reading.doubt);
+    span.number("frames", reading.n_frames);
+    span.number("processed.bytes", reading.n_bytes);
+    span.number("processed.series", counter.n_series);
+    span.number("processed.chunks", counter.n_chunks);
+    match (span.end(outcome), doubt) {
         (Ok(()), _) => Ok(Ok(())),
         (Err(err), Some(what)) => Ok(Err(Doubt { what, err })),
         (Err(err), None) => Err(err),
@@ -266,6 +278,10 @@ struct RemoteRead<'a, 'm> {
     /// Bytes of memory that sorted series take.
     sorted_bytes: usize,
     n_frames: u64,
+    /// Bytes of those frames.
+    n_bytes: u64,
+    /// The part of the call that is under way: a read to the end of its answer, or what follows it.
+    span: Timed,
 }
 
 impl RemoteRead<'_, '_> {
@@ -424,13 +440,23 @@ impl RemoteRead<'_, '_> {
     }
 
     /// Starts a remote read.
-    fn read(&self, matchers: &[Matcher]) -> Result<ReadAnswer<impl Read + use<>>> {
-        let body = request::read_request_body(self.select.mint_ms, self.select.maxt_ms, matchers);
+    fn read(&mut self, matchers: &[Matcher]) -> Result<ReadAnswer<impl Read + use<>>> {
+        let (mint_ms, maxt_ms) = (self.select.mint_ms, self.select.maxt_ms);
+        let spans = self.outlet.spans();
+        // Ends the one before.
+        self.span = Timed::request(spans, "query_prometheus");
+        self.span.text("query.request", || format!("{} {mint_ms} {maxt_ms}", request::selector(matchers)));
+        let body = request::read_request_body(mint_ms, maxt_ms, matchers);
         let slot = self.slots.enter(self.outlet)?;
         let waits = self.slots.waits();
-        let answer = self.call.read(&body, |body| slot.hold(body, self.outlet.client()));
+        let answer = self.call.read_within(&mut self.span, &body, |body| slot.hold(body, self.outlet.client()));
         drop(waits);
-        answer.context(|| "query Prometheus")
+        let answer = answer.context(|| "query Prometheus")?;
+        // It is here whole, and what follows is work.
+        if matches!(answer, ReadAnswer::Sampled(_)) {
+            self.span = Timed::work(spans, "transform_and_respond");
+        }
+        Ok(answer)
     }
 
     fn next_frame(&mut self, frames: &mut FrameReader<impl Read>, buffer: &mut Vec<u8>) -> Result<bool> {
@@ -439,6 +465,7 @@ impl RemoteRead<'_, '_> {
         }
         let more = frames.read_frame(buffer).context(|| "next proto")?;
         self.n_frames += u64::from(more);
+        self.n_bytes += if more { buffer.len() as u64 } else { 0 };
         Ok(more)
     }
 

@@ -187,21 +187,3 @@ fn a_new_configuration_holds_from_the_next_request_on() {
     assert_eq!(names(&client).unwrap().data, ["a"]);
     assert_eq!(told.recv().unwrap().authorization.as_deref(), Some("Bearer new"));
 }
-
-#[test]
-fn headers_of_a_call_go_with_each_of_its_requests() {
-    let (origin, told) = serve(|request| match request.line.as_str() {
-        "GET /api/v1/labels" => "HTTP/1.1 307 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n".into(),
-        "POST /api/v1/read" => ok("application/x-protobuf", "x"),
-        _ => ok("application/json", NAMES),
-    });
-    let client = client(&origin);
-    let call = client.call().with_headers(vec![("traceparent".into(), "00-1-2-01".into())]);
-    call.json::<Vec<String>>("/api/v1/labels", &[]).unwrap();
-    call.read(b"x", |body| body).unwrap();
-    drop(call);
-    names(&client).unwrap();
-    let traces: Vec<Option<String>> = told.try_iter().map(|request| request.traceparent).collect();
-    let with = Some("00-1-2-01".to_owned());
-    assert_eq!(traces, [with.clone(), with.clone(), with, None, None]);
-}

@@ -7,3 +7,4 @@ mod labels;
 mod prom;
 mod re2;
 mod server;
+mod spans;
