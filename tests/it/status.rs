@@ -460,21 +460,26 @@ fn asking_all_the_time_disturbs_nobody() {
         .map(|_| {
             let stop = stop.clone();
             spawn_thread("asker", None, move || {
-                let mut longest = Duration::ZERO;
-                while !stop.is_stopped() {
+                let (mut longest, mut n_failed) = (Duration::ZERO, 0);
+                while !stop.is_stopped() && n_failed == 0 {
                     let begun = Instant::now();
-                    assert_eq!(get(http, "/api/v1/status").map(|(code, _)| code), Some(200));
+                    n_failed += u32::from(get(http, "/api/v1/status").map(|(code, _)| code) != Some(200));
                     longest = longest.max(begun.elapsed());
                 }
-                longest
+                (longest, n_failed)
             })
             .unwrap()
         })
         .collect();
-    sidecar.wait_metric("thanos_shipper_uploads_total", |n| n >= 20.0);
+    let deadline = Instant::now() + PATIENCE;
+    let is_done = |n: u32| rig.bucket.path().join(ulid(n).as_str()).join("meta.json").exists();
+    while !(1..=20).all(is_done) {
+        assert!(Instant::now() < deadline, "blocks are missing:\n{}", sidecar.log());
+        pause();
+    }
     stopper.stop();
     for asker in askers {
-        let longest = asker.join().unwrap();
-        assert!(longest < Duration::from_secs(10), "{longest:?}");
+        let (longest, n_failed) = asker.join().unwrap();
+        assert!(longest < Duration::from_secs(10) && n_failed == 0, "{longest:?} {n_failed}:\n{}", sidecar.log());
     }
 }
