@@ -46,3 +46,6 @@ pub(crate) const PATTERN_BYTES_MAX: usize = 256 * 1024;
 pub(crate) const PATTERN_STATES_MAX: usize = 256 * 1024;
 /// What the patterns of one request may cost together. A step is one state beside one character, tens of nanoseconds at most.
 pub(crate) const PATTERN_STEPS_MAX: u32 = 20_000_000;
+/// How often a request is sent again that was refused while a password or token is being replaced: with the one before, and
+/// with the new one once more, which Prometheus may have got meanwhile.
+pub(crate) const REFUSED_AGAIN_MAX: u32 = 2;

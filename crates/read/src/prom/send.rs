@@ -33,20 +33,26 @@ pub(super) struct To<'a> {
 }
 
 impl To<'_> {
-    /// Sends a request, wherever on the same server redirects lead. What is refused is asked once more where the password
-    /// or the token is just being replaced.
+    /// Sends a request, wherever on the same server redirects lead. What is refused is asked again where the password or
+    /// the token is just being replaced.
     pub(super) fn send(&self, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
         // The one of the URL is never replaced, and counts for more.
         let own = match self.base.authorization {
             None => self.access.authorization()?,
             Some(_) => None,
         };
-        let (head, body) = self.follow(url, sent, own.as_deref().or(self.base.authorization.as_ref()))?;
-        let refused = own.as_ref().filter(|_| head.status.as_u16() == 401);
-        let Some(other) = refused.and_then(|refused| self.access.instead_of(refused)) else { return Ok((head, body)) };
-        // Read to its end, so that the connection is used again.
-        error_text(body);
-        self.follow(url, sent, Some(&other))
+        let Some(mut shown) = own else { return self.follow(url, sent, self.base.authorization.as_ref()) };
+        for _ in 0..limits::REFUSED_AGAIN_MAX {
+            let (head, body) = self.follow(url, sent, Some(&shown))?;
+            let refused = (head.status.as_u16() == 401).then_some(&shown);
+            let Some(other) = refused.and_then(|refused| self.access.instead_of(refused)) else {
+                return Ok((head, body));
+            };
+            // Read to its end, so that the connection is used again.
+            error_text(body);
+            shown = other;
+        }
+        self.follow(url, sent, Some(&shown))
     }
 
     fn follow(&self, url: &str, sent: Sent<'_>, authorization: Option<&Secret>) -> Result<(Parts, Body)> {

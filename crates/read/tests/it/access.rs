@@ -102,6 +102,29 @@ fn a_password_is_replaced_without_a_call_that_fails() {
 }
 
 #[test]
+fn a_password_is_replaced_between_two_tries() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "old").unwrap();
+    // It takes the new one from the moment when it has seen the old one after the new one.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&seen);
+    let (origin, _told) = serve(move |request| {
+        let mut seen = seen.lock().unwrap();
+        seen.push(request.authorization.clone().unwrap());
+        match seen.len() {
+            2 | 3 => UNAUTHORIZED.into(),
+            _ => ok("application/json", NAMES),
+        }
+    });
+    let client = configured(&origin, &format!("bearer_token_file: {}", path.display()));
+    names(&client).unwrap();
+    std::fs::write(&path, "new").unwrap();
+    names(&client).unwrap();
+    assert_eq!(*shown.lock().unwrap(), ["Bearer old", "Bearer new", "Bearer old", "Bearer new"]);
+}
+
+#[test]
 fn a_secret_that_is_not_there_is_named() {
     let (origin, _wanted, told) = guarded("Bearer x");
     let client = configured(&origin, "bearer_token_file: /nowhere/token");
