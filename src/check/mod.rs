@@ -59,7 +59,7 @@ pub(crate) fn check(
     Ok(summary.is_well())
 }
 
-/// A look at this machine.
+/// A part that needs no more than the configuration.
 type Look = fn(&Config, &parts::Report);
 
 /// The parts of the check, as far as the settings allow them.
@@ -69,7 +69,7 @@ fn parts(settings: Settings, own: &CheckFlags) -> Vec<Part> {
     let knows_bucket = !settings.lacks(BUCKET);
     let mut parts = vec![plain("settings", move |report| settings.tell(report))];
     let Some(config) = config else { return parts };
-    let local: [(&'static str, Look); 3] =
+    let local: [(&str, Look); 3] =
         [("machine", machine::look), ("ports", ports::look), ("certificates", certificates::look)];
     for (what, look) in local {
         let config = Arc::clone(&config);

@@ -15,15 +15,15 @@ const TIDY_TIME: Duration = Duration::from_secs(2);
 /// Time between two looks at the terminal.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a part does. Its stop begins when its time is over.
-type Work = Box<dyn FnOnce(&Report, &Stop) + Send>;
+/// What a part does.
+pub(crate) type Run = Box<dyn FnOnce(&Report, &Stop) + Send>;
 
 /// One part of the check.
 pub(crate) struct Part {
     /// Its name in the findings.
     pub(crate) what: &'static str,
-    /// What it does.
-    pub(crate) run: Work,
+    /// What it does. Its stop begins when its time is over.
+    pub(crate) run: Run,
     /// What else is to be done then, such as cutting a connection.
     pub(crate) cut: Box<dyn Fn()>,
 }

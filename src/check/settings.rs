@@ -9,11 +9,11 @@ use crate::cli::{Config, SidecarFlags};
 use pillion_base::error::{Error, Result};
 use pillion_base::secret::Secret;
 
-/// Leaves out what some flags say.
-type Clear = fn(&mut SidecarFlags);
+/// Takes flags away.
+type LeaveOut = fn(&mut SidecarFlags);
 
 /// Flags whose files can be broken, by the name under which the check leaves them out.
-const GROUPS: &[(&str, Clear)] = &[
+const GROUPS: &[(&str, LeaveOut)] = &[
     (BUCKET, |flags| clear(&mut flags.objstore_config_file, &mut flags.objstore_config)),
     (HTTP_CLIENT, |flags| clear(&mut flags.prometheus_http_client_file, &mut flags.prometheus_http_client)),
     ("--tracing.config", |flags| clear(&mut flags.tracing_config_file, &mut flags.tracing_config)),

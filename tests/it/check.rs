@@ -10,6 +10,7 @@ use crate::support::certificates::{Certificates, HERE};
 use crate::support::fake_prometheus::FakePrometheus;
 use crate::support::prometheus::{Prometheus, Setup, releases};
 use crate::support::sidecar::{Sidecar, free_address};
+use crate::support::terminal::on_a_terminal;
 use pillion_testing::fake_s3::{ACCESS_KEY, BUCKET, FakeS3, Fault, REGION, SECRET_KEY};
 use pillion_testing::tsdb::{Block, Tsdb, snapshot, tree, ulid};
 
@@ -392,18 +393,6 @@ fn each_real_release_is_well() {
         assert_eq!(blocks.iter().map(|block| snapshot(block)).collect::<Vec<_>>(), before);
         assert!(!prometheus.data().join("thanos").exists() && !prometheus.data().join("thanos.shipper.json").exists());
     }
-}
-
-/// Runs a command with a terminal of its own, and gives all that came there.
-fn on_a_terminal(command: &str, env: &[(&str, &str)]) -> String {
-    let out = Command::new("script")
-        .args(["-qec", command, "/dev/null"])
-        .env_remove("NO_COLOR")
-        .env("TERM", "xterm")
-        .envs(env.iter().copied())
-        .output()
-        .expect("this test needs the program script (package bsdutils)");
-    String::from_utf8(out.stdout).unwrap()
 }
 
 #[test]

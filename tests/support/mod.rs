@@ -20,4 +20,5 @@ pub mod server;
 pub mod shipped;
 pub mod sidecar;
 pub mod store_client;
+pub mod terminal;
 pub mod tls_stream;
