@@ -17,7 +17,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Cargo's own place has whichever was built last, this or the one without LTO that tests use.
 SHIPPED := $(abspath $(TARGET))/shipped/pillion
 
-.PHONY: help setup prometheus rgw azurite fake-gcs swift clouds build demo clean-demo quick model test e2e budgets bench check fmt clippy doc audit fuzz dist
+.PHONY: help setup prometheus rgw azurite fake-gcs swift clouds chromium build demo clean-demo quick model test e2e budgets bench check fmt clippy doc audit fuzz dist
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ fake-gcs: ## Build an emulator of Google Cloud Storage with Go into the cache fo
 
 swift: ## Unpack OpenStack Swift and Keystone from Debian into the cache folder, for the tests; says first what it will do
 	@scripts/swift.sh install
+
+chromium: ## Install a headless browser from Debian, for the test of the status page; says first what it will do
+	@scripts/chromium.sh install
 
 clouds: azurite fake-gcs swift ## Install the stores of all clouds that can be had, for the tests; each says first what it will do
 
@@ -100,7 +103,7 @@ audit: ## Known vulnerabilities in dependencies (cargo-deny; needs the network)
 # There is no address sanitizer, which needs nightly; the code under test has no unsafe blocks, and its overflow checks
 # and debug assertions are on. The target is named so that build scripts are built without the counters.
 FUZZ_TARGETS ?= frames transcode sampled plain xor guard http_head s3_xml gcs_json s3_head ini yaml meta_json ledger_json progress_json \
-  selector certificate re2 trace_headers
+  selector certificate re2 render trace_headers
 FUZZ_SECONDS ?= 600
 FUZZ_DIR := $(abspath $(TARGET))/fuzz
 FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')

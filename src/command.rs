@@ -8,9 +8,10 @@ use std::time::SystemTime;
 use crate::cli::config::{self, Config};
 use crate::cli::{Invocation, SidecarFlags, VerifyFlags};
 use crate::client::bucket::LsArgs;
+use crate::client::status::StatusArgs;
 use crate::client::verify::VerifyArgs;
 use crate::client::{self, InfoArgs, SeriesArgs};
-use crate::{app, cli, log_format};
+use crate::{app, check, cli, log_format};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::time::unix_ms;
 use pillion_bucket::BucketConfig;
@@ -29,6 +30,10 @@ pub fn main() -> ExitCode {
             ExitCode::from(u8::try_from(code).unwrap_or(1))
         }
         Invocation::Sidecar(flags) => sidecar(*flags),
+        Invocation::Check(flags, own) => {
+            let env = |name: &str| std::env::var(name).ok();
+            found(check::check(&flags, &own, &env, &mut std::io::stdout().lock()))
+        }
         Invocation::Info(flags) => {
             let tls = tls_settings(
                 flags.tls,
@@ -37,6 +42,21 @@ pub fn main() -> ExitCode {
             );
             let args = tls.map(|tls| InfoArgs { store: flags.store, tls, json: flags.json, timeout: flags.timeout });
             report(args.and_then(|args| client::info(&args, &mut std::io::stdout().lock())))
+        }
+        Invocation::Status(flags) => {
+            let tls = tls_settings(
+                flags.tls,
+                [&flags.tls_ca, &flags.tls_cert, &flags.tls_key, &flags.tls_server_name],
+                flags.insecure_skip_verify,
+            );
+            let args = tls.map(|tls| StatusArgs {
+                url: flags.http,
+                tls,
+                basic_auth_file: flags.basic_auth_file,
+                json: flags.json,
+                timeout: flags.timeout,
+            });
+            found(args.and_then(|args| client::status::status(&args, &mut std::io::stdout().lock())))
         }
         Invocation::Series(flags) => {
             let now_ms = unix_ms(SystemTime::now());

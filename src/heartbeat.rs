@@ -5,6 +5,8 @@
 //! A failed beat keeps the old snapshot and clears readiness. Nothing here ends the process, except at start what no
 //! waiting can mend: an empty set of external labels, and with uploads flags of Prometheus under which blocks get lost.
 
+mod pulse;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +21,7 @@ use pillion_base::state::{PromState, Published};
 use pillion_base::stop::Stop;
 use pillion_base::time::{TimeOrDuration, unix_ms};
 use pillion_read::prom::{self, ChunkEncodings, Configuration, FlagCheck, FlagWarning, Flags, PromClient, RuntimeInfo};
+pub(crate) use pulse::Pulse;
 
 /// How long to wait before asking again for flags that could not be had. `Source:` Thanos, a constant there too.
 const FLAGS_RETRY: Duration = Duration::from_secs(2);
@@ -28,7 +31,7 @@ const ASKED_SPACING: Duration = Duration::from_secs(1);
 /// Calls that may wait for a beat; no more are served at once.
 const ASKING_MAX: usize = 256;
 
-const NO_LABELS: &str = "no external labels configured on Prometheus server, uniquely identifying external labels must \
+pub(crate) const NO_LABELS: &str = "no external labels configured on Prometheus server, uniquely identifying external labels must \
                          be configured; see https://thanos.io/tip/thanos/storage.md#external-labels for details.";
 
 /// The heartbeat's settings and what it writes.
@@ -47,6 +50,8 @@ pub(crate) struct Heartbeat {
     pub state: Published<PromState>,
     /// Readiness.
     pub probes: Probes,
+    /// How the beats went.
+    pub pulse: Pulse,
     /// Up or not.
     pub metrics: HeartbeatMetrics,
     /// Gets one message when Prometheus is known for the first time.
@@ -95,9 +100,21 @@ struct Said {
 }
 
 /// Since when Prometheus has data.
-struct Oldest {
-    mint_ms: i64,
-    is_agent: bool,
+pub(crate) struct Oldest {
+    pub(crate) mint_ms: i64,
+    pub(crate) is_agent: bool,
+}
+
+/// The oldest time that can be asked for. An agent has no such time, and says that it is one.
+pub(crate) fn oldest(client: &PromClient, min_time: TimeOrDuration) -> Result<Oldest> {
+    let (lowest, is_agent) = match client.lowest_timestamp() {
+        Err(err) if err.kind() == Kind::NotFound => match client.flags() {
+            Ok(Some(flags)) if prom::is_agent(&flags) => (i64::MIN, true),
+            _ => return Err(err.context("fetch lowest timestamp")),
+        },
+        other => (other.context(|| "fetch lowest timestamp")?, false),
+    };
+    Ok(Oldest { mint_ms: lowest.max(min_time.at(unix_ms(SystemTime::now()))), is_agent })
 }
 
 impl Said {
@@ -133,6 +150,7 @@ impl Heartbeat {
                     });
                     down = false;
                     self.metrics.prometheus_up.set(1);
+                    self.pulse.answered();
                     self.probes.ready();
                     self.look_at_flags(&configuration, &mut encodings);
                 }
@@ -141,6 +159,7 @@ impl Heartbeat {
                     down = true;
                     self.metrics.prometheus_up.set(0);
                     log::warn!(err = err.to_string(); "{what}");
+                    self.pulse.failed(&err);
                     self.probes.not_ready(&err.to_string());
                 }
             }
@@ -193,7 +212,7 @@ impl Heartbeat {
         let version = self.retry(stop, failed, || self.client.build_version())?;
         log::info!("successfully loaded prometheus version");
         let failed = "failed to fetch timestamps. Is Prometheus running? Retrying";
-        let oldest = self.retry(stop, failed, || self.oldest())?;
+        let oldest = self.retry(stop, failed, || oldest(&self.client, self.min_time))?;
         let failed = "failed to fetch initial external labels. Is Prometheus running? Retrying";
         let configuration = self.retry(stop, failed, || self.client.configuration())?;
         let external_labels = configuration.external_labels.clone();
@@ -202,13 +221,14 @@ impl Heartbeat {
             return Err(Error::new(Kind::Permanent, NO_LABELS));
         }
         self.publish(external_labels, oldest, version, retention_ms);
+        self.pulse.answered();
         self.metrics.prometheus_up.set(1);
         Ok(configuration)
     }
 
     /// One beat. The version is asked again after Prometheus was down: it may have come back as another one.
     fn beat(&self, was_down: bool) -> Result<Configuration, (&'static str, Error)> {
-        let oldest = self.oldest().map_err(|err| ("updating timestamps failed", err))?;
+        let oldest = oldest(&self.client, self.min_time).map_err(|err| ("updating timestamps failed", err))?;
         let configuration = self.client.configuration().map_err(|err| ("updating labels failed", err))?;
         let labels = configuration.external_labels.clone();
         let before = self.state.read();
@@ -288,18 +308,6 @@ impl Heartbeat {
         }
     }
 
-    /// The oldest time that can be asked for. An agent has no such time, and says that it is one.
-    fn oldest(&self) -> Result<Oldest> {
-        let (lowest, is_agent) = match self.client.lowest_timestamp() {
-            Err(err) if err.kind() == Kind::NotFound => match self.client.flags() {
-                Ok(Some(flags)) if prom::is_agent(&flags) => (i64::MIN, true),
-                _ => return Err(err.context("fetch lowest timestamp")),
-            },
-            other => (other.context(|| "fetch lowest timestamp")?, false),
-        };
-        Ok(Oldest { mint_ms: lowest.max(self.min_time.at(unix_ms(SystemTime::now()))), is_agent })
-    }
-
     /// Asks for the flags, every two seconds for as long as one try may take. `Errors:` all may pass.
     fn ask_flags(&self, stop: &Stop) -> Result<Said> {
         let begun = std::time::Instant::now();
@@ -308,6 +316,8 @@ impl Heartbeat {
                 Ok(flags) => break flags,
                 Err(err) => {
                     log::warn!(err = err.to_string(); "failed to get Prometheus flags. Is Prometheus running? Retrying");
+                    self.pulse.failed(&err);
+                    self.probes.not_ready(&err.to_string());
                     if begun.elapsed() + FLAGS_RETRY > self.timeout {
                         return Err(err.with_kind(Kind::Retry));
                     }
@@ -364,6 +374,7 @@ impl Heartbeat {
                 Err(_) if stop.is_stopped() => return Err(Error::new(Kind::Stopped, "stopping")),
                 Err(err) => {
                     log::warn!(err = err.to_string(); "{failed}");
+                    self.pulse.failed(&err);
                     self.probes.not_ready(&err.to_string());
                 }
             }

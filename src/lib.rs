@@ -6,15 +6,19 @@
 
 mod admin;
 mod app;
+mod check;
 mod cli;
 mod client;
 mod command;
+mod config_files;
 mod grpc;
 mod heartbeat;
 mod limits;
 mod log_format;
 mod metrics;
 mod probes;
+mod request_log;
+mod status;
 mod supervisor;
 mod sys;
 mod tracing;
@@ -37,5 +41,6 @@ pub mod inside {
     pub use crate::limits::{CALL_QUEUE, CALL_THREADS, GRPC_PING_INTERVAL_MIN};
     pub use crate::metrics::{FRONT_REASONS, FrontMetrics, Metrics};
     pub use crate::probes::Probes;
+    pub use crate::status::{Status, page_of};
     pub use crate::sys::process_stat;
 }

@@ -65,6 +65,21 @@ pub(crate) const GRPC_REQUEST_SLOTS: usize = 64;
 /// Threads of the gRPC core that run completion queues.
 pub(crate) const GRPC_CQ_THREADS: usize = 1;
 
+/// Warnings and errors of the log that are remembered for the status page: a page of them.
+pub(crate) const RECENT_LINES_MAX: usize = 20;
+/// What is remembered of one: keys with their values, and characters of each text.
+pub(crate) const RECENT_FIELDS_MAX: usize = 12;
+/// See [`RECENT_FIELDS_MAX`].
+pub(crate) const RECENT_TEXT_CHARS_MAX: usize = 1000;
+/// Things of a kind that the status lists, such as open calls; the others are counted.
+pub(crate) const STATUS_LISTED_MAX: usize = 50;
+/// Characters of one text in the status, such as the matchers of a call.
+pub(crate) const STATUS_TEXT_CHARS_MAX: usize = 2000;
+/// The largest answer of a daemon that `pillion status` reads, in bytes. The largest there can be has a few hundred KiB.
+pub(crate) const STATUS_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest file with user and password that `pillion status` reads.
+pub(crate) const BASIC_AUTH_BYTES_MAX: u64 = 64 * 1024;
+
 /// A part that has not ended this long after the stop is named in the log and left behind.
 pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -72,3 +87,9 @@ const _: () = assert!(pillion_bucket::CREDENTIALS_TIMEOUT.as_secs() < STOP_DEADL
 const _: () = assert!(MESSAGE_BYTES_TARGET <= BRIDGE_BYTES);
 const _: () = assert!(CALL_QUEUE >= CALL_THREADS);
 const _: () = assert!(2 * WAITING_CALLS_MAX * SMALL_MESSAGE_BYTES <= BACKLOG_BYTES);
+/// Time between two looks at the files of the configuration.
+pub(crate) const CONFIG_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Largest file of limits of calls that is read; a real one has a hundred bytes.
+pub(crate) const STORE_LIMITS_BYTES_MAX: u64 = 64 * 1024;
+/// Calls that the log names which did not end within the grace period.
+pub(crate) const CUT_CALLS_NAMED_MAX: usize = 10;

@@ -3,6 +3,7 @@
 
 mod complaints;
 mod logfmt;
+mod recent;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ pub(crate) use complaints::n_complaints;
 use logfmt::{logfmt_pair, logfmt_raw};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::time::format_rfc3339_nano;
+pub(crate) use recent::{Recent, recent};
 
 /// The least severe level that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub(crate) fn init(level: LogLevel, format: LogFormat, debug_name: &str) -> Resu
             if record.target().is_empty() && (!heard.passes(&mut line, Instant::now()) || line.level > own) {
                 return Ok(());
             }
+            recent::remember(&line);
             out.write_all(line.print(format).as_bytes())
         })
         .try_init()

@@ -5,7 +5,11 @@
 
 #![allow(missing_docs)]
 
+mod exemplars;
 mod exposition;
+mod negotiation;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -14,10 +18,13 @@ use prometheus::{
 };
 
 use crate::log_format::n_complaints;
+pub(crate) use exemplars::{Exemplar, Exemplars};
+pub(crate) use negotiation::{Format, takes_gzip};
 use pillion_bucket::{BUCKET_OPERATIONS, BucketMetrics};
 use pillion_http::tls::TlsMetrics;
 use pillion_http::web::{REFUSAL_REASONS, WebMetrics};
 use pillion_read::store::StoreMetrics;
+use pillion_reload::metrics::{FAILURE_REASONS, ReloadMetrics};
 use pillion_ship::metrics::{FAILURE_CLASSES, ShipMetrics};
 use pillion_trace::TraceMetrics;
 
@@ -64,6 +71,7 @@ pub struct Metrics {
     pub heartbeat: HeartbeatMetrics,
     pub store: StoreMetrics,
     pub grpc: GrpcMetrics,
+    pub config: ConfigMetrics,
     tls: TlsFamilies,
     process: ProcessMetrics,
     core_errors: IntCounter,
@@ -102,6 +110,13 @@ impl HeartbeatMetrics {
     }
 }
 
+/// What reading the configuration again moves.
+#[derive(Clone)]
+pub struct ConfigMetrics {
+    pub successful: IntGauge,
+    pub success_timestamp_seconds: Gauge,
+}
+
 /// What the gRPC server and its front door move.
 #[derive(Clone)]
 pub struct GrpcMetrics {
@@ -110,6 +125,8 @@ pub struct GrpcMetrics {
     pub msg_received: IntCounterVec,
     pub msg_sent: IntCounterVec,
     pub handling_seconds: HistogramVec,
+    /// Of `handling_seconds`.
+    pub(crate) exemplars: Exemplars,
     pub panics_recovered: IntCounter,
     pub calls: CallGauges,
     /// Label `reason`: `stalled` or `crowded`.
@@ -246,6 +263,19 @@ impl Metrics {
                 calls_waiting_for_prometheus: grpc.calls.waiting_for_prometheus.clone(),
             },
             grpc,
+            config: ConfigMetrics {
+                successful: int_gauge(
+                    r,
+                    "pillion_config_last_reload_successful",
+                    "1 while the configuration in the files is what is used, 0 while a file cannot be used and what it said \
+                     before is.",
+                ),
+                success_timestamp_seconds: gauge(
+                    r,
+                    "pillion_config_last_reload_success_timestamp_seconds",
+                    "When all files were last read again and used, or first read, in seconds since 1970.",
+                ),
+            },
             tls: TlsFamilies::new(r),
             process: ProcessMetrics::new(r),
             core_errors: int_counter(
@@ -294,6 +324,74 @@ impl Metrics {
         };
         for reason in REFUSAL_REASONS {
             metrics.refused.with_label_values(&[reason]);
+        }
+        metrics
+    }
+
+    /// Declares what the reloader moves, in every configuration, as Thanos does; `method` is `http` or `signal`.
+    pub fn reloader(&self, method: &str) -> ReloadMetrics {
+        let r = &self.registry;
+        int_gauge_vec(
+            r,
+            "thanos_sidecar_reloader_info",
+            "A metric with a constant '1' value labeled by reload method (either 'http' or 'signal').",
+            &["method"],
+        )
+        .with_label_values(&[method])
+        .set(1);
+        let counter = |name: &str, help: &str| int_counter(r, &format!("thanos_sidecar_reloader_{name}"), help);
+        let metrics = ReloadMetrics {
+            reloads: counter("reloads_total", "Total number of reload requests."),
+            reloads_failed: counter("reloads_failed_total", "Total number of reload requests that failed."),
+            last_reload_successful: int_gauge(
+                r,
+                "thanos_sidecar_reloader_last_reload_successful",
+                "Whether the last reload attempt was successful",
+            ),
+            last_reload_success_timestamp_seconds: gauge(
+                r,
+                "thanos_sidecar_reloader_last_reload_success_timestamp_seconds",
+                "Timestamp of the last successful reload",
+            ),
+            config_apply_operations: counter(
+                "config_apply_operations_total",
+                "Total number of config apply operations.",
+            ),
+            config_apply_operations_failed: counter(
+                "config_apply_operations_failed_total",
+                "Total number of config apply operations that failed.",
+            ),
+            config_environment_variable_expansion_errors: int_gauge(
+                r,
+                "thanos_sidecar_reloader_config_environment_variable_expansion_errors",
+                "Number of environment variable expansions that failed during the last operation.",
+            ),
+            watches: int_gauge(r, "thanos_sidecar_reloader_watches", "Number of resources watched by the reloader."),
+            watch_events: counter(
+                "watch_events_total",
+                "Total number of events received by the reloader from the watcher.",
+            ),
+            watch_errors: counter(
+                "watch_errors_total",
+                "Total number of errors received by the reloader from the watcher.",
+            ),
+            failing: int_gauge_vec(
+                r,
+                "pillion_reloader_failing",
+                "1 for the reason for which Prometheus does not have the watched files as they are: they cannot be read or \
+                 written (files), a variable is not set (variable), Prometheus refuses them (refused), takes no reloads \
+                 (disabled), is away (unreachable), has no process to be signalled (process), does not say that it has \
+                 reloaded (unconfirmed), else (other).",
+                &["reason"],
+            ),
+            missing_paths: int_gauge(
+                r,
+                "pillion_reloader_missing_paths",
+                "Number of configured files and folders that are not there and are waited for.",
+            ),
+        };
+        for reason in FAILURE_REASONS {
+            metrics.failing.with_label_values(&[reason]);
         }
         metrics
     }
@@ -474,13 +572,32 @@ impl Metrics {
         metrics
     }
 
-    /// The page of `/metrics`, in the text format 0.0.4.
+    /// The page of `/metrics` in the older text format.
     pub fn render(&self) -> Vec<u8> {
+        self.page(Format::Text)
+    }
+
+    /// The page of `/metrics`.
+    pub(crate) fn page(&self, format: Format) -> Vec<u8> {
         self.process.refresh();
         self.core_errors.inc_by(n_complaints().saturating_sub(self.core_errors.get()));
         let mut page = String::with_capacity(32 * 1024);
-        exposition::write(&self.registry.gather(), &mut page);
+        exposition::write(&self.registry.gather(), &self.grpc.exemplars, format, &mut page);
         page.into_bytes()
+    }
+}
+
+impl GrpcMetrics {
+    /// Observes how long a call took; a traced one can be found again.
+    pub(crate) fn observe(&self, labels: [&str; 3], took: Duration, trace_id: Option<&str>) {
+        self.handling_seconds.with_label_values(&labels).observe(took.as_secs_f64());
+        if let Some(trace_id) = trace_id {
+            let names = ["grpc_type", "grpc_service", "grpc_method"];
+            let labels: Vec<_> = names.into_iter().zip(labels).collect();
+            let at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let exemplar = Exemplar { trace_id: trace_id.to_owned(), value: took.as_secs_f64(), at_s };
+            self.exemplars.put("grpc_server_handling_seconds", &labels, &LATENCY_BUCKETS, exemplar);
+        }
     }
 }
 
@@ -556,6 +673,7 @@ impl GrpcMetrics {
                 r,
                 HistogramVec::new(opts.buckets(LATENCY_BUCKETS.to_vec()), &LABELS).expect(WHY),
             ),
+            exemplars: Exemplars::default(),
             panics_recovered: int_counter(
                 r,
                 "grpc_req_panics_recovered_total",

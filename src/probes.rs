@@ -13,6 +13,8 @@ pub struct Probes(Arc<ProbesInner>);
 struct ProbesInner {
     state: Mutex<ProbeState>,
     listeners: Mutex<Vec<Listener>>,
+    /// Why it is not ready, as it was said last.
+    reason: Mutex<String>,
     metrics: StatusMetrics,
 }
 
@@ -30,7 +32,8 @@ impl Probes {
     /// Neither healthy nor ready.
     pub fn new(metrics: StatusMetrics) -> Self {
         let state = Mutex::new(ProbeState { healthy: false, ready: false, serving: false, stopping: false });
-        Probes(Arc::new(ProbesInner { state, listeners: Mutex::new(Vec::new()), metrics }))
+        let reason = Mutex::new("starting".to_owned());
+        Probes(Arc::new(ProbesInner { state, listeners: Mutex::new(Vec::new()), reason, metrics }))
     }
 
     /// Whether the process is alive and serving HTTP.
@@ -41,6 +44,12 @@ impl Probes {
     /// Whether Prometheus answered the last heartbeat.
     pub fn is_ready(&self) -> bool {
         self.lock().ready
+    }
+
+    /// Why it is not ready; `None` while it is.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let is_ready = self.is_ready();
+        (!is_ready).then(|| self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// The HTTP server runs.
@@ -62,6 +71,9 @@ impl Probes {
             let mut state = self.lock();
             let changed = !state.ready && state.serving && !state.stopping;
             state.ready |= changed;
+            if !state.serving && !state.stopping {
+                self.explain("Prometheus has answered, and gRPC does not listen yet");
+            }
             changed
         };
         if changed {
@@ -73,6 +85,7 @@ impl Probes {
 
     /// Prometheus cannot be reached, for this reason.
     pub fn not_ready(&self, reason: &str) {
+        self.explain(reason);
         let changed = std::mem::replace(&mut self.lock().ready, false);
         if changed {
             self.0.metrics.ready.set(0);
@@ -90,6 +103,10 @@ impl Probes {
     /// Calls `listener` with the readiness at every change, on the thread that changes it; it must not block.
     pub fn on_change(&self, listener: impl Fn(bool) + Send + 'static) {
         self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(listener));
+    }
+
+    fn explain(&self, reason: &str) {
+        reason.clone_into(&mut self.0.reason.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn tell(&self, ready: bool) {
@@ -121,7 +138,9 @@ mod tests {
         assert!(!probes.is_ready(), "ready although gRPC does not listen");
         probes.serving();
         probes.ready();
+        assert_eq!(probes.reason(), None);
         probes.not_ready("gone");
+        assert_eq!(probes.reason().as_deref(), Some("gone"));
         probes.stopping("stop");
         probes.ready();
         assert_eq!(told.load(Ordering::SeqCst), 2);

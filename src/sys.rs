@@ -73,6 +73,11 @@ fn queued_bytes(socket: &std::net::TcpStream, request: libc::Ioctl) -> u64 {
     if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
+/// How many files the process may have open once it has raised its limit; `None` without one.
+pub(crate) fn file_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+}
+
 /// Raises the limit of open files to what the process may have: each connection takes three, each upload a few.
 pub(crate) fn raise_file_limit() {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -37,7 +37,7 @@ fn exhausted_descriptors_neither_burn_cpu_nor_end_the_service() {
     let (http, grpc) = (admin.local_addr().unwrap(), front.local_addr().unwrap());
     let on_admin = stop.clone();
     let on_front = stop.clone();
-    let admin = spawn_thread("admin", None, move || admin.run(&on_admin, &|_, path| Response::text(path))).unwrap();
+    let admin = spawn_thread("admin", None, move || admin.run(&on_admin, &|head| Response::text(&head.path))).unwrap();
     let front = spawn_thread("front", None, move || front.run(&on_front, |_, _| Ok(()))).unwrap();
 
     let mut idle = unconnected();

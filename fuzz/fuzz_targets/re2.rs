@@ -26,7 +26,9 @@ fuzz_target!(|data: &[u8]| {
         Ok(expected) => {
             // What is left open at the end of a pattern would swallow a parenthesis.
             if pattern.rfind("\\Q") <= pattern.rfind("\\E") {
-                for around in [format!("(?:{pattern})"), format!("[^\\s\\S]|(?:{pattern})"), format!("(?:{pattern}){{1}}")] {
+                for around in
+                    [format!("(?:{pattern})"), format!("[^\\s\\S]|(?:{pattern})"), format!("(?:{pattern}){{1}}")]
+                {
                     if let Ok(found) = judge(&around, text) {
                         assert_eq!(found, expected, "{around:?} {text:?}");
                     }
@@ -34,7 +36,8 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         Err(error) => {
-            let is_bound = ["the patterns of", "the pattern is", "the pattern has"].iter().any(|text| error.starts_with(text));
+            let is_bound =
+                ["the patterns of", "the pattern is", "the pattern has"].iter().any(|text| error.starts_with(text));
             assert!(is_bound || error.starts_with("error parsing regexp: "), "{error}");
             // A pattern is refused whatever it is to match.
             if !is_bound {

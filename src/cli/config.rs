@@ -5,8 +5,10 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::flags::SidecarFlags;
+use crate::cli::store_limits::StoreLimits;
 use crate::cli::values::HashFunc;
 use crate::limits;
+use crate::request_log::RequestLogConfig;
 use pillion_base::content::{self, Content};
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::secret::Secret;
@@ -17,6 +19,7 @@ use pillion_http::address::{ListenAddress, PrometheusUrl};
 use pillion_http::client::ClientConfig;
 use pillion_http::tls::{self, ClientAuth, Pem, ServerSettings};
 use pillion_read::store::PerCall;
+use pillion_reload::{RETRY_INTERVAL, ReloadConfig};
 use pillion_ship::UploadLimits;
 use pillion_trace::Config as TracingConfig;
 
@@ -44,11 +47,11 @@ pub(crate) struct Config {
     /// How Prometheus is reached.
     pub(crate) prometheus_client: ClientConfig,
     /// Where that was read.
-    pub(crate) prometheus_client_source: HttpClientSource,
+    pub(crate) prometheus_client_source: Source,
     /// How calls are traced; `None` traces none.
     pub(crate) tracing: Option<TracingConfig>,
     /// Where that was read.
-    pub(crate) tracing_source: TracingSource,
+    pub(crate) tracing_source: Source,
     /// Longest wait for external labels at start, when blocks are uploaded.
     pub(crate) ready_timeout: Duration,
     /// Time between two rounds of questions to Prometheus; never zero.
@@ -61,57 +64,65 @@ pub(crate) struct Config {
     pub(crate) shipper: ShipperOptions,
     /// Hash function over the files of a block.
     pub(crate) hash_func: HashFunc,
-    /// What one Series call may return.
-    pub(crate) per_call: PerCall,
+    /// What Series calls may return and hold, as the flags say.
+    pub(crate) store_limits: StoreLimits,
     /// Series and label calls at once, at least 1.
     pub(crate) concurrent_calls: usize,
     /// Longest time that a client may take nothing of an answer.
     pub(crate) stalled_call_timeout: Duration,
-    /// Bytes that all Series calls together may hold; 0 leaves it to the memory limit of the process.
-    pub(crate) bytes_in_flight: usize,
     /// Start of the time range that is served.
     pub(crate) min_time: TimeOrDuration,
     /// Where blocks are uploaded to; `None` uploads nothing.
     pub(crate) bucket: Option<BucketConfig>,
+    /// Where that is written.
+    pub(crate) bucket_source: Source,
+    /// Which requests are logged.
+    pub(crate) request_log: RequestLogConfig,
+    /// Where that is written.
+    pub(crate) request_log_source: Source,
+    /// The file that overrides the limits of calls and is read again when it changes; empty is none.
+    pub(crate) store_limits_file: String,
+    /// What of Prometheus's is watched; `None` watches nothing.
+    pub(crate) reload: Option<ReloadConfig>,
+    /// How Prometheus is told to reload.
+    pub(crate) reload_method: ReloadMethod,
+    /// Only say what would be uploaded.
+    pub(crate) dry_run: bool,
+    /// Whether `POST /-/reload` is served.
+    pub(crate) enable_lifecycle: bool,
 }
 
-/// The flags `--prometheus.http-client-file` and `--prometheus.http-client`, of which one at most is set.
-#[derive(Debug, Clone)]
-pub(crate) struct HttpClientSource {
-    file: String,
-    content: Secret,
+/// A pair of flags of which one names a file and the other is what would be in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Empty when it is the content that is given, or nothing.
+    pub(crate) file: String,
+    pub(crate) content: Secret,
 }
 
-impl HttpClientSource {
-    /// Whether there is a file, which may change.
-    pub(crate) fn is_file(&self) -> bool {
-        !self.file.is_empty()
+impl Source {
+    /// The file, if it is one.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        Some(&self.file).filter(|file| !file.is_empty()).map(PathBuf::from).into_iter().collect()
     }
-
-    /// Reads the configuration; without one nothing is changed.
-    pub(crate) fn load(&self) -> Result<ClientConfig> {
-        let loaded = content::load("prometheus.http-client", &self.file, &self.content.0)?;
-        loaded.map_or_else(|| Ok(ClientConfig::default()), |content| ClientConfig::parse(&content))
-    }
 }
 
-/// The flags `--tracing.config-file` and `--tracing.config`, of which one at most is set.
-#[derive(Debug, Clone)]
-pub(crate) struct TracingSource {
-    file: String,
-    content: Secret,
+/// How Prometheus is told to reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReloadMethod {
+    /// By a request.
+    Http,
+    /// By SIGHUP to the process of this name.
+    Signal(String),
 }
 
-impl TracingSource {
-    /// Whether there is a file, which may change.
-    pub(crate) fn is_file(&self) -> bool {
-        !self.file.is_empty()
-    }
-
-    /// Reads the configuration; `env` gives the variables of OpenTelemetry.
-    pub(crate) fn load(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<TracingConfig>> {
-        let loaded = content::load("tracing.config", &self.file, &self.content.0)?;
-        loaded.map(|content| TracingConfig::parse(&content, env)).transpose()
+impl ReloadMethod {
+    /// The word of `--reloader.method`.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            ReloadMethod::Http => "http",
+            ReloadMethod::Signal(_) => "signal",
+        }
     }
 }
 
@@ -153,12 +164,20 @@ impl Config {
             value.positive().ok_or_else(text)
         };
         let prometheus_client_source =
-            HttpClientSource { file: flags.prometheus_http_client_file, content: flags.prometheus_http_client };
-        let tracing_source = TracingSource { file: flags.tracing_config_file, content: flags.tracing_config };
+            Source { file: flags.prometheus_http_client_file, content: flags.prometheus_http_client };
+        let tracing_source = Source { file: flags.tracing_config_file, content: flags.tracing_config };
         if flags.tsdb_path.is_empty() {
             return Err(wrong("--tsdb.path must not be empty"));
         }
+        let reload_method = match flags.reloader_method.as_str() {
+            "signal" => ReloadMethod::Signal(flags.reloader_process_name),
+            _ => ReloadMethod::Http,
+        };
+        let times = [flags.reloader_watch_interval, flags.reloader_retry_interval, flags.reloader_debounce];
+        let files = [flags.reloader_config_file, flags.reloader_config_envsubst_file];
         Ok(Config {
+            reload: reload(files, flags.reloader_rule_dir, times)?,
+            reload_method,
             http_address: flags.http_address,
             http_grace_period: flags.http_grace_period.0,
             http_config: Some(flags.http_config).filter(|path| !path.is_empty()).map(PathBuf::from),
@@ -173,9 +192,9 @@ impl Config {
             )?,
             request_bytes_max: request_bytes_max(flags.grpc_server_max_request_size)?,
             prometheus_url: flags.prometheus_url,
-            prometheus_client: prometheus_client_source.load()?,
+            prometheus_client: http_client(&prometheus_client_source)?,
             prometheus_client_source,
-            tracing: tracing_source.load(env).map_err(|err| err.context("tracing failed"))?,
+            tracing: tracing(&tracing_source, env).map_err(|err| err.context("tracing failed"))?,
             tracing_source,
             ready_timeout: flags.prometheus_ready_timeout.or_zero(),
             get_config_interval: positive("prometheus.get_config_interval", flags.prometheus_get_config_interval)?,
@@ -197,18 +216,29 @@ impl Config {
                 claim_reserve_bytes: flags.shipper_claim_reserve.0,
             },
             hash_func: flags.hash_func,
-            per_call: PerCall {
-                series_max: flags.store_limits_request_series,
-                samples_max: flags.store_limits_request_samples,
+            store_limits: StoreLimits {
+                per_call: PerCall {
+                    series_max: flags.store_limits_request_series,
+                    samples_max: flags.store_limits_request_samples,
+                },
+                bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             },
             concurrent_calls: concurrent_calls(flags.store_limits_concurrent_calls)?,
             stalled_call_timeout: never_if_zero(not_negative(
                 "store.limits.stalled-call-timeout",
                 flags.store_limits_stalled_call_timeout,
             )?),
-            bytes_in_flight: usize::try_from(flags.store_limits_bytes_in_flight).unwrap_or(usize::MAX),
             min_time: flags.min_time,
             bucket: bucket(&flags.objstore_config_file, &flags.objstore_config.0, env)?,
+            bucket_source: Source { file: flags.objstore_config_file, content: flags.objstore_config },
+            request_log: request_log(&flags.request_logging_config_file, &flags.request_logging_config.0)?,
+            request_log_source: Source {
+                file: flags.request_logging_config_file,
+                content: flags.request_logging_config,
+            },
+            store_limits_file: flags.store_limits_file,
+            enable_lifecycle: flags.web_enable_lifecycle,
+            dry_run: flags.dry_run,
         })
     }
 }
@@ -218,6 +248,38 @@ fn not_negative(flag: &str, value: GoDuration) -> Result<Duration> {
         return Err(wrong(format!("--{flag} must not be negative, got {value}")));
     }
     Ok(value.or_zero())
+}
+
+/// What is watched, if anything.
+fn reload(
+    [config_file, output_file]: [String; 2],
+    rule_dirs: Vec<String>,
+    [watch_interval, retry_interval, debounce]: [GoDuration; 3],
+) -> Result<Option<ReloadConfig>> {
+    let watch_interval = not_negative("reloader.watch-interval", watch_interval)?;
+    let retry_interval = not_negative("reloader.retry-interval", retry_interval)?;
+    let debounce = not_negative("reloader.debounce", debounce)?;
+    let path = |path: String| Some(path).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let (config_file, output_file) = (path(config_file), path(output_file));
+    if rule_dirs.iter().any(String::is_empty) {
+        return Err(wrong("--reloader.rule-dir must not be empty"));
+    }
+    if config_file.is_some() && config_file == output_file {
+        let text =
+            "--reloader.config-envsubst-file must not be the file of --reloader.config-file, from which it is made";
+        return Err(wrong(text));
+    }
+    if config_file.is_none() && rule_dirs.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(ReloadConfig {
+        config_file,
+        output_file,
+        rule_dirs: rule_dirs.into_iter().map(PathBuf::from).collect(),
+        watch_interval: Some(watch_interval).filter(|time| !time.is_zero()),
+        retry_interval: if retry_interval.is_zero() { RETRY_INTERVAL } else { retry_interval },
+        debounce,
+    }))
 }
 
 fn wrong(text: impl Into<String>) -> Error {
@@ -307,6 +369,26 @@ pub(crate) fn bucket(file: &str, content: &str, env: &dyn Fn(&str) -> Option<Str
     };
     let text = content::substitute(&loaded.text, env).map_err(|err| err.context(CONTEXT))?;
     BucketConfig::parse(&Content { text, ..loaded }).map(Some)
+}
+
+/// How Prometheus is reached, by `--prometheus.http-client-file` or `--prometheus.http-client`.
+pub(crate) fn http_client(source: &Source) -> Result<ClientConfig> {
+    let loaded = content::load("prometheus.http-client", &source.file, &source.content.0)?;
+    loaded.map_or_else(|| Ok(ClientConfig::default()), |content| ClientConfig::parse(&content))
+}
+
+/// How calls are traced, by `--tracing.config-file` or `--tracing.config`; `env` gives the variables of OpenTelemetry.
+pub(crate) fn tracing(source: &Source, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<TracingConfig>> {
+    let loaded = content::load("tracing.config", &source.file, &source.content.0)?;
+    loaded.map(|content| TracingConfig::parse(&content, env)).transpose()
+}
+
+/// Which requests are logged, by `--request.logging-config-file` or `--request.logging-config`; none when neither is given.
+pub(crate) fn request_log(file: &str, content: &str) -> Result<RequestLogConfig> {
+    const CONTEXT: &str = "error while parsing config for request logging";
+    let loaded = content::load("request.logging-config", file, content).map_err(|err| err.context(CONTEXT))?;
+    let Some(Content { text, .. }) = loaded else { return Ok(RequestLogConfig::default()) };
+    RequestLogConfig::parse(&text).map_err(|err| err.context(CONTEXT))
 }
 
 #[cfg(test)]
@@ -400,6 +482,10 @@ mod tests {
             ("--shipper.meta-file-name=a/", "--shipper.meta-file-name must be the name of a file"),
             ("--shipper.meta-file-name=/a", "--shipper.meta-file-name must be the name of a file"),
             ("--tsdb.path=", "--tsdb.path must not be empty"),
+            ("--reloader.rule-dir=", "--reloader.rule-dir must not be empty"),
+            ("--reloader.watch-interval=-1s", "--reloader.watch-interval must not be negative, got -1s"),
+            ("--reloader.retry-interval=-1s", "--reloader.retry-interval must not be negative, got -1s"),
+            ("--reloader.debounce=-1s", "--reloader.debounce must not be negative, got -1s"),
             ("--shipper.upload-jitter=-1s", "--shipper.upload-jitter must not be negative, got -1s"),
             (
                 "--grpc-server-tls-cert=/a",
@@ -444,6 +530,41 @@ mod tests {
         }
         let err = config(&["--objstore.config=a", "--objstore.config-file=b"]).unwrap_err().to_string();
         assert_eq!(err, "getting object store config: both objstore.config-file and objstore.config flags set.");
+    }
+
+    #[test]
+    fn what_is_watched() {
+        let rules = ["--reloader.rule-dir=/r", "--reloader.rule-dir=s/"];
+        let default = ReloadConfig {
+            config_file: None,
+            output_file: None,
+            rule_dirs: vec!["/r".into(), "s/".into()],
+            watch_interval: Some(Duration::from_secs(180)),
+            retry_interval: Duration::from_secs(5),
+            debounce: Duration::from_secs(1),
+        };
+        assert_eq!(config(&["--reloader.config-envsubst-file=/o"]).unwrap().reload, None);
+        assert_eq!(config(&rules).unwrap().reload, Some(default.clone()));
+        let files = ["--reloader.config-file=/i", "--reloader.config-envsubst-file=/o"];
+        let zero = ["--reloader.watch-interval=0s", "--reloader.retry-interval=0s", "--reloader.debounce=0s"];
+        let got = config(&[&files[..], &zero].concat()).unwrap();
+        let want = ReloadConfig {
+            config_file: Some("/i".into()),
+            output_file: Some("/o".into()),
+            rule_dirs: Vec::new(),
+            watch_interval: None,
+            debounce: Duration::ZERO,
+            ..default
+        };
+        assert_eq!((got.reload, got.reload_method), (Some(want), ReloadMethod::Http));
+        let signal = config(&["--reloader.method=signal", "--reloader.process-name=p"]).unwrap().reload_method;
+        assert_eq!((signal.name(), signal), ("signal", ReloadMethod::Signal("p".into())));
+        let same = ["--reloader.config-file=/i", "--reloader.config-envsubst-file=/i"];
+        let err = config(&same).unwrap_err().to_string();
+        assert!(
+            err.starts_with("--reloader.config-envsubst-file must not be the file of --reloader.config-file"),
+            "{err}"
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::cli::flag::{Arg, Flag, Presence, Status, Value, flags};
 use crate::cli::values::{
-    HASH_FUNCS, HashFunc, LOG_FORMATS, LOG_LEVELS, PrometheusDuration, RELOAD_METHODS, TLS_VERSIONS, float, int,
-    positive, reload_method, tls_version, uint,
+    HASH_FUNCS, HashFunc, LOG_FORMATS, LOG_LEVELS, PrometheusDuration, RELOAD_METHODS, TLS_VERSIONS, float, http_url,
+    int, positive, reload_method, tls_version, uint,
 };
 use crate::log_format::{LogFormat, LogLevel};
 use pillion_base::secret::Secret;
@@ -45,6 +45,8 @@ flags! {
             "Time that open HTTP requests get when the sidecar stops.";
         http_config: String = "http.config", PATH, Default(""), Supported,
             "File with TLS and authentication settings of the HTTP server.";
+        web_enable_lifecycle: bool = "web.enable-lifecycle", Bool, Default("false"), Own,
+            "Read everything again that can change while the sidecar runs at POST /-/reload, as at SIGHUP.";
         grpc_address: ListenAddress = "grpc-address", ADDRESS, Default("0.0.0.0:10901"), Supported,
             "Where the StoreAPI is served over gRPC.";
         grpc_server_tls_cert: String = "grpc-server-tls-cert", PATH, Default(""), Supported,
@@ -84,24 +86,26 @@ flags! {
             "The HTTP client's settings themselves, in place of --prometheus.http-client-file.";
         tsdb_path: String = "tsdb.path", Text("folder"), Default("./data"), Supported,
             "Prometheus's data folder, whose blocks are uploaded.";
-        reloader_config_file: String = "reloader.config-file", PATH, Default(""), NotYet,
+        reloader_config_file: String = "reloader.config-file", PATH, Default(""), Supported,
             "Prometheus configuration that is watched.";
-        reloader_config_envsubst_file: String = "reloader.config-envsubst-file", PATH, Default(""), NotYet,
+        reloader_config_envsubst_file: String = "reloader.config-envsubst-file", PATH, Default(""), Supported,
             "Where the watched configuration is written with environment variables filled in.";
-        reloader_rule_dir: Vec<String> = "reloader.rule-dir", Text("folder"), Repeatable, NotYet,
+        reloader_rule_dir: Vec<String> = "reloader.rule-dir", Text("folder"), Repeatable, Supported,
             "Folder of rules that is watched.";
-        reloader_watch_interval: GoDuration = "reloader.watch-interval", Duration, Default("3m"), NotYet,
-            "How often the watched files are read anyway.";
-        reloader_retry_interval: GoDuration = "reloader.retry-interval", Duration, Default("5s"), NotYet,
-            "Wait after a reload that failed.";
+        reloader_watch_interval: GoDuration = "reloader.watch-interval", Duration, Default("3m"), Supported,
+            "How often the watched files are read although nothing tells of a change; 0 is never.";
+        reloader_retry_interval: GoDuration = "reloader.retry-interval", Duration, Default("5s"), Supported,
+            "Wait after a reload that failed, unless the files change before; 0 is the default.";
+        reloader_debounce: GoDuration = "reloader.debounce", Duration, Default("1s"), Own,
+            "For so long no watched file must change before changes are applied, at most ten times as long.";
         reloader_method: String, from_str_fn(reload_method) =
-            "reloader.method", Enum(RELOAD_METHODS), Default("http"), NotYet,
+            "reloader.method", Enum(RELOAD_METHODS), Default("http"), Supported,
             "How Prometheus is told to reload.";
-        reloader_process_name: String = "reloader.process-name", Text("name"), Default("prometheus"), NotYet,
+        reloader_process_name: String = "reloader.process-name", Text("name"), Default("prometheus"), Supported,
             "Name of the process that gets the signal, when --reloader.method is signal.";
-        request_logging_config_file: String = "request.logging-config-file", PATH, Default(""), NotYet,
+        request_logging_config_file: String = "request.logging-config-file", PATH, Default(""), Supported,
             "File that says which requests are logged, in YAML.";
-        request_logging_config: Secret = "request.logging-config", CONTENT, Default(""), NotYet,
+        request_logging_config: Secret = "request.logging-config", CONTENT, Default(""), Supported,
             "The same configuration itself, in place of --request.logging-config-file.";
         objstore_config_file: String = "objstore.config-file", PATH, Default(""), Supported,
             "File with the object storage configuration, in YAML; $(NAME) stands for an environment variable. Without \
@@ -149,6 +153,9 @@ flags! {
         store_limits_request_samples: u64, from_str_fn(uint) =
             "store.limits.request-samples", Number, Default("0"), Supported,
             "Most samples one Series call may return, counted as 120 for each chunk; 0 is no limit.";
+        store_limits_file: String = "store.limits.file", PATH, Default(""), Own,
+            "YAML file with request_series, request_samples and bytes_in_flight, which replace the flags of these names; it \
+             is read again when it changes.";
         store_limits_concurrent_calls: u64, from_str_fn(uint) =
             "store.limits.concurrent-calls", Number, Default("16"), Own,
             "Series and label calls at work at once, those aside that wait for their clients; up to 256 more wait in a \
@@ -163,8 +170,36 @@ flags! {
         min_time: TimeOrDuration = "min-time", Text("time"), Default("0000-01-01T00:00:00Z"), Supported,
             "Start of the time range that is served: an RFC 3339 time, or a duration such as -1d that is counted from \
              now.";
+        dry_run: bool = "dry-run", Bool, Default("false"), Own,
+            "Serve as usual, but upload nothing and write nothing under --tsdb.path: the log says which blocks would be \
+             uploaded, and why not the others.";
     }
 }
+
+flags! {
+    /// The flags of `check` beside those of the sidecar.
+    struct CheckFlags;
+
+    /// Flags of the `check` command beside those of the sidecar.
+    table CHECK {
+        json: bool = "json", Bool, Default("false"), Own, "Print JSON, one value on a line.";
+        read_only: bool = "read-only", Bool, Default("false"), Own,
+            "Write nothing into the bucket either: without it a small object is stored, read back, compared and deleted.";
+        timeout: Duration, from_str_fn(positive) = "timeout", Duration, Default("20s"), Own,
+            "Longest time that one part of the check may take; all begin together.";
+    }
+}
+
+/// What `check` takes: every flag of the sidecar, so that its command line can be checked as it is, and its own.
+const CHECK_AND_SIDECAR: [Flag; CHECK.len() + SIDECAR.len()] = {
+    let mut all = [CHECK[0]; CHECK.len() + SIDECAR.len()];
+    let mut idx = 0;
+    while idx < all.len() {
+        all[idx] = if idx < CHECK.len() { CHECK[idx] } else { SIDECAR[idx - CHECK.len()] };
+        idx += 1;
+    }
+    all
+};
 
 flags! {
     /// The flags of `info`.
@@ -186,6 +221,32 @@ flags! {
             "Take any certificate of the server, without knowing who it is.";
         timeout: Duration, from_str_fn(positive) =
             "timeout", Duration, Default("10s"), Own, "Longest wait for the answer.";
+    }
+}
+
+flags! {
+    /// The flags of `status`.
+    struct StatusFlags;
+
+    /// Flags of the `status` command.
+    table STATUS {
+        http: PrometheusUrl, from_str_fn(http_url) = "http", Secret("url"), Default("http://127.0.0.1:10902"), Own,
+            "The daemon's HTTP port, as host:port or as a URL.";
+        json: bool = "json", Bool, Default("false"), Own, "Print the answer as it came.";
+        basic_auth_file: String = "basic-auth-file", PATH, Default(""), Own,
+            "File with one line, user:password, for a port that wants them.";
+        tls: bool = "tls", Bool, Default("false"), Own,
+            "Speak TLS, as with a URL that begins with https. Each of the other flags of TLS implies it.";
+        tls_ca: String = "tls-ca", PATH, Default(""), Own,
+            "Authorities that may have signed the server's certificate. Default: the system's.";
+        tls_cert: String = "tls-cert", PATH, Default(""), Own, "Certificate that is shown to the server.";
+        tls_key: String = "tls-key", PATH, Default(""), Own, "Key of --tls-cert.";
+        tls_server_name: String = "tls-server-name", Text("name"), Default(""), Own,
+            "Name in the server's certificate, where it is not the host of --http.";
+        insecure_skip_verify: bool = "insecure-skip-verify", Bool, Default("false"), Own,
+            "Take any certificate of the server, without knowing who it is.";
+        timeout: Duration, from_str_fn(positive) =
+            "timeout", Duration, Default("5s"), Own, "Longest wait for the answer.";
     }
 }
 
@@ -320,6 +381,21 @@ pub(super) const COMMANDS: &[Command] = &[
         flags: SIDECAR,
         args: &[],
     },
+    Command {
+        name: "status",
+        help: "Ask a running sidecar what it is doing. The exit code is 0 when it is ready, and 1 when it is not or does \
+               not answer.",
+        flags: STATUS,
+        args: &[],
+    },
+    Command {
+        name: "check",
+        help: "Ask and read everything that the sidecar would with the same flags, and say what to change before it is \
+               started. Starts nothing. Ends with 0 if it would start and upload, 1 if something keeps it from that, and 2 for \
+               a flag's value that cannot be understood.",
+        flags: &CHECK_AND_SIDECAR,
+        args: &[],
+    },
     Command { name: "info", help: "Ask a StoreAPI server what it is and what it has.", flags: INFO, args: &[] },
     Command { name: "series", help: "Read series from a StoreAPI server.", flags: SERIES, args: &[] },
     Command {
@@ -411,8 +487,8 @@ mod tests {
     #[test]
     fn the_sidecar_has_the_flags_of_thanos() {
         // The flags of Thanos and our own. `--x-file` and `--x` count as two. One more or less is a decision.
-        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 50));
-        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 10);
+        assert_eq!((GLOBAL.len(), SIDECAR.len()), (7, 54));
+        assert_eq!(GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count(), 14);
         assert!(SIDECAR.iter().all(|flag| !flag.is_required()));
         let hidden: Vec<&str> = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.hidden).map(|flag| flag.name).collect();
         assert_eq!(
@@ -439,5 +515,30 @@ mod tests {
         for line in table.lines() {
             assert_eq!(line.replace("\\|", "").matches('|').count(), 5, "{line}");
         }
+    }
+
+    /// Whoever swaps the binary keeps the arguments: each flag of Thanos is here, of the same kind and with the same default,
+    /// and none of them is refused.
+    #[test]
+    fn every_flag_of_thanos_is_taken() {
+        let table = include_str!("../../tests/data/thanos_flags.txt");
+        let rows = table.lines().filter(|line| !line.starts_with('#'));
+        let mut n = 0;
+        for row in rows {
+            let mut words = row.splitn(3, ' ');
+            let (name, kind, default) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or(""));
+            let flag = GLOBAL.iter().chain(SIDECAR).find(|flag| flag.name == name);
+            let flag = flag.unwrap_or_else(|| panic!("--{name} is missing"));
+            assert!(!matches!(flag.status, Status::Own), "--{name} is one of Thanos's");
+            let found = match (flag.value, flag.presence) {
+                (Value::Bool, _) => "switch",
+                (_, Presence::Repeatable) => "repeatable",
+                _ => "value",
+            };
+            assert_eq!((found, flag.default_text()), (kind, default), "--{name}");
+            n += 1;
+        }
+        let n_own = GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::Own).count();
+        assert_eq!(n + n_own, GLOBAL.len() + SIDECAR.len());
     }
 }

@@ -8,8 +8,8 @@ use argh::FromArgs;
 
 use crate::cli::flag::{Arg, Flag, Given, Presence, Status, Value};
 use crate::cli::flags::{
-    CAT, COMMANDS, CatFlags, GLOBAL, INFO, InfoFlags, LS, LsFlags, SERIES, SIDECAR, SeriesFlags, SidecarFlags, VERIFY,
-    VerifyFlags,
+    CAT, CHECK, COMMANDS, CatFlags, CheckFlags, GLOBAL, INFO, InfoFlags, LS, LsFlags, SERIES, SIDECAR, STATUS,
+    SeriesFlags, SidecarFlags, StatusFlags, VERIFY, VerifyFlags,
 };
 use crate::cli::help;
 use crate::cli::token::{self, Ask, Tokens};
@@ -20,6 +20,10 @@ use pillion_base::time::GoDuration;
 pub(crate) enum Invocation {
     /// Run the sidecar.
     Sidecar(Box<SidecarFlags>),
+    /// Ask a running sidecar what it is doing.
+    Status(StatusFlags),
+    /// Look what the sidecar with these flags would meet.
+    Check(Box<SidecarFlags>, CheckFlags),
     /// Ask a store what it is.
     Info(InfoFlags),
     /// Read series from a store.
@@ -105,6 +109,11 @@ fn typed(tokens: &Tokens) -> Result<Option<Invocation>, Wrong> {
     if name == Some("sidecar") {
         return Ok(Some(Invocation::Sidecar(Box::new(sidecar(&tokens.given)?))));
     }
+    if name == Some("check") {
+        let is_own = |given: &Given| CHECK.iter().any(|flag| flag.name == given.flag.name);
+        let (own, sidecars): (Vec<Given>, Vec<Given>) = tokens.given.iter().cloned().partition(is_own);
+        return Ok(Some(Invocation::Check(Box::new(sidecar(&sidecars)?), from_given(&[CHECK], &own)?)));
+    }
     // The other commands do not use the global flags, but their values are checked all the same, and first.
     sidecar(&global)?;
     // An argument that may be absent is an empty text then.
@@ -114,6 +123,7 @@ fn typed(tokens: &Tokens) -> Result<Option<Invocation>, Wrong> {
     };
     Ok(match name {
         None => None,
+        Some("status") => Some(Invocation::Status(from_given(&[STATUS], &own)?)),
         Some("info") => Some(Invocation::Info(from_given(&[INFO], &own)?)),
         Some("verify" | "bucket verify") => Some(Invocation::Verify(from_given(&[VERIFY], &own)?)),
         Some("bucket ls") => Some(Invocation::Ls(from_given(&[LS], &own)?, arg(0)?)),
@@ -244,7 +254,7 @@ mod tests {
         for command in COMMANDS {
             for flag in GLOBAL.iter().chain(command.flags) {
                 let start = match command.name {
-                    "sidecar" => "sidecar",
+                    name @ ("sidecar" | "check") => name,
                     "info" => "info --store=x:1",
                     "bucket cat" => "bucket cat x",
                     name @ ("verify" | "bucket ls" | "bucket verify") => name,
@@ -329,6 +339,24 @@ mod tests {
             ("info --store=x:1 --timeout=0s", 2, "--timeout: must be greater than 0, got 0s"),
             ("info --json --json --store=x:1", 2, ": flag 'json' cannot be repeated\n"),
             ("info --store=x:1 --tsdb.path=x", 1, "unknown long flag '--tsdb.path'"),
+        ] {
+            let (got, _, stderr) = ended(args);
+            assert!(got == code && stderr.contains(want), "{args}: {got} {stderr}");
+        }
+    }
+
+    #[test]
+    fn the_check_takes_the_flags_of_the_sidecar_and_its_own() {
+        let args = "--log.level=debug --tsdb.path=/x --objstore.config=y --min-time=-1d --dry-run";
+        let own = CheckFlags { json: true, read_only: false, timeout: Duration::from_secs(3) };
+        let want = Invocation::Check(Box::new(sidecar(&format!("sidecar {args}"))), own);
+        assert_eq!(run(&format!("check --json {args} --timeout=3s")), want);
+        for (args, code, want) in [
+            ("check --timeout=0s", 2, "--timeout: must be greater than 0, got 0s"),
+            ("check --json --json", 2, "flag 'json' cannot be repeated"),
+            ("check --hash-func=MD5", 2, "--hash-func: enum value must be one of SHA256,, got 'MD5'"),
+            ("check --repair", 1, "unknown long flag '--repair'"),
+            ("sidecar --read-only", 1, "unknown long flag '--read-only'"),
         ] {
             let (got, _, stderr) = ended(args);
             assert!(got == code && stderr.contains(want), "{args}: {got} {stderr}");

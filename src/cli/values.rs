@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::log_format::{LogFormat, LogLevel};
 use pillion_base::time::{GoDuration, parse_prometheus_duration};
+use pillion_http::address::PrometheusUrl;
 
 /// The words of `--log.level`.
 pub(super) const LOG_LEVELS: &[&str] = &["error", "warn", "info", "debug"];
@@ -74,6 +75,18 @@ impl FromStr for PrometheusDuration {
     }
 }
 
+/// Reads where a daemon's HTTP port is: `host:port`, `:port` on this machine, or a URL. The error never quotes the text.
+pub(super) fn http_url(text: &str) -> Result<PrometheusUrl, String> {
+    if text.contains("://") {
+        return text.parse();
+    }
+    let host = if text.starts_with(':') { "localhost" } else { "" };
+    let url: PrometheusUrl = format!("http://{host}{text}").parse()?;
+    // Where no scheme is given, the port of one is no help.
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if has_port { Ok(url) } else { Err("the port is missing; give host:port or a URL".to_owned()) }
+}
+
 /// Reads a duration above zero.
 pub(super) fn positive(text: &str) -> Result<Duration, String> {
     let value: GoDuration = text.parse()?;
@@ -121,6 +134,9 @@ mod tests {
             ("sha256".parse::<HashFunc>().err(), "enum value must be one of SHA256,, got 'sha256'"),
             (tls_version("2").err(), "enum value must be one of 1.0,1.1,1.2,1.3, got '2'"),
             (reload_method("x").err(), "enum value must be one of http,signal, got 'x'"),
+            (http_url("localhost").err(), "the port is missing; give host:port or a URL"),
+            (http_url("[::1]").err(), "the port is missing; give host:port or a URL"),
+            (http_url("ftp://u:secret@a:1").err(), "invalid URL: only http:// and https:// are supported"),
             (positive("0s").err(), "must be greater than 0, got 0s"),
             (positive("-1h").err(), "must be greater than 0, got -1h0m0s"),
             (positive("1").err(), "time: missing unit in duration \"1\""),
@@ -130,6 +146,16 @@ mod tests {
         ] {
             assert_eq!(got.as_deref(), Some(want));
         }
+    }
+
+    #[test]
+    fn where_a_daemon_is() {
+        let check = |text: &str, expected: &str| assert_eq!(http_url(text).unwrap().join("/x"), expected, "{text}");
+        check("127.0.0.1:10902", "http://127.0.0.1:10902/x");
+        check(":10902", "http://localhost:10902/x");
+        check("[::1]:1", "http://[::1]:1/x");
+        check("u:p@host:1", "http://host:1/x");
+        check("https://host/below/", "https://host:443/below/x");
     }
 
     #[test]

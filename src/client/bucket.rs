@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Write};
 
 use serde_json::json;
 
+use super::progress::Unit;
+use super::terminal::Progress;
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::stop::{Stop, stop_pair};
@@ -38,7 +40,8 @@ pub(crate) fn ls(args: &LsArgs, out: &mut dyn Write, warn: &mut dyn Write) -> Re
         folder => format!("{folder}/"),
     };
     let out = Output { out, is_closed: false };
-    let mut listing = Listing { bucket: &*bucket, stop: &stop, args, out, warn, is_whole: true };
+    let progress = Progress::beside_output("listing", Unit::Things("names"));
+    let mut listing = Listing { bucket: &*bucket, stop: &stop, args, out, warn, is_whole: true, progress };
     let done = listing.walk(&folder);
     let is_whole = listing.is_whole;
     listing.out.end(done).map(|()| is_whole)
@@ -51,7 +54,19 @@ pub(crate) fn cat(config: &BucketConfig, object: &str, out: &mut dyn Write) -> R
     let bucket = pillion_bucket::open(config, &Disk::real(), Pace::default())?;
     let (_stopper, stop) = stop_pair()?;
     let mut out = Output { out, is_closed: false };
-    let done = bucket.read(object, &mut |piece| out.write(piece), &stop).context(|| format!("read {object:?}"));
+    let progress = Progress::beside_output("reading", Unit::Bytes);
+    // A request more, for whoever looks on.
+    if progress.is_shown()
+        && let Ok(attributes) = bucket.attributes(object, &stop)
+    {
+        progress.set_total(attributes.size_bytes);
+    }
+    let mut write = |piece: &[u8]| {
+        progress.add(piece.len() as u64);
+        out.write(piece)
+    };
+    let done = bucket.read(object, &mut write, &stop).context(|| format!("read {object:?}"));
+    drop(progress);
     out.end(done)
 }
 
@@ -87,6 +102,7 @@ struct Listing<'a> {
     out: Output<'a>,
     warn: &'a mut dyn Write,
     is_whole: bool,
+    progress: Progress,
 }
 
 impl Listing<'_> {
@@ -119,12 +135,14 @@ impl Listing<'_> {
             return Err(err);
         }
         self.is_whole = false;
+        self.progress.erase();
         // That nobody can read it is no reason to give up the listing.
         let _ = writeln!(self.warn, "pillion: {name:?} is passed over: {err}");
         Ok(())
     }
 
     fn line(&mut self, name: &str, size_bytes: Option<u64>) -> Result<()> {
+        self.progress.add(1);
         let line = match (self.args.json, size_bytes) {
             (true, None) => format!("{}\n", json!({"name": name})),
             (true, Some(size_bytes)) => format!("{}\n", json!({"name": name, "size_bytes": size_bytes})),

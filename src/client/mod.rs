@@ -1,12 +1,16 @@
-//! The commands `pillion info` and `pillion series`: a small StoreAPI client against any Thanos store; and
+//! The commands `pillion info` and `pillion series`: a small StoreAPI client against any Thanos store; and `pillion status`,
 //! `pillion verify`, `pillion bucket ls` and `pillion bucket cat`, in files of their own.
 //!
 //! Series are written as they arrive; only the current one is held. The StoreAPI client uses no part of the sidecar.
 
+mod ask;
 pub(crate) mod bucket;
 pub(crate) mod output;
+pub(crate) mod progress;
 pub(crate) mod secure;
 pub(crate) mod spark;
+pub(crate) mod status;
+pub(crate) mod terminal;
 pub(crate) mod verify;
 pub(crate) mod view;
 

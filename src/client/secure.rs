@@ -83,7 +83,7 @@ pub(crate) fn connect(
 }
 
 /// Why there was no handshake.
-fn refused(err: &io::Error, advice: &[Advice]) -> String {
+pub(super) fn refused(err: &io::Error, advice: &[Advice]) -> String {
     let text = match err.kind() {
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
             format!("the server closed the connection during the handshake ({err})")
@@ -215,7 +215,7 @@ fn is_transient(err: &io::Error) -> bool {
 }
 
 /// False when the deadline has passed.
-fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> bool {
+pub(super) fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> bool {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let timeout = left.map(|left| Timespec {
         tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::progress::Unit;
+use super::terminal::Progress;
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::files::Disk;
 use pillion_base::labels::Labels;
 use pillion_base::stop::stop_pair;
 use pillion_bucket::{BucketConfig, Pace};
-use pillion_ship::verify::{self, Audit, Finding, Problem, Summary};
+use pillion_ship::verify::{self, Audit, AuditStep, Finding, Problem, Summary};
 
 /// What `pillion verify` was asked for.
 #[derive(Debug, Clone)]
@@ -41,6 +43,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
     let bucket = pillion_bucket::open(&args.bucket, &disk, Pace::default())?;
     // Nothing begins the stop: a signal ends the command, and whatever it was sending can be sent again.
     let (_stopper, stop) = stop_pair()?;
+    let progress = Progress::new("comparing blocks", Unit::Bytes);
     let audit = Audit {
         disk: &disk,
         bucket: &*bucket,
@@ -49,9 +52,15 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> Result<bool> {
         upload_compacted: args.upload_compacted,
         repair: args.repair,
         labels: &labels,
+        on_step: Some(&|step| match step {
+            AuditStep::All(bytes) => progress.set_total(bytes),
+            AuditStep::Compared(bytes) => progress.add(bytes),
+        }),
     };
-    let mut print =
-        |text: String| out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|err| Error::io(&err));
+    let mut print = |text: String| {
+        progress.erase();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|err| Error::io(&err))
+    };
     let mut each = |finding: &Finding| print(if args.json { finding_json(finding) } else { finding_text(finding) });
     let summary = verify::audit(&audit, &mut each, &stop)?;
     print(if args.json { summary_json(&summary) } else { summary_text(&summary) })?;

@@ -19,6 +19,7 @@ use crate::grpc::backlog::Backlog;
 use crate::grpc::buffers;
 use crate::grpc::connections::Caller;
 use crate::grpc::pool::Pool;
+use crate::grpc::record::{Doing, Record};
 use crate::grpc::request::{Bytes, Incoming, Late};
 use crate::grpc::trace::CallParts;
 use crate::limits;
@@ -58,10 +59,10 @@ pub(crate) struct Seat {
     pub(crate) backlog: Backlog,
     pub(crate) caller: Caller,
     pub(crate) request_bytes: usize,
+    /// The call, for whoever looks.
+    pub(crate) record: Arc<Record>,
     /// Records the parts of the call, where calls are traced.
     pub(crate) parts: Option<CallParts>,
-    /// Peer and query, for the log.
-    pub(crate) about: Box<dyn Fn() -> (String, String) + Send + Sync>,
 }
 
 struct Shared {
@@ -255,7 +256,8 @@ impl Bridge {
             } else {
                 seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_client)
             };
-            (seat.backlog.enter(seat.caller, held_bytes + seat.request_bytes, self.client()), outside)
+            let before = seat.record.now(Doing::WaitingForClient);
+            (seat.backlog.enter(seat.caller, held_bytes + seat.request_bytes, self.client()), outside, before)
         });
         let patience = shared.seat.get().map_or(Duration::MAX, |seat| seat.backlog.patience());
         let mut state = shared.lock();
@@ -273,6 +275,9 @@ impl Bridge {
         }
         state.wanted = None;
         drop(state);
+        if let (Some(seat), Some((.., before))) = (shared.seat.get(), &outside) {
+            seat.record.now(*before);
+        }
         drop(outside);
         shared.lock()
     }
@@ -344,6 +349,9 @@ impl MessageSink for Bridge {
         let slice = buffers::into_slice(message);
         let n_bytes = slice.len();
         let queue_max = self.0.seat.get().map_or(limits::BRIDGE_BYTES, |seat| seat.backlog.queue_bytes_max());
+        if let Some(seat) = self.0.seat.get() {
+            seat.record.has_message(n_bytes);
+        }
         self.0.account(|backlog| backlog.add(n_bytes));
         let mut state = self.0.lock();
         if state.queued_bytes > 0 && state.queued_bytes + n_bytes > queue_max && state.given_up.is_none() && !state.gone
@@ -385,11 +393,21 @@ impl Outlet for Bridge {
         self.0.held_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    fn counted(&self, n_series: u64, n_chunks: u64) {
+        if let Some(seat) = self.0.seat.get() {
+            seat.record.counted(n_series, n_chunks);
+        }
+    }
+
     fn outside(&self, wait: &mut dyn FnMut()) {
         self.flush();
         let seat = self.0.seat.get();
         let _outside = seat.map(|seat| seat.pool.step_out(seat.caller, |gauges| &gauges.waiting_for_prometheus));
+        let before = seat.map(|seat| seat.record.now(Doing::WaitingForPrometheus));
         wait();
+        if let (Some(seat), Some(before)) = (seat, before) {
+            seat.record.now(before);
+        }
     }
 
     fn client(&self) -> Arc<dyn Client> {
@@ -420,7 +438,7 @@ impl Client for Shared {
     }
 
     fn give_way(&self, text: &str) {
-        let (peer, query) = self.seat.get().map(|seat| (seat.about)()).unwrap_or_default();
+        let (peer, query) = self.seat.get().map(|seat| (seat.record.peer(), seat.record.query())).unwrap_or_default();
         log::warn!(peer = peer, query = query, reason = text; "gave up a call whose client does not read its answer");
         self.give_up(RpcStatus::with_message(RpcStatusCode::UNAVAILABLE, format!("the sidecar gave up: {text}")), text);
     }

@@ -1,11 +1,13 @@
 //! What every call has in common: its metrics, its status, the net under its panics.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use grpcio::{RpcStatus, RpcStatusCode};
 
 use crate::grpc::bridge::Bridge;
+use crate::grpc::record::{Doing, OpenRecord, Record};
 use crate::grpc::trace::CallSpan;
 use crate::metrics::{GRPC_CODES, GrpcMetrics};
 use pillion_base::error::{Error, Kind, Result};
@@ -20,17 +22,18 @@ pub(crate) struct Call {
     metrics: GrpcMetrics,
     name: Name,
     begun: Instant,
-    ended: bool,
+    record: Option<OpenRecord>,
     span: Option<CallSpan>,
 }
 
 impl Call {
     /// Counts the start of a call and its request.
-    pub(crate) fn begin(metrics: &GrpcMetrics, name: Name) -> Self {
+    pub(crate) fn begin(metrics: &GrpcMetrics, record: OpenRecord) -> Self {
+        let name = record.record.name;
         let labels = [name.0, name.1, name.2];
         metrics.started.with_label_values(&labels).inc();
         metrics.msg_received.with_label_values(&labels).inc();
-        Call { metrics: metrics.clone(), name, begun: Instant::now(), ended: false, span: None }
+        Call { metrics: metrics.clone(), name, begun: Instant::now(), record: Some(record), span: None }
     }
 
     /// The same with the span that stands for it.
@@ -44,47 +47,49 @@ impl Call {
         self.span.as_ref()
     }
 
-    /// Says what the caller is told besides the code.
-    pub(crate) fn explain(&mut self, status: &RpcStatus) {
-        if let Some(span) = &mut self.span {
-            span.explain(status);
-        }
+    /// The call as others see it.
+    pub(crate) fn seen(&self) -> Option<&Arc<Record>> {
+        self.record.as_ref().map(|open| &open.record)
     }
 
-    /// Counts the end.
-    pub(crate) fn end(mut self, code: RpcStatusCode, n_sent: u64) {
-        self.record(code, n_sent);
+    /// Counts the end, and logs it if it is to be logged.
+    pub(crate) fn end(mut self, code: RpcStatusCode, error: &str, n_sent: u64) {
+        self.count(code, error, n_sent);
     }
 
-    fn record(&mut self, status: RpcStatusCode, n_sent: u64) {
-        self.ended = true;
+    fn count(&mut self, status: RpcStatusCode, error: &str, n_sent: u64) {
+        let Some(record) = self.record.take() else { return };
         let labels = [self.name.0, self.name.1, self.name.2];
-        let code = usize::try_from(i32::from(status)).ok().and_then(|code| GRPC_CODES.get(code)).unwrap_or(&"Unknown");
+        let number = usize::try_from(i32::from(status)).unwrap_or(usize::MAX);
+        let code = GRPC_CODES.get(number).unwrap_or(&"Unknown");
+        let took = self.begun.elapsed();
         self.metrics.msg_sent.with_label_values(&labels).inc_by(n_sent);
         self.metrics.handled.with_label_values(&[labels[0], labels[1], labels[2], code]).inc();
-        self.metrics.handling_seconds.with_label_values(&labels).observe(self.begun.elapsed().as_secs_f64());
+        self.metrics.observe(labels, took, record.record.origin.trace_id.as_deref());
+        record.end(number, error, took);
         if let Some(span) = self.span.take() {
-            span.end(status);
+            span.end(status, error);
         }
     }
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if !self.ended {
-            self.record(RpcStatusCode::CANCELLED, 0);
-        }
+        self.count(RpcStatusCode::CANCELLED, "", 0);
     }
 }
 
 /// Runs a call's work and ends the call with what came of it; a panic becomes INTERNAL and harms nothing else.
 pub(crate) fn run(
-    mut call: Call,
+    call: Call,
     bridge: &Bridge,
     deadline_exceeded: impl Fn() -> bool,
     work: impl FnOnce(&Bridge) -> Result<()>,
 ) {
     let metrics = call.metrics.clone();
+    if let Some(record) = call.seen() {
+        record.now(Doing::Working);
+    }
     let method = call.name.2;
     let flushed = bridge.clone();
     let work = || before_waits(Box::new(move || flushed.flush()), || work(bridge));
@@ -106,8 +111,7 @@ pub(crate) fn run(
             RpcStatus::with_message(RpcStatusCode::INTERNAL, format!("internal error: {text}"))
         }
     };
-    call.explain(&status);
-    call.end(status.code(), bridge.n_sent());
+    call.end(status.code(), status.message(), bridge.n_sent());
     bridge.finish(status);
     bridge.wait_until_taken();
 }

@@ -7,6 +7,7 @@ pub(crate) mod calls;
 pub(crate) mod health;
 pub mod methods;
 pub(crate) mod pool;
+pub(crate) mod record;
 pub(crate) mod reflection;
 pub(crate) mod request;
 pub(crate) mod server;

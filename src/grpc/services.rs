@@ -14,6 +14,7 @@ use crate::grpc::connections::Connections;
 use crate::grpc::health::Health;
 use crate::grpc::methods;
 use crate::grpc::pool::Pool;
+use crate::grpc::record::{Origin, Records};
 use crate::grpc::reflection::Reflection;
 use crate::grpc::request::{self, Bytes, Late, Nested};
 use crate::grpc::trace::CallSpan;
@@ -31,7 +32,7 @@ use pillion_proto::thanos_types::{Label, ZLabelSet};
 use pillion_read::apis::{self, Api, Exemplars, Metadata, Rules, Status, Targets};
 use pillion_read::prom::PromClient;
 use pillion_read::store::{self, EncodedMessage, MessageSink};
-use pillion_trace::Tracer;
+use pillion_trace::{TraceContext, Tracer};
 
 const INFO: Name = GRPC_METHODS[0];
 const SERIES: Name = GRPC_METHODS[1];
@@ -66,6 +67,8 @@ pub(crate) struct Services {
     pub request_bytes_max: usize,
     /// Ends the wait for requests that do not come.
     pub late: Late,
+    /// The calls that are open.
+    pub records: Records,
     /// Traces calls, where that is wanted.
     pub tracer: Option<Tracer>,
     /// Request metrics.
@@ -135,12 +138,13 @@ impl Services {
         let services = self.clone();
         let handler = move |ctx: RpcContext<'_>, requests: RequestStream<Bytes>, sink: DuplexSink<GrpcSlice>| {
             if A::NEEDS_READY && !services.probes.is_ready() {
-                let metrics = services.grpc_metrics.clone();
-                let span = services.span(&ctx, name);
-                return services.answer(&ctx, requests, sink, move |_| {
-                    let (mut call, status) = (Call::begin(&metrics, name).traced(span), not_ready("not ready"));
-                    call.explain(&status);
-                    call.end(RpcStatusCode::UNKNOWN, 0);
+                let (served, span) = (services.clone(), services.span(&ctx, name));
+                let origin = services.origin(&ctx, span.as_ref());
+                return services.answer(&ctx, requests, sink, move |request| {
+                    let record = served.records.begin(name, Arc::new(request.to_vec()), origin);
+                    let status = not_ready("not ready");
+                    let call = Call::begin(&served.grpc_metrics, record).traced(span);
+                    call.end(status.code(), status.message(), 0);
                     Err(status)
                 });
             }
@@ -157,22 +161,25 @@ impl Services {
         let services = self.clone();
         ServiceBuilder::new()
             .add_duplex_streaming_handler(&methods::INFO, move |ctx, requests, sink| {
-                let served = services.clone();
-                let span = services.span(&ctx, INFO);
+                let (served, span) = (services.clone(), services.span(&ctx, INFO));
+                let origin = services.origin(&ctx, span.as_ref());
                 services.answer(&ctx, requests, sink, move |_| {
-                    let mut call = Call::begin(&served.grpc_metrics, INFO).traced(span);
+                    let record = served.records.begin(INFO, Arc::default(), origin);
+                    let call = Call::begin(&served.grpc_metrics, record).traced(span);
                     let answer = if served.probes.is_ready() {
                         Ok(encode(&info(&served.state.read())))
                     } else {
                         Err(not_ready("Not ready"))
                     };
-                    if let Err(status) = &answer {
-                        call.explain(status);
+                    match &answer {
+                        Ok(message) => {
+                            if let Some(record) = call.seen() {
+                                record.has_message(message.len());
+                            }
+                            call.end(RpcStatusCode::OK, "", 1);
+                        }
+                        Err(status) => call.end(status.code(), status.message(), 0),
                     }
-                    call.end(
-                        answer.as_ref().map_or_else(RpcStatus::code, |_| RpcStatusCode::OK),
-                        u64::from(answer.is_ok()),
-                    );
                     answer
                 });
             })
@@ -229,19 +236,17 @@ impl Services {
     {
         let (services, deadline, request_bytes_max) = (self.clone(), ctx.deadline(), self.request_bytes_max);
         let (caller, span) = (self.connections.caller(&ctx.peer()), self.span(ctx, name));
+        let origin = self.origin(ctx, span.as_ref());
         ctx.spawn(serve(requests, sink, self.late.clone(), move |request, bridge| {
-            let call = Call::begin(&services.grpc_metrics, name).traced(span);
             let pool = services.pool.clone();
             let request = Arc::new(request);
-            let about = {
-                let (connections, request) = (services.connections.clone(), Arc::clone(&request));
-                let peer = move || connections.address(&caller).map_or_else(String::new, |peer| peer.to_string());
-                Box::new(move || (peer(), request::describe(name.2, &request)))
-            };
+            let open = services.records.begin(name, Arc::clone(&request), origin);
+            let record = Arc::clone(&open.record);
+            let call = Call::begin(&services.grpc_metrics, open);
             let n_bytes = request.len();
             let backlog = services.backlog.clone();
             let parts = call.span().map(CallSpan::parts);
-            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, parts, about });
+            bridge.sit(Seat { pool: pool.clone(), backlog, caller, request_bytes: n_bytes, record, parts });
             let work = prepare(services);
             let mut turned = Turned(Some((call, bridge)));
             let job = move || {
@@ -252,6 +257,19 @@ impl Services {
             };
             pool.submit(caller, n_bytes, Box::new(job));
         }));
+    }
+
+    /// What is known of a call before its request is there.
+    fn origin(&self, ctx: &RpcContext<'_>, span: Option<&CallSpan>) -> Origin {
+        let caller = self.connections.caller(&ctx.peer());
+        // A client that gives several means none of them.
+        let mut ids = ctx.request_headers().iter().filter(|(name, _)| *name == "request-id");
+        let request_id = ids.next().filter(|_| ids.next().is_none());
+        Origin {
+            peer: self.connections.address(&caller),
+            request_id: request_id.map(|(_, id)| String::from_utf8_lossy(id).into_owned()),
+            trace_id: span.map(CallSpan::context).filter(|trace| trace.is_sampled()).map(TraceContext::trace_id_hex),
+        }
     }
 
     /// Answers a call on the completion queue's own thread. `answer` must not block.
@@ -288,14 +306,10 @@ struct Turned(Option<(Call, Bridge)>);
 
 impl Drop for Turned {
     fn drop(&mut self) {
-        if let Some((mut call, bridge)) = self.0.take() {
-            let status = RpcStatus::with_message(
-                RpcStatusCode::RESOURCE_EXHAUSTED,
-                "too many calls are waiting in this sidecar; try again later".into(),
-            );
-            call.explain(&status);
-            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, 0);
-            bridge.finish(status);
+        if let Some((call, bridge)) = self.0.take() {
+            let text = "too many calls are waiting in this sidecar; try again later";
+            call.end(RpcStatusCode::RESOURCE_EXHAUSTED, text, 0);
+            bridge.finish(RpcStatus::with_message(RpcStatusCode::RESOURCE_EXHAUSTED, text.into()));
         }
     }
 }

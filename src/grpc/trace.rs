@@ -1,6 +1,6 @@
 //! A call's span: begun with its metadata, told its status, and the parts below it that the crate `read` speaks of.
 
-use grpcio::{Metadata, RpcStatus, RpcStatusCode};
+use grpcio::{Metadata, RpcStatusCode};
 
 use crate::grpc::calls::Name;
 use pillion_read::spans::{OpenSpan, Spans};
@@ -32,16 +32,12 @@ impl CallSpan {
         CallParts { tracer: self.tracer.clone(), context: self.context().clone() }
     }
 
-    /// What the caller is told besides the code.
-    pub(crate) fn explain(&mut self, status: &RpcStatus) {
-        if status.code() != RpcStatusCode::OK {
-            self.span.fail(status.message());
-        }
-    }
-
-    /// Ends it.
-    pub(crate) fn end(mut self, code: RpcStatusCode) {
+    /// Ends it with what the caller is told.
+    pub(crate) fn end(mut self, code: RpcStatusCode, text: &str) {
         self.has_ended = true;
+        if code != RpcStatusCode::OK {
+            self.span.fail(text);
+        }
         self.span.note("rpc.grpc.status_code", || Value::Number(u64::try_from(i32::from(code)).unwrap_or_default()));
     }
 }

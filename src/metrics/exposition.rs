@@ -1,15 +1,24 @@
-//! Metrics as text, in Prometheus's format 0.0.4, written as Go's client does: the bounds of histograms are label values, and
-//! spelled in another way they would be other series. Pure.
+//! Metrics as text, in Prometheus's format 0.0.4 or in that of OpenMetrics 1.0.0, written as Go's client does: the bounds of
+//! histograms are label values, and spelled in another way they would be other series. Pure.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
-/// Appends all families that have something in them.
-pub(super) fn write(families: &[MetricFamily], page: &mut String) {
+use super::exemplars::{Exemplar, Exemplars};
+use super::negotiation::Format;
+
+/// Appends all families that have something in them. Only OpenMetrics has room for exemplars.
+pub(super) fn write(families: &[MetricFamily], exemplars: &Exemplars, format: Format, page: &mut String) {
     for family in families.iter().filter(|family| !family.get_metric().is_empty()) {
         let name = family.name();
+        let is_counter = family.get_field_type() == MetricType::COUNTER;
+        // In OpenMetrics the suffix belongs to the sample, not to the family.
+        let family_name = match name.strip_suffix("_total") {
+            Some(family) if is_counter && format == Format::OpenMetrics => family,
+            _ => name,
+        };
         let kind = match family.get_field_type() {
             MetricType::COUNTER => "counter",
             MetricType::GAUGE => "gauge",
@@ -19,33 +28,63 @@ pub(super) fn write(families: &[MetricFamily], page: &mut String) {
         };
         if !family.help().is_empty() {
             // Writing to a string cannot fail, here and below.
-            let _ = writeln!(page, "# HELP {name} {}", escaped(family.help(), false));
+            let _ = writeln!(page, "# HELP {family_name} {}", escaped(family.help(), format == Format::OpenMetrics));
         }
-        let _ = writeln!(page, "# TYPE {name} {kind}");
+        let _ = writeln!(page, "# TYPE {family_name} {kind}");
         for metric in family.get_metric() {
-            match kind {
-                "counter" => sample(page, name, "", metric, None, metric.get_counter().get_value()),
-                "gauge" => sample(page, name, "", metric, None, metric.get_gauge().get_value()),
-                _ => histogram(page, name, metric),
-            }
+            let value = match kind {
+                "counter" => metric.get_counter().get_value(),
+                "gauge" => metric.get_gauge().get_value(),
+                _ => {
+                    histogram(page, name, metric, exemplars, format);
+                    continue;
+                }
+            };
+            sample(page, name, "", metric, None, &number(value, format));
+            page.push('\n');
         }
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // Counts are floats in this format.
-fn histogram(page: &mut String, name: &str, metric: &Metric) {
-    let histogram = metric.get_histogram();
-    let n = histogram.get_sample_count() as f64;
-    let finite = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
-    let bounds = finite.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count() as f64));
-    for (bound, below) in bounds.chain([(f64::INFINITY, n)]) {
-        sample(page, name, "_bucket", metric, Some(bound), below);
+    if format == Format::OpenMetrics {
+        page.push_str("# EOF\n");
     }
-    sample(page, name, "_sum", metric, None, histogram.get_sample_sum());
-    sample(page, name, "_count", metric, None, n);
 }
 
-fn sample(page: &mut String, name: &str, suffix: &str, metric: &Metric, bound: Option<f64>, value: f64) {
+#[allow(clippy::cast_precision_loss)] // Counts are floats in the older format.
+fn histogram(page: &mut String, name: &str, metric: &Metric, exemplars: &Exemplars, format: Format) {
+    let histogram = metric.get_histogram();
+    let n = histogram.get_sample_count();
+    let count = |n: u64| match format {
+        Format::Text => go_float(n as f64),
+        Format::OpenMetrics => n.to_string(),
+    };
+    let finite = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
+    let bounds = finite.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
+    let of_metric = match format {
+        Format::Text => Vec::new(),
+        Format::OpenMetrics => exemplars.of(name, metric.get_label()),
+    };
+    for (idx, (bound, below)) in bounds.chain([(f64::INFINITY, n)]).enumerate() {
+        sample(page, name, "_bucket", metric, Some(&number(bound, format)), &count(below));
+        if let Some(Some(exemplar)) = of_metric.get(idx) {
+            push_exemplar(page, exemplar);
+        }
+        page.push('\n');
+    }
+    sample(page, name, "_sum", metric, None, &number(histogram.get_sample_sum(), format));
+    page.push('\n');
+    sample(page, name, "_count", metric, None, &count(n));
+    page.push('\n');
+}
+
+fn push_exemplar(page: &mut String, exemplar: &Exemplar) {
+    let Exemplar { trace_id, value, at_s } = exemplar;
+    let trace_id = escaped(trace_id, true);
+    let value = number(*value, Format::OpenMetrics);
+    let _ = write!(page, " # {{trace_id=\"{trace_id}\"}} {value} {at_s:.3}");
+}
+
+/// A sample without the end of its line.
+fn sample(page: &mut String, name: &str, suffix: &str, metric: &Metric, bound: Option<&str>, value: &str) {
     page.push_str(name);
     page.push_str(suffix);
     let mut separator = '{';
@@ -54,13 +93,13 @@ fn sample(page: &mut String, name: &str, suffix: &str, metric: &Metric, bound: O
         separator = ',';
     }
     if let Some(bound) = bound {
-        let _ = write!(page, "{separator}le=\"{}\"", go_float(bound));
+        let _ = write!(page, "{separator}le=\"{bound}\"");
         separator = ',';
     }
     if separator == ',' {
         page.push('}');
     }
-    let _ = writeln!(page, " {}", go_float(value));
+    let _ = write!(page, " {value}");
 }
 
 fn push_label(page: &mut String, separator: char, label: &LabelPair) {
@@ -82,6 +121,12 @@ fn escaped(text: &str, quotes: bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// A number; OpenMetrics wants to see that it is no integer.
+fn number(value: f64, format: Format) -> String {
+    let text = go_float(value);
+    if format == Format::OpenMetrics && !text.contains(['.', 'e', 'N', 'I']) { format!("{text}.0") } else { text }
 }
 
 /// The shortest digits that give the number back, with an exponent below 1e-4 and from 1e6 on: `0.001`, `100000`, `1e+06`.
@@ -111,7 +156,7 @@ fn go_float(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus::{Histogram, HistogramOpts, IntGaugeVec, Opts, Registry};
+    use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGaugeVec, Opts, Registry};
 
     #[test]
     fn floats_are_spelled_as_go_spells_them() {
@@ -140,7 +185,7 @@ mod tests {
         let empty = IntGaugeVec::new(Opts::new("e", "empty"), &["b"]).unwrap();
         registry.register(Box::new(empty)).unwrap();
         let mut page = String::new();
-        write(&registry.gather(), &mut page);
+        write(&registry.gather(), &Exemplars::default(), Format::Text, &mut page);
         let expected = r#"# HELP g Of.
 # TYPE g gauge
 g{a="x\"\\\n",b="é"} 1.234567e+06
@@ -153,6 +198,48 @@ h_bucket{le="1e+06"} 2
 h_bucket{le="+Inf"} 3
 h_sum 3.0002000005e+09
 h_count 3
+"#;
+        assert_eq!(page, expected);
+    }
+
+    /// `expected` is what Go's client of Prometheus 1.20 writes of the same metrics, but for the exemplar's time.
+    #[test]
+    fn open_metrics_has_exemplars_and_an_end() {
+        let registry = Registry::new();
+        let opts = HistogramOpts::new("h", "Of \"it\".").buckets(vec![0.3, 1.0, 1e6]);
+        let histogram = HistogramVec::new(opts, &["m"]).unwrap();
+        [0.5, 3e9].iter().for_each(|value| histogram.with_label_values(&["a"]).observe(*value));
+        let counter = IntCounter::with_opts(Opts::new("c_total", "Counted.")).unwrap();
+        counter.inc_by(3);
+        registry.register(Box::new(histogram)).unwrap();
+        registry.register(Box::new(counter)).unwrap();
+        let exemplars = Exemplars::default();
+        exemplars.put(
+            "h",
+            &[("m", "a")],
+            &[0.3, 1.0, 1e6],
+            Exemplar { trace_id: "0af7".into(), value: 0.5, at_s: 7.25 },
+        );
+        exemplars.put(
+            "h",
+            &[("m", "a")],
+            &[0.3, 1.0, 1e6],
+            Exemplar { trace_id: "1bf8".into(), value: 3e9, at_s: 8.0 },
+        );
+        let mut page = String::new();
+        write(&registry.gather(), &exemplars, Format::OpenMetrics, &mut page);
+        let expected = r#"# HELP c Counted.
+# TYPE c counter
+c_total 3.0
+# HELP h Of \"it\".
+# TYPE h histogram
+h_bucket{m="a",le="0.3"} 0
+h_bucket{m="a",le="1.0"} 1 # {trace_id="0af7"} 0.5 7.250
+h_bucket{m="a",le="1e+06"} 1
+h_bucket{m="a",le="+Inf"} 2 # {trace_id="1bf8"} 3e+09 8.000
+h_sum{m="a"} 3.0000000005e+09
+h_count{m="a"} 2
+# EOF
 "#;
         assert_eq!(page, expected);
     }

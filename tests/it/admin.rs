@@ -13,9 +13,11 @@ use crate::support::fake_prometheus::FakePrometheus;
 use crate::support::sidecar::{Sidecar, pause};
 use pillion::inside::Metrics;
 use pillion::inside::Probes;
+use pillion::inside::Status;
 use pillion::inside::routes;
 use pillion_base::stop::{Stopper, stop_pair};
 use pillion_base::threads::spawn_thread;
+use pillion_http::server::request::Head;
 use pillion_http::server::{Response, Server};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,10 +38,10 @@ impl Rig {
     fn configured(configure: impl FnOnce(Server) -> Server) -> Self {
         let metrics = Metrics::new();
         let probes = Probes::new(metrics.status.clone());
-        let pages = routes(metrics, probes.clone());
-        let pages = move |method: &str, path: &str| match path {
+        let pages = routes(metrics, probes.clone(), Status::new(probes.clone()), None);
+        let pages = move |head: &Head| match head.path.as_str() {
             "/large" => Response::ok("application/octet-stream", vec![b'x'; LARGE_BYTES]),
-            _ => pages(method, path),
+            _ => pages(head),
         };
         let admin = configure(Server::bind(&"127.0.0.1:0".parse().unwrap(), "--http-address").unwrap());
         let address = admin.local_addr().unwrap();
@@ -121,7 +123,7 @@ fn pages_and_probes() {
     let metrics = server.get("/metrics");
     assert!(metrics.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{metrics}");
     assert!(metrics.contains("\nthanos_status{check=\"healthy\",component=\"sidecar\"} 1\n"), "{metrics}");
-    for path in ["/", "/metrics/", "/-/", "*"] {
+    for path in ["//", "/index.html", "/api/v1/status/", "/metrics/", "/-/", "*"] {
         let page = server.get(path);
         assert!(page.starts_with("HTTP/1.1 404 Not Found\r\n"), "{page}");
         assert!(page.ends_with("\r\n\r\n404 page not found\n"), "{page}");
@@ -448,4 +450,30 @@ fn the_daemon_speaks_tls_and_knows_its_clients() {
     let told = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
     assert_eq!(read_to_end(&mut plain), told);
     assert_eq!(sidecar.stop().code(), Some(0));
+}
+
+#[test]
+fn metrics_come_in_the_format_and_as_small_as_a_scraper_takes_them() {
+    let rig = Rig::start();
+    let page = |headers: &str| {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
+        let mut stream = rig.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        (String::from_utf8(bytes[..end].to_vec()).unwrap(), bytes[end + 4..].to_vec())
+    };
+    let (head, plain) = page("");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    let (head, open) = page("Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n");
+    assert!(head.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    let text = String::from_utf8(open).unwrap();
+    assert!(text.ends_with("# EOF\n") && text.contains("# TYPE grpc_server_started counter\n"), "{text}");
+    let (head, small) = page("Accept-Encoding: gzip, deflate\r\n");
+    assert!(head.contains("Content-Encoding: gzip") && small.len() * 4 < plain.len(), "{head} {}", small.len());
+    let mut unpacked = String::new();
+    flate2::read::GzDecoder::new(small.as_slice()).read_to_string(&mut unpacked).unwrap();
+    assert!(unpacked.contains("# TYPE grpc_server_started_total counter\n"), "{unpacked}");
+    rig.stop();
 }

@@ -27,7 +27,7 @@ fn promtool_accepts_the_rules_and_their_tests_pass() {
 fn every_metric_that_a_rule_names_exists() {
     let metrics = Metrics::new();
     let (_ship, _bucket) = (metrics.shipper(), metrics.bucket("fs: /x"));
-    let (_web, _tls) = (metrics.web(), metrics.tls("grpc"));
+    let (_web, _tls, _reload) = (metrics.web(), metrics.tls("grpc"), metrics.reloader("http"));
     let page = String::from_utf8(metrics.render()).unwrap();
     let rules = std::fs::read_to_string(deploy().join("alerts.yml")).unwrap();
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Output, Stdio};
 
+use crate::support::terminal::on_a_terminal;
 use pillion_base::limits::META_BYTES_MAX;
 use pillion_testing::fake_s3::{ACCESS_KEY, BUCKET, FakeS3, Fault, Object, REGION, SECRET_KEY};
 
@@ -250,6 +251,36 @@ fn a_large_object_comes_whole_in_little_memory() {
         assert!(got == bytes, "other bytes");
         assert!(peak_kib < 32 * 1024, "{peak_kib} KiB");
     }
+}
+
+#[test]
+fn on_a_terminal_there_is_a_line_about_what_takes_long() {
+    let bytes = content(6 * MIB);
+    let rig = Rig::new(Store::S3(FakeS3::start()), "");
+    rig.put("large", &bytes);
+    let Store::S3(fake) = &rig.store else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    let config = dir.path().join("bucket.yml");
+    std::fs::write(&config, rig.config()).unwrap();
+    let cat = format!("{} bucket cat --objstore.config-file={} large", env!("CARGO_BIN_EXE_pillion"), config.display());
+    let to_a_file = format!("{cat} > {}", copy.display());
+    // It waits a while before it goes on.
+    let slowly = || fake.rule("GetObject", "large", 0, 3, Fault::TruncateAt(MIB));
+    slowly();
+    let text = on_a_terminal(&to_a_file, &[]);
+    let last = text.rsplit("\r\u{1b}[K").collect::<Vec<_>>();
+    assert!(last[0].is_empty() && last[1].starts_with("reading  ") && last[1].contains(" of 6.0 MiB ("), "{text:?}");
+    assert!(std::fs::read(&copy).unwrap() == bytes, "other bytes");
+    slowly();
+    assert_eq!(on_a_terminal(&to_a_file, &[("TERM", "dumb")]), "");
+    slowly();
+    let errors = dir.path().join("errors");
+    assert_eq!(on_a_terminal(&format!("{to_a_file} 2> {}", errors.display()), &[]), "");
+    assert_eq!(std::fs::read(&errors).unwrap(), b"");
+    // Where the object itself comes to the terminal, nothing else does.
+    slowly();
+    assert!(!on_a_terminal(&cat, &[]).contains("reading  "));
 }
 
 #[test]

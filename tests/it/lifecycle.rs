@@ -304,7 +304,7 @@ fn what_cannot_work_ends_the_start_with_one_line_that_says_what_to_change() {
     check(&[&file, &args[1]], "--tsdb.path");
     check(&["--objstore.config=type: FILESYSTEM\nconfig:\n  directry: /x\n"], "directry");
     check(&["--objstore.config=type: S3\nconfig: {}\n"], "line 2: no s3 endpoint in config file");
-    check(&["--reloader.config-file=/x"], "--reloader.config-file is not supported yet");
+    check(&["--reloader.rule-dir="], "--reloader.rule-dir must not be empty");
     check(&["--objstore.config-file=/nonexistent/bucket.yml"], "/nonexistent/bucket.yml");
     check(&["--shipper.upload-limits-file=/nonexistent/limits.yml"], "/nonexistent/limits.yml");
     check(&["--http.config=/nonexistent/web.yml"], "web configuration /nonexistent/web.yml (--http.config): ");

@@ -16,7 +16,7 @@ use pillion_testing::collector::{Collector, Manner};
 use pillion_testing::tsdb::{Block, Tsdb, age, ulid};
 
 /// Metrics that nothing here moves, with the reason.
-const STILL: [(&str, &str); 7] = [
+const STILL: [(&str, &str); 9] = [
     ("grpc_req_panics_recovered_total", "a request that makes it panic would be a bug; tests of grpc/calls move it"),
     ("pillion_grpc_core_errors_total", "it takes a client that sends nonsense; a test in compression.rs moves it"),
     ("pillion_grpc_calls_given_up_total", "it takes a client that does not read; tests in stalled.rs move it"),
@@ -24,6 +24,8 @@ const STILL: [(&str, &str); 7] = [
     ("process_max_fds", "a limit that the daemon does not change"),
     ("process_start_time_seconds", "a constant of the process"),
     ("thanos_build_info", "a constant of the binary"),
+    ("thanos_sidecar_reloader_info", "a constant of the configuration"),
+    ("thanos_sidecar_reloader_watch_errors_total", "it takes 16384 changes at once; tests of crates/reload move it"),
 ];
 
 /// Family → sample with its labels → value.
@@ -98,7 +100,7 @@ impl Watched {
     /// happened at all.
     fn moved(&self) -> BTreeSet<String> {
         let fresh = Metrics::new();
-        let _ship = fresh.shipper();
+        let (_ship, _reload) = (fresh.shipper(), fresh.reloader("http"));
         let fresh = parse(&String::from_utf8(fresh.render()).unwrap());
         let now = parse(&self.sidecar.get("/metrics").unwrap().1);
         for family in now.keys() {
@@ -210,6 +212,39 @@ fn lose_and_keep(prometheus: &FakePrometheus) -> BTreeSet<String> {
     moved
 }
 
+/// A configuration that is not there, has a variable that is not set, is refused, and is loaded. What moves meanwhile.
+fn reload(prometheus: &FakePrometheus) -> BTreeSet<String> {
+    let (tsdb, bucket, dir) = (Tsdb::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, rules) = (dir.path().join("in.yml"), dir.path().join("rules"));
+    let answer = |status| {
+        prometheus.set(|state| state.overrides = vec![("/-/reload".into(), status, "an answer".into())]);
+    };
+    answer(500);
+    let args = [
+        format!("--reloader.config-file={}", path.display()),
+        format!("--reloader.config-envsubst-file={}", dir.path().join("out.yml").display()),
+        format!("--reloader.rule-dir={}", rules.display()),
+        "--reloader.debounce=10ms".to_owned(),
+        "--reloader.retry-interval=50ms".to_owned(),
+    ];
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let watched = Watched::start(prometheus, tsdb.path(), bucket.path(), &args);
+    let name = |name: &str| format!("thanos_sidecar_reloader_{name}");
+    std::fs::write(&path, "$(PILLION_TEST_UNSET)").unwrap();
+    watched.wait(&name("config_environment_variable_expansion_errors"));
+    watched.wait(&name("config_apply_operations_failed_total"));
+    let mut moved = watched.moved();
+    std::fs::create_dir(&rules).unwrap();
+    std::fs::write(&path, "global: {}").unwrap();
+    watched.wait(&name("reloads_failed_total"));
+    moved.extend(watched.moved());
+    answer(200);
+    watched.wait(&name("last_reload_successful"));
+    moved.extend(watched.moved());
+    prometheus.set(|state| state.overrides.clear());
+    moved
+}
+
 fn traces_to(collector: &Collector) -> String {
     let endpoint = collector.address;
     format!("--tracing.config={{type: OTLP, config: {{client_type: http, insecure: true, endpoint: '{endpoint}'}}}}")
@@ -246,10 +281,12 @@ fn every_metric_is_there_from_the_start_and_moves() {
     tsdb.add(&Block::new(2));
     // No folder can be made where a file is, not even by root.
     std::fs::write(bucket.path().join(ulid(2).as_str()), "in the way").unwrap();
+    let limits = bucket.path().join("limits.yml");
+    std::fs::write(&limits, "request_series: 1\n").unwrap();
+    let flag = format!("--store.limits.file={}", limits.display());
     let refusing = Collector::start();
     refusing.set(Manner::Refuse(400, "", "no"));
-    let args = ["--store.limits.request-series=1", &traces_to(&refusing)];
-    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &args);
+    let broken = Watched::start(&prometheus, tsdb.path(), bucket.path(), &[&flag, &traces_to(&refusing)]);
     broken.wait("thanos_shipper_upload_failures_total");
     broken.wait("thanos_shipper_dir_sync_failures_total");
     let frames = ["1", "2"].map(|n| series(&[("job", "x"), ("n", n)], &[(1, 2, 1, b"chunk")]));
@@ -257,7 +294,14 @@ fn every_metric_is_there_from_the_start_and_moves() {
     assert_ne!(Store::connect(broken.sidecar.grpc).series(&request(&[("job", "=", "x")])).code(), 0);
     broken.wait("thanos_store_selects_dropped_total{reason=\"series\"}");
 
+    let before = broken.first["pillion_config_last_reload_success_timestamp_seconds"].values().next().unwrap().parse();
+    let before: f64 = before.unwrap();
+    broken.sidecar.wait_metric("pillion_config_last_reload_success_timestamp_seconds", |at| at > before);
+    std::fs::write(&limits, "request_series: many\n").unwrap();
+    broken.sidecar.wait_metric("pillion_config_last_reload_successful", |value| value == 0.0);
+
     moved.extend(lose_and_keep(&prometheus));
+    moved.extend(reload(&prometheus));
 
     let allowed: BTreeSet<String> = STILL.iter().map(|(name, _)| (*name).to_owned()).collect();
     let declared: BTreeSet<String> = clean.first.keys().cloned().collect();

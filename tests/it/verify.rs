@@ -14,7 +14,7 @@ use pillion_base::state::{PromState, Published};
 use pillion_base::stop::stop_pair;
 use pillion_bucket::{BucketConfig, FolderBucket, Provider};
 use pillion_ship::metrics::ShipMetrics;
-use pillion_ship::verify::{self, Audit, Finding};
+use pillion_ship::verify::{self, Audit, AuditStep, Finding};
 use pillion_ship::{ShipConfig, Shipper};
 use pillion_testing::tsdb::{Block, Tsdb, tree, ulid};
 
@@ -185,6 +185,7 @@ fn a_bucket_that_does_not_answer_is_not_asked_about_every_block() {
         upload_compacted: false,
         repair: false,
         labels: &labels,
+        on_step: None,
     };
     let mut n_found = 0;
     let mut each = |_: &Finding| {
@@ -194,6 +195,34 @@ fn a_bucket_that_does_not_answer_is_not_asked_about_every_block() {
     let err = verify::audit(&audit, &mut each, &stop).unwrap_err();
     assert!(err.to_string().starts_with("the bucket cannot be asked, younger blocks are not checked: "), "{err}");
     assert_eq!(n_found, 3);
+}
+
+#[test]
+fn it_tells_how_much_there_is_to_compare_and_how_much_was() {
+    let rig = Rig::new();
+    rig.tsdb.add(&Block { n_samples: 0, ..Block::new(4) });
+    let (_stopper, stop) = stop_pair().unwrap();
+    let (disk, labels) = (Disk::real(), Labels::default());
+    let steps = std::cell::RefCell::new(Vec::new());
+    let bucket = FolderBucket::open(rig.bucket_dir.path(), Disk::real()).unwrap();
+    let audit = Audit {
+        disk: &disk,
+        bucket: &bucket,
+        data_dir: rig.tsdb.path(),
+        meta_file_name: "thanos.shipper.json",
+        upload_compacted: false,
+        repair: false,
+        labels: &labels,
+        on_step: Some(&|step| steps.borrow_mut().push(step)),
+    };
+    verify::audit(&audit, &mut |_| Ok(()), &stop).unwrap();
+    let steps = steps.into_inner();
+    assert_eq!(steps.first(), Some(&AuditStep::All(3 * 4200)));
+    let compared = steps.iter().filter_map(|step| match step {
+        AuditStep::Compared(bytes) => Some(bytes),
+        AuditStep::All(_) => None,
+    });
+    assert_eq!(compared.sum::<u64>(), 3 * 4200);
 }
 
 #[test]
@@ -217,6 +246,7 @@ fn a_block_that_prometheus_removes_meanwhile_is_no_problem() {
         upload_compacted: false,
         repair: false,
         labels: &labels,
+        on_step: None,
     };
     let mut found = Vec::new();
     let mut each = |finding: &Finding| {

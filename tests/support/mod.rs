@@ -3,6 +3,7 @@
 pub mod api_client;
 pub mod arena;
 pub mod attackers;
+pub mod browser;
 pub mod certificates;
 pub mod drain;
 pub mod fake_prometheus;
@@ -19,4 +20,5 @@ pub mod server;
 pub mod shipped;
 pub mod sidecar;
 pub mod store_client;
+pub mod terminal;
 pub mod tls_stream;

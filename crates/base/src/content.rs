@@ -31,27 +31,35 @@ pub fn load(name: &str, file: &str, content: &str) -> Result<Option<Content>> {
 
 /// Replaces each `$(NAME)` with the environment variable of that name; an empty one is fine, a missing one is not.
 pub fn substitute(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("$(") {
-        let (before, reference) = rest.split_at(at);
-        out.push_str(before);
-        let name: &str = reference.get(2..).unwrap_or_default();
-        let name = name.split_once(')').map_or("", |(name, _)| name);
-        if name.is_empty() || !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') {
-            // Not a reference; what follows the dollar sign may hold one.
-            out.push('$');
-            rest = reference.get(1..).unwrap_or_default();
+    let bytes = substitute_bytes(text.as_bytes(), &|name| env(name).map(String::into_bytes))?;
+    String::from_utf8(bytes).map_err(|_| Error::new(Kind::Corrupt, "not UTF-8"))
+}
+
+/// The same for content that need not be text.
+pub fn substitute_bytes(content: &[u8], env: &dyn Fn(&str) -> Option<Vec<u8>>) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(content.len());
+    let mut rest = content;
+    while let Some((dollar, after)) = rest.split_first() {
+        let Some((name, after)) = reference(rest) else {
+            out.push(*dollar);
+            rest = after;
             continue;
-        }
+        };
         let value = env(name).ok_or_else(|| {
             Error::new(Kind::Permanent, format!("found reference to unset environment variable {name:?}"))
         })?;
-        out.push_str(&value);
-        rest = reference.get(name.len() + 3..).unwrap_or_default();
+        out.extend_from_slice(&value);
+        rest = after;
     }
-    out.push_str(rest);
     Ok(out)
+}
+
+/// The name in the `$(NAME)` with which `content` begins, and what follows it.
+fn reference(content: &[u8]) -> Option<(&str, &[u8])> {
+    let inside = content.strip_prefix(b"$(")?;
+    let (name, after) = inside.split_at(inside.iter().position(|c| !c.is_ascii_alphanumeric() && *c != b'_')?);
+    let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+    Some((name, after.strip_prefix(b")")?))
 }
 
 #[cfg(test)]

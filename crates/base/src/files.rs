@@ -7,7 +7,7 @@
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -84,6 +84,14 @@ impl Disk {
     /// The disk behind a watcher: an operation for which it returns an error is not done.
     pub fn watched(watcher: impl Fn(&Step<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Disk(Some(Arc::new(watcher)))
+    }
+
+    /// The disk for whoever only looks: whatever would change something fails as on a file system that is read-only.
+    pub fn read_only() -> Self {
+        Disk::watched(|step| match step.op {
+            Op::Stat | Op::Capacity | Op::List | Op::Open | Op::Read => Ok(()),
+            _ => Err(rustix::io::Errno::ROFS.into()),
+        })
     }
 
     fn run<T>(&self, op: Op, path: &Path, body: impl FnOnce() -> io::Result<T>) -> Result<T> {
@@ -177,8 +185,45 @@ impl Disk {
     ///
     /// `Errors:` of the disk; the old file is then untouched and the temporary one removed where possible.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let temporary = sibling(path, ".tmp")?;
-        let written = self.write_synced(&temporary, bytes).and_then(|()| self.rename(&temporary, path));
+        self.replace_by(path, |temporary| self.write_synced(temporary, bytes))
+    }
+
+    /// As [`Disk::replace`], for a file that others read: it keeps its mode, and its owner where this process may give files
+    /// away. A new one gets `mode`, less what the umask takes.
+    pub fn replace_shared(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+        let old = match self.stat(path) {
+            Err(err) if err.kind() == Kind::NotFound => None,
+            found => Some(found?),
+        };
+        self.replace_by(path, |temporary| {
+            // One that a crash has left may have another mode.
+            match self.remove_file(temporary) {
+                Err(err) if err.kind() != Kind::NotFound => return Err(err),
+                _ => {}
+            }
+            let mode = old.as_ref().map_or(mode, |old| old.mode() & 0o7777);
+            let mut options = File::options();
+            options.write(true).create_new(true).mode(mode);
+            let file = self.run(Op::Create, temporary, || {
+                let file = options.open(temporary)?;
+                if let Some(old) = &old {
+                    // Only root may give it away, others only to their groups. Before the mode, of which it clears bits.
+                    if std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid())).is_err() {
+                        let _ = std::os::unix::fs::fchown(&file, None, Some(old.gid()));
+                    }
+                    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+                }
+                Ok(file)
+            })?;
+            let mut writer = Writer { disk: self.clone(), file, path: temporary.to_owned() };
+            writer.write(bytes)?;
+            writer.sync()
+        })
+    }
+
+    fn replace_by(&self, path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let temporary = temporary(path)?;
+        let written = write(&temporary).and_then(|()| self.rename(&temporary, path));
         if written.is_err() {
             let _ = self.remove_file(&temporary);
         }
@@ -369,13 +414,13 @@ impl Writer {
     }
 }
 
-/// `path` with `suffix` added to its file name.
-fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
+/// Where [`Disk::replace`] writes what becomes `path`. `Errors:` a path that ends in no name.
+pub fn temporary(path: &Path) -> Result<PathBuf> {
     let name = path
         .file_name()
         .ok_or_else(|| Error::new(Kind::Permanent, format!("{} is not a file name", path.display())))?;
     let mut name = name.to_owned();
-    name.push(suffix);
+    name.push(".tmp");
     Ok(path.with_file_name(name))
 }
 
@@ -459,12 +504,44 @@ mod tests {
     use std::sync::Mutex;
 
     #[test]
+    fn a_read_only_disk_reads_and_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, path) = (Disk::read_only(), dir.path().join("file"));
+        std::fs::write(&path, b"one").unwrap();
+        assert_eq!(disk.read(&path, 10).unwrap(), b"one");
+        assert_eq!((disk.list(dir.path()).unwrap().len(), disk.stat(&path).unwrap().len()), (1, 3));
+        let other = dir.path().join("other");
+        assert!(disk.replace(&path, b"two").is_err() && disk.link(&path, &other).is_err());
+        assert!(disk.create_dir(&other, 0o777).is_err() && disk.rename(&path, &other).is_err());
+        assert!(disk.remove_file(&path).is_err() && disk.create_new(&other).is_err());
+        assert_eq!(
+            (std::fs::read(&path).unwrap(), std::fs::read_dir(dir.path()).unwrap().count()),
+            (b"one".to_vec(), 1)
+        );
+    }
+
+    #[test]
     fn replaced_whole_and_nothing_left_beside_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.json");
         Disk::real().replace(&path, b"one").unwrap();
         Disk::real().replace(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_shared_file_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("prometheus.yml");
+        let mode = || std::fs::metadata(&path).unwrap().mode() & 0o7777;
+        Disk::real().replace_shared(&path, b"one", 0o600).unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        // What a crash has left.
+        std::fs::write(dir.path().join("prometheus.yml.tmp"), b"half").unwrap();
+        Disk::real().replace_shared(&path, b"two", 0o600).unwrap();
+        assert_eq!((mode(), std::fs::read(&path).unwrap()), (0o666, b"two".to_vec()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

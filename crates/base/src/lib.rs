@@ -13,6 +13,7 @@ pub mod matcher;
 pub mod notify;
 pub mod secret;
 pub mod size;
+pub mod stamp;
 pub mod state;
 pub mod stop;
 pub mod threads;

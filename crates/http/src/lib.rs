@@ -9,7 +9,6 @@ pub mod h2;
 mod limits;
 pub mod listen;
 pub mod server;
-mod stamp;
 pub mod tls;
 pub mod web;
 

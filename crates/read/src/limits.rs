@@ -12,6 +12,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 50_000_000;
 pub(crate) const READ_BUFFER_BYTES: usize = 32 * 1024;
 /// A query string longer than this is sent as a form; Prometheus refuses request heads above 1 MiB, proxies far smaller ones.
 pub(crate) const QUERY_BYTES_MAX: usize = 4 * 1024;
+/// Longest reload. Prometheus answers when it has read all rules, which takes seconds for thousands of them.
+pub(crate) const RELOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Redirects of one request that are followed; a proxy needs one.
 pub(crate) const REDIRECTS_MAX: usize = 3;
 /// Largest answer of a JSON endpoint that is held in memory, in bytes.
@@ -44,3 +46,6 @@ pub(crate) const PATTERN_BYTES_MAX: usize = 256 * 1024;
 pub(crate) const PATTERN_STATES_MAX: usize = 256 * 1024;
 /// What the patterns of one request may cost together. A step is one state beside one character, tens of nanoseconds at most.
 pub(crate) const PATTERN_STEPS_MAX: u32 = 20_000_000;
+/// How often a request is sent again that was refused while a password or token is being replaced: with the one before, and
+/// with the new one once more, which Prometheus may have got meanwhile.
+pub(crate) const REFUSED_AGAIN_MAX: u32 = 2;

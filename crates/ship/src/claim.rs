@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::LOG_TARGET;
 use crate::limits;
@@ -78,19 +78,29 @@ pub(crate) struct Record {
     file: Option<(Disk, PathBuf)>,
     bucket: String,
     is_logged: AtomicBool,
+    /// What the bucket has of the block, for who wants to see it move.
+    stored_bytes: Arc<AtomicU64>,
 }
 
 impl Record {
     /// An empty record, kept in `file`, or in memory only.
     pub(crate) fn new(bucket: &str, file: Option<(Disk, PathBuf)>) -> Record {
-        Record { progress: Mutex::default(), file, bucket: bucket.to_owned(), is_logged: AtomicBool::new(false) }
+        Record {
+            progress: Mutex::default(),
+            file,
+            bucket: bucket.to_owned(),
+            is_logged: AtomicBool::new(false),
+            stored_bytes: Arc::default(),
+        }
     }
 
     /// The record that an earlier run left at `path`; an empty one if it cannot be read.
     pub(crate) fn load(bucket: &str, disk: &Disk, path: PathBuf) -> Record {
         let progress = disk.read(&path, limits::PROGRESS_BYTES_MAX).ok();
         let progress = progress.and_then(|bytes| Progress::parse(&bytes, bucket)).unwrap_or_default();
-        Record { progress: Mutex::new(progress), ..Record::new(bucket, Some((disk.clone(), path))) }
+        let stored_bytes = Arc::new(AtomicU64::new(progress.stored_bytes()));
+        let record = Record::new(bucket, Some((disk.clone(), path)));
+        Record { progress: Mutex::new(progress), stored_bytes, ..record }
     }
 
     /// The same record, from now on without a file.
@@ -140,6 +150,11 @@ impl Record {
         self.lock().open_parts()
     }
 
+    /// Bytes of the block that the bucket has; it moves with the upload.
+    pub(crate) fn stored_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.stored_bytes)
+    }
+
     /// The journal of one object.
     pub(crate) fn journal<'a>(&'a self, name: &'a str) -> ObjectJournal<'a> {
         ObjectJournal { record: self, name }
@@ -150,6 +165,7 @@ impl Record {
     fn update(&self, change: impl FnOnce(&mut Progress)) {
         let mut progress = self.lock();
         change(&mut progress);
+        self.stored_bytes.store(progress.stored_bytes(), Ordering::Relaxed);
         let Some((disk, path)) = &self.file else { return };
         // Written under the lock, so that an older text never replaces a newer one.
         let written = disk.replace(path, &progress.write(&self.bucket));
@@ -214,6 +230,7 @@ mod tests {
         assert_eq!(again.journal("index").parts(), None);
         assert_eq!(again.sha256("index").as_deref(), Some("ab"));
         assert_eq!(again.open_parts(), [("chunks/000001".to_owned(), parts)]);
+        assert_eq!(again.stored_bytes().load(Ordering::Relaxed), 5);
         again.journal("chunks/000001").record(None).unwrap();
         again.forget("index");
         assert!(Record::load("b", &Disk::real(), path.clone()).open_parts().is_empty());

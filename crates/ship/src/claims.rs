@@ -100,6 +100,19 @@ impl Claims {
         }
     }
 
+    /// The bucket that uploads go to from now on. What another one holds of a block is not taken for what this one holds.
+    pub(crate) fn set_bucket_name(&mut self, name: &str) {
+        name.clone_into(&mut self.bucket_name);
+        for (ulid, claim) in &mut self.held {
+            claim.record = match &claim.files {
+                Files::Linked(_) => Record::load(name, &self.disk, self.spool.state_path(*ulid)),
+                Files::Open { .. } => Record::new(name, None),
+            };
+        }
+        // Only the other one could drop their parts; its lifecycle rules do.
+        self.ended.clear();
+    }
+
     /// The claimed blocks.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Ulid, &Claim)> {
         self.held.iter().map(|(ulid, claim)| (*ulid, claim))
@@ -420,10 +433,10 @@ impl Claims {
     /// What claims may cost now, if they cost `bytes`: less than the budget where the disk is nearly full, for Prometheus
     /// must not be stopped by what is kept for the bucket.
     fn budget_bytes(&self, budget: &Budget, bytes: u64) -> u64 {
-        let share =
-            |wanted: u64, share: u64| if wanted > 0 { Some(wanted) } else { self.capacity().map(|all| all / share) };
-        let most = share(budget.bytes, limits::CLAIM_BUDGET_SHARE).unwrap_or(u64::MAX);
-        let reserve = share(budget.reserve_bytes, limits::CLAIM_RESERVE_SHARE).unwrap_or(0);
+        let (most, reserve) = match self.capacity() {
+            Some(capacity) => claim_room(budget.bytes, budget.reserve_bytes, capacity),
+            None => (if budget.bytes > 0 { budget.bytes } else { u64::MAX }, budget.reserve_bytes),
+        };
         let free = self.spool.available().unwrap_or(u64::MAX);
         most.min(bytes.saturating_add(free).saturating_sub(reserve))
     }
@@ -510,6 +523,12 @@ impl Claims {
             log::warn!(target: LOG_TARGET, err = err.to_string(); "{text}");
         }
     }
+}
+
+/// How many bytes claims may take of a file system of this capacity, and how many they leave free. 0 is a share of it.
+pub fn claim_room(budget_bytes: u64, reserve_bytes: u64, capacity: u64) -> (u64, u64) {
+    let share = |wanted: u64, share: u64| if wanted > 0 { wanted } else { capacity / share };
+    (share(budget_bytes, limits::CLAIM_BUDGET_SHARE), share(reserve_bytes, limits::CLAIM_RESERVE_SHARE))
 }
 
 /// The paths of a claim's files, or their total size if the files have no path.

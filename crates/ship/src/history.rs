@@ -74,14 +74,8 @@ impl History {
         self.said = Some(match said {
             Some(said) => said,
             None => {
-                let is_new = |meta: &&Meta| failed_ms.is_some_and(|failed_ms| meta.ulid.time_ms() > failed_ms);
-                let found = scan()?;
-                let metas = found.iter().filter_map(|found| found.meta.as_ref().ok());
-                let compacted = metas.filter(|meta| meta.level > 1 && !is_new(meta));
+                let before = before(&scan()?, failed_ms);
                 self.is_dirty = true;
-                // What is here itself, as after a Prometheus that died before it removed it, is still to be shipped.
-                let coming = plan::coming(&found);
-                let before = compacted.flat_map(Meta::covered).filter(|ulid| !coming.contains(ulid)).collect();
                 Said { before, shipped: BTreeSet::new() }
             }
         });
@@ -102,6 +96,18 @@ impl History {
         let mut history = History::new(data_dir, disk);
         let read = history.disk.read(&history.path, limits::HISTORY_BYTES_MAX);
         history.said = read.and_then(|bytes| parse(&bytes)).ok();
+        history
+    }
+
+    /// As [`History::peek`], and without a file what the first start of all would note: the compacted blocks of `found`.
+    pub(crate) fn foresee(data_dir: &Path, disk: Disk, found: &[Found]) -> History {
+        let mut history = History::new(data_dir, disk);
+        history.said = match history.disk.read(&history.path, limits::HISTORY_BYTES_MAX) {
+            Err(err) if err.kind() == Kind::NotFound => {
+                Some(Said { before: before(found, None), shipped: BTreeSet::new() })
+            }
+            read => read.and_then(|bytes| parse(&bytes)).ok(),
+        };
         history
     }
 
@@ -174,6 +180,16 @@ impl History {
             }
         }
     }
+}
+
+/// What the compacted blocks of `found` were made of: not shipped when uploads are turned on. What is here itself, as after a
+/// Prometheus that died before it removed it, is still to be shipped. Blocks that were named after `failed_ms` are newer.
+fn before(found: &[Found], failed_ms: Option<i64>) -> BTreeSet<Ulid> {
+    let is_new = |meta: &&Meta| failed_ms.is_some_and(|failed_ms| meta.ulid.time_ms() > failed_ms);
+    let metas = found.iter().filter_map(|found| found.meta.as_ref().ok());
+    let compacted = metas.filter(|meta| meta.level > 1 && !is_new(meta));
+    let coming = plan::coming(found);
+    compacted.flat_map(Meta::covered).filter(|ulid| !coming.contains(ulid)).collect()
 }
 
 /// Another name for a file that cannot be read, one for each time.

@@ -38,6 +38,8 @@ pub(crate) const HISTORY_SCANS: u32 = 120;
 pub(crate) const UPLOAD_LIMITS_BYTES_MAX: u64 = 64 * 1024;
 /// Largest state of an upload that is read: 10,000 parts of 100 bytes, for each of a few files.
 pub(crate) const PROGRESS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Blocks of a kind that are listed for whoever asks what the shipper is doing; the others are counted.
+pub(crate) const STANDING_LISTED_MAX: usize = 50;
 /// Longest wait for an upload window before the clock is read again: it may have been set, or the machine slept.
 pub(crate) const WINDOW_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 

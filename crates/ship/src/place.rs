@@ -29,6 +29,11 @@ impl Place {
         Place { path: data_dir.join("thanos").join("bucket.json"), disk, said: None }
     }
 
+    /// That of a bucket to which nothing was shipped yet.
+    pub(crate) fn of_another(&self) -> Place {
+        Place { said: Some(None), ..self.clone() }
+    }
+
     /// Asks the bucket whether it is the store that it was, and notes what it says. `has_shipped` tells whether the ledger
     /// lists shipped blocks.
     ///
@@ -84,6 +89,14 @@ impl Place {
         // A claim that was not finished may have made the folder without a sync.
         self.disk.sync_dir(files::parent(dir))
     }
+}
+
+/// Asks the bucket whether it is the store that blocks of this data folder were shipped to, if that was noted. Changes
+/// nothing here.
+///
+/// `Errors:` of class `no_bucket` when it is not.
+pub fn check_place(bucket: &dyn Bucket, data_dir: &Path, stop: &Stop) -> Result<()> {
+    Place::new(data_dir, Disk::read_only()).check_noted(bucket, stop)
 }
 
 #[cfg(test)]

@@ -30,6 +30,15 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Bytes that the bucket has.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let bytes = |sent: &Sent| match sent {
+            Sent::Done(attributes) => attributes.size_bytes,
+            Sent::Parts(parts) => parts.part_bytes.saturating_mul(parts.sent.len() as u64).min(parts.size_bytes),
+        };
+        self.objects.values().map(bytes).fold(0, u64::saturating_add)
+    }
+
     /// The uploads in parts that are under way.
     pub(crate) fn open_parts(&self) -> Vec<(String, Parts)> {
         let open = self.objects.iter().filter_map(|(name, sent)| match sent {
@@ -153,6 +162,7 @@ mod tests {
             assert_eq!(Progress::parse(&progress.write("b"), "b"), Some(progress));
         }
         assert_eq!(full().open_parts().len(), 1);
+        assert_eq!(full().stored_bytes(), 2 * 5 + 7);
     }
 
     #[test]

@@ -177,12 +177,19 @@ pub(crate) fn misnamed(disk: &Disk, data_dir: &Path) -> Result<Vec<String>> {
     Ok(suspects.map(|entry| entry.name).filter(|name| data_dir.join(name).join("meta.json").exists()).collect())
 }
 
-/// Checks at start whether `--tsdb.path` is fit for uploads.
+/// What a data directory lacks in which the shipper works nevertheless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirWarning {
+    /// It cannot be written, which costs claims and ledger; why.
+    NotWritable(String),
+    /// It has no `wal`; why it cannot be seen.
+    NoWal(String),
+}
+
+/// Looks at start whether `--tsdb.path` is fit for uploads, and says what it lacks. Changes nothing.
 ///
-/// `Errors:` when it is missing, not a folder, or not readable, with what to change. A directory that is not writable
-/// costs claims and ledger; that is logged. A missing `wal` is logged too, as in Thanos: the directory may be mounted
-/// later.
-pub fn check_data_dir(path: &Path) -> Result<()> {
+/// `Errors:` when it is missing, not a folder, or not readable, with what to change.
+pub fn look_at_data_dir(path: &Path) -> Result<Vec<DirWarning>> {
     let shown = path.display();
     let hint = "set --tsdb.path to the directory that Prometheus has as --storage.tsdb.path";
     let permanent = |text: String| Error::new(Kind::Permanent, text);
@@ -204,15 +211,27 @@ pub fn check_data_dir(path: &Path) -> Result<()> {
             "opening tsdb directory: {shown} is not readable ({err}); run as the user that owns it, or give this one access"
         )));
     }
-    if let Some(err) = refused(Access::WRITE_OK) {
-        log::warn!(target: LOG_TARGET, dir = shown.to_string(), err = err.to_string();
-            "tsdb directory is not writable: blocks are shipped, but what is shipped is remembered only until the next \
-             restart, and a block that Prometheus removes meanwhile is lost; give the sidecar write access to keep \
-             thanos.shipper.json and claims in thanos/upload");
-    }
-    if let Err(err) = Disk::real().stat(&path.join("wal")) {
-        let text = "WAL dir is not accessible. Is this dir a TSDB directory? If yes it is shared with TSDB?";
-        log::error!(target: LOG_TARGET, err = format!("{text}: {err}"); "WAL dir is not accessible");
+    let not_writable = refused(Access::WRITE_OK).map(|err| DirWarning::NotWritable(err.to_string()));
+    let wal = Disk::real().stat(&path.join("wal"));
+    Ok(not_writable.into_iter().chain(wal.err().map(|err| DirWarning::NoWal(err.to_string()))).collect())
+}
+
+/// As [`look_at_data_dir`], with what it lacks as lines of the log. A missing `wal` is no more than that, as in Thanos: the
+/// directory may be mounted later.
+pub fn check_data_dir(path: &Path) -> Result<()> {
+    for warning in look_at_data_dir(path)? {
+        match warning {
+            DirWarning::NotWritable(err) => {
+                log::warn!(target: LOG_TARGET, dir = path.display().to_string(), err = err;
+                    "tsdb directory is not writable: blocks are shipped, but what is shipped is remembered only until the next \
+                     restart, and a block that Prometheus removes meanwhile is lost; give the sidecar write access to keep \
+                     thanos.shipper.json and claims in thanos/upload");
+            }
+            DirWarning::NoWal(err) => {
+                let text = "WAL dir is not accessible. Is this dir a TSDB directory? If yes it is shared with TSDB?";
+                log::error!(target: LOG_TARGET, err = format!("{text}: {err}"); "WAL dir is not accessible");
+            }
+        }
     }
     Ok(())
 }

@@ -87,6 +87,11 @@ impl Schedule {
         self.state().limits.clone()
     }
 
+    /// Zero while a window is open, else the time until the first one opens.
+    pub fn opens_in(&self) -> Duration {
+        window::opens_in(&self.state().limits.windows, self.0.clock.unix_s())
+    }
+
     /// Changes the limits, for bytes that are being sent too. Whoever waits looks again.
     pub fn set_limits(&self, limits: UploadLimits) {
         self.0.pace.change(limits.rate_bytes);

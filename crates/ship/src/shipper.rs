@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::LOG_TARGET;
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, PendingBlock};
 use crate::claims::Claims;
 use crate::history::History;
 use crate::lag::ShippingLag;
@@ -30,10 +30,12 @@ use crate::ledger::Ledger;
 use crate::limits;
 use crate::meta::Meta;
 use crate::metrics::ShipMetrics;
+use crate::next_bucket::NextBucket;
 use crate::place::Place;
 use crate::remote::Remote;
 use crate::scan::{self, Fingerprint};
 use crate::spool::Spool;
+use crate::standing::Standing;
 use crate::ulid::Ulid;
 use crate::upload::UploadGate;
 use pillion_base::error::{Error, Kind, Result};
@@ -81,6 +83,10 @@ pub struct ShipConfig {
     pub upload_gate: Option<UploadGate>,
     /// Called when nothing is left to be shipped, perhaps many times; must not wait.
     pub on_idle: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Where a bucket waits that takes the place of the one in use.
+    pub next_bucket: NextBucket,
+    /// Where it says what it is doing.
+    pub standing: Standing,
     /// The disk; tests watch it.
     pub disk: Disk,
 }
@@ -105,6 +111,8 @@ impl ShipConfig {
             held_files_max: held_files_max(),
             upload_gate: None,
             on_idle: None,
+            next_bucket: NextBucket::default(),
+            standing: Standing::default(),
             disk: Disk::real(),
         }
     }
@@ -287,6 +295,20 @@ impl Shipper {
         }
     }
 
+    /// Ships to another bucket from now on, if one waits. What is remembered of a bucket is asked anew; claims stay, since
+    /// where links are refused they are all that is left of a block.
+    fn take_next_bucket(&mut self) {
+        let Some(bucket) = self.config.next_bucket.take() else { return };
+        if bucket.name() != self.bucket.name() {
+            log::warn!(target: LOG_TARGET, before = self.bucket.name(), now = bucket.name();
+                "blocks go to another bucket from now on; what was shipped before stays where it is");
+            self.claims.set_bucket_name(bucket.name());
+            self.remote = Some(Remote::new(&self.config.data_dir, self.config.disk.clone(), bucket.name()));
+            self.place = self.place.of_another();
+        }
+        self.bucket = bucket;
+    }
+
     fn has_labels(&self) -> bool {
         !self.state.read().external_labels.is_empty()
     }
@@ -306,6 +328,9 @@ impl Shipper {
             Err(err) if err.kind() == Kind::Stopped => {}
             Err(_) => self.metrics.dir_sync_failures.inc(),
         }
+        if !stop.is_stopped() {
+            self.config.standing.looked(result.as_ref().err().map(ToString::to_string));
+        }
         report.error = result.err();
         report.n_given_up = self.backlog.n_given_up - n_given_up;
         report.backlog = self.backlog.clone();
@@ -313,11 +338,28 @@ impl Shipper {
         report
     }
 
+    /// What a block that is to be shipped waits for, besides its turn.
+    fn waits_for(&self, block: &PendingBlock) -> Option<String> {
+        let ulid = &block.ulid;
+        if let Some(other) = self.overlaps.get(ulid) {
+            return Some(format!("it overlaps {other} in the bucket"));
+        }
+        if self.looks.contains_key(ulid) {
+            return Some("its files may still be written".to_owned());
+        }
+        if self.unreadable.contains_key(ulid) {
+            return Some("the disk cannot read it now".to_owned());
+        }
+        let is_pinned = self.claims.get(*ulid).is_some_and(|claim| claim.is_pinned);
+        (!is_pinned && !self.has_labels()).then(|| "the external labels of Prometheus".to_owned())
+    }
+
     /// Brings the metrics up to date, after each block and each tick, and says so when nothing is left to be shipped.
     fn publish_metrics(&self) {
         let pending = &self.backlog.pending;
         let lag = ShippingLag::new(pending, unix_ms(SystemTime::now()), self.state.read().retention_ms);
         self.metrics.update(&self.backlog, &lag);
+        self.config.standing.show(&self.backlog, |block| self.waits_for(block));
         if let Some(on_idle) = self.config.on_idle.as_ref().filter(|_| pending.is_empty()) {
             on_idle();
         }

@@ -6,10 +6,12 @@
 //! meta.json is no claim but a leftover: a claim that was not finished, or the work of another program. `pillion.json`
 //! in the folder says how far the upload has come. Never decides what is claimed or for how long; `claims` does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::limits;
 use crate::meta::Meta;
+use crate::plan::Found;
 use crate::ulid::Ulid;
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::files::Disk;
@@ -185,6 +187,29 @@ impl Spool {
             other => other.and_then(|()| self.disk.sync_dir(dir)),
         }
     }
+}
+
+/// Which blocks are claimed, and whether their labels are pinned. Blocks that only a claim has kept are added to
+/// `found`; other claimed blocks get the meta.json of their claim. Changes nothing.
+pub(crate) fn claimed(disk: &Disk, data_dir: &Path, found: &mut Vec<Found>) -> Result<BTreeMap<Ulid, bool>> {
+    let spool = Spool::new(data_dir, disk.clone());
+    let mut claims = BTreeMap::new();
+    for ulid in spool.names()? {
+        let meta = match spool.load(ulid) {
+            Ok(SpoolEntry::Claim { meta, is_pinned }) => {
+                claims.insert(ulid, is_pinned);
+                Ok(*meta)
+            }
+            Ok(SpoolEntry::Leftover) => continue,
+            Ok(SpoolEntry::Damaged(err)) | Err(err) => Err(err),
+        };
+        match found.iter_mut().find(|found| found.ulid == ulid) {
+            Some(found) if meta.is_ok() => found.meta = meta,
+            Some(_) => {}
+            None => found.push(Found { ulid, dir: spool.dir(ulid), is_local: false, meta }),
+        }
+    }
+    Ok(claims)
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use crate::history::History;
 use crate::ledger;
 use crate::meta::Meta;
 use crate::place::Place;
-use crate::plan::{self, Action, Found, Past};
+use crate::plan::{self, Action, Past};
 use crate::scan::{self, Examined};
-use crate::spool::{Spool, SpoolEntry};
+use crate::spool;
 use crate::ulid::Ulid;
 use crate::upload::Uploader;
 use pillion_base::error::{Context, Error, Kind, Result};
@@ -39,6 +39,17 @@ pub struct Audit<'a> {
     pub repair: bool,
     /// Labels for blocks whose labels are not pinned; may be empty.
     pub labels: &'a Labels,
+    /// Told how far the audit is.
+    pub on_step: Option<&'a dyn Fn(AuditStep)>,
+}
+
+/// How far an audit is. `Units:` bytes of local files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditStep {
+    /// There is so much to compare; said once, before the first comparison.
+    All(u64),
+    /// So much more was compared.
+    Compared(u64),
 }
 
 /// What is wrong with a block, or with one object of it.
@@ -124,7 +135,7 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
         false => place.check_noted(audit.bucket, stop)?,
     }
     let mut found = scan::scan(audit.disk, audit.data_dir, |_| None)?;
-    let claims = claims(audit, &mut found)?;
+    let claims = spool::claimed(audit.disk, audit.data_dir, &mut found)?;
     let mut summary = Summary::default();
     let (mut is_held_up, mut n_unchecked) = (false, 0);
     let history = History::peek(audit.data_dir, audit.disk.clone());
@@ -133,7 +144,16 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
         is_covered: &|ulid| !history.is_known() || history.covers(ulid),
         upload_compacted: audit.upload_compacted,
     };
-    for planned in plan::plan(&found, &past) {
+    let planned = plan::plan(&found, &past);
+    if let Some(tell) = audit.on_step {
+        let bytes = |planned: &plan::Planned| {
+            let compared = !matches!(planned.action, Action::ListEmpty | Action::SkipCompacted);
+            let meta = planned.found.meta.as_ref().ok().filter(|_| compared)?;
+            scan::examine(audit.disk, &planned.found.dir, meta).ok().map(|examined| examined.bytes)
+        };
+        tell(AuditStep::All(planned.iter().filter_map(bytes).sum()));
+    }
+    for planned in planned {
         stop.check()?;
         let ulid = planned.found.ulid;
         let finding = |problem: Problem| vec![Finding { ulid, object: None, problem, repair: None }];
@@ -183,29 +203,6 @@ pub fn audit(audit: &Audit, each: &mut dyn FnMut(&Finding) -> Result<()>, stop: 
     Ok(summary)
 }
 
-/// Which blocks are claimed, and whether their labels are pinned. Blocks that only a claim has kept are added to
-/// `found`; other claimed blocks get the meta.json of their claim.
-fn claims(audit: &Audit, found: &mut Vec<Found>) -> Result<BTreeMap<Ulid, bool>> {
-    let spool = Spool::new(audit.data_dir, audit.disk.clone());
-    let mut claims = BTreeMap::new();
-    for ulid in spool.names()? {
-        let meta = match spool.load(ulid) {
-            Ok(SpoolEntry::Claim { meta, is_pinned }) => {
-                claims.insert(ulid, is_pinned);
-                Ok(*meta)
-            }
-            Ok(SpoolEntry::Leftover) => continue,
-            Ok(SpoolEntry::Damaged(err)) | Err(err) => Err(err),
-        };
-        match found.iter_mut().find(|found| found.ulid == ulid) {
-            Some(found) if meta.is_ok() => found.meta = meta,
-            Some(_) => {}
-            None => found.push(Found { ulid, dir: spool.dir(ulid), is_local: false, meta }),
-        }
-    }
-    Ok(claims)
-}
-
 /// One block that should be in the bucket.
 struct Block<'a> {
     audit: &'a Audit<'a>,
@@ -252,6 +249,9 @@ impl Block<'_> {
         for name in claim.names() {
             let source = claim.open(disk, &name)?;
             let compared = bucket.compare(&format!("{ulid}/{name}"), &source, stop);
+            if let Some(tell) = self.audit.on_step {
+                tell(AuditStep::Compared(source.size_bytes()));
+            }
             let problem = match compared.context(|| format!("compare {name}"))? {
                 Compared::Same => {
                     n_there += 1;

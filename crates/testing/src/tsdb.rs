@@ -207,3 +207,22 @@ pub fn tree(dir: &Path) -> Vec<String> {
     found.sort();
     found
 }
+
+/// Every file and folder below `dir` and `dir` itself, with what changes when somebody touches it: size, time, content.
+pub fn snapshot(dir: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    fn walk(path: &Path, found: &mut Vec<String>) {
+        let meta = std::fs::symlink_metadata(path).unwrap();
+        let content = if meta.is_file() { std::fs::read(path).unwrap() } else { Vec::new() };
+        let sum = content.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
+        found.push(format!("{} {} {:o} {} {times:?} {sum}", path.display(), meta.ino(), meta.mode(), content.len()));
+        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+            walk(&entry.path(), found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(dir, &mut found);
+    found.sort();
+    found
+}

@@ -248,7 +248,7 @@ fn a_hang_up_needs_no_client() {
     made.replace("one.key", "cert.key");
     let sidecar = serve(&prometheus, &made, "cert", &[]);
     sidecar.signal("HUP");
-    let line = sidecar.wait_line("the TLS files of --grpc-server-tls-cert are as before");
+    let line = sidecar.wait_line("TLS files of the gRPC server: as before");
     assert!(line.contains("level=info"), "{line}");
     made.replace("two.pem", "cert.pem");
     for n_failed in 1..3 {

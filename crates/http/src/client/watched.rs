@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::stamp::{Stamp, are_unsettled};
 use pillion_base::state::Published;
-
-use crate::stamp::{Stamp, are_unsettled};
 
 /// The value and its files.
 pub(super) struct Watched<T> {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::server::connection::{Answer, Connection, Pages, READ_BYTES, Routes, Times};
+use crate::server::connection::{Answer, Connection, Pages, READ_BYTES, Routes, Served, Times};
 use crate::server::request::Head;
 use crate::server::response::Common;
 use crate::tls::{Handshake, ServerTls, Wire};
@@ -42,7 +42,11 @@ pub(super) struct Round<'a> {
     pub(super) date: &'a str,
     pub(super) routes: Routes<'a>,
     pub(super) web: Option<&'a mut Web>,
+    pub(super) log: Option<&'a Log>,
 }
+
+/// Hears of every request that was answered, and to whom.
+pub type Log = dyn Fn(&IpAddr, &Served) + Send;
 
 impl Round<'_> {
     pub(super) fn common(&self) -> Common<'_> {
@@ -67,7 +71,7 @@ impl Pages for Asked<'_, '_> {
             }
         };
         match judged {
-            Judged::Pass => Answer::Page((self.round.routes)(&head.method, &head.path)),
+            Judged::Pass => Answer::Page((self.round.routes)(head)),
             Judged::Refused(response) => Answer::Refused(response),
             Judged::Wait => Answer::Later,
         }
@@ -153,6 +157,13 @@ impl Client {
         }
     }
 
+    /// Tells who wants to know what was answered.
+    pub(super) fn tell(&mut self, log: Option<&Log>) {
+        if let (Some(served), Some(log)) = (self.state.take_served(), log) {
+            log(&self.peer, &served);
+        }
+    }
+
     fn handshake_deadline(&self) -> Instant {
         self.accepted + self.times.handshake
     }
@@ -215,6 +226,9 @@ impl Client {
         {
             let late = web.too_late(self.id);
             self.state.refuse(now, &late, &round.common());
+        }
+        if let (Some(served), Some(log)) = (self.state.take_served(), round.log) {
+            log(&self.peer, &served);
         }
         if send(wire, &mut self.state, &mut self.n_in_wire, now).is_err() {
             self.link = Link::Closed;

@@ -8,8 +8,23 @@ use crate::server::request::{self, Head, Parsed};
 use crate::server::response::{Common, Framing, Response};
 use zeroize::Zeroize;
 
-/// Answers a method and a path.
-pub type Routes<'a> = &'a dyn Fn(&str, &str) -> Response;
+/// Answers a request.
+pub type Routes<'a> = &'a dyn Fn(&Head) -> Response;
+
+/// A request that was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// The method as sent.
+    pub method: String,
+    /// The path, without query.
+    pub path: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// Bytes of the body.
+    pub body_bytes: usize,
+    /// From the head to the answer, without its way to the client.
+    pub took: Duration,
+}
 
 /// What a Go server says to a client that forgot the `s` of `https`.
 const NO_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
@@ -81,6 +96,10 @@ pub(super) struct Connection {
     n_served: u64,
     deadline: Instant,
     active: Instant,
+    /// When the head of the request was there.
+    asked: Instant,
+    /// The request that was answered last, until somebody takes it.
+    served: Option<Served>,
 }
 
 impl Connection {
@@ -97,7 +116,14 @@ impl Connection {
             n_served: 0,
             deadline: now + times.head,
             active: now,
+            asked: now,
+            served: None,
         }
+    }
+
+    /// The request that was answered, once.
+    pub(super) fn take_served(&mut self) -> Option<Served> {
+        self.served.take()
     }
 
     /// Whether bytes from the client are wanted now.
@@ -203,6 +229,7 @@ impl Connection {
                     let n_here = body_bytes.min(self.input.len());
                     self.input.drain(..n_here);
                     let left = u64::try_from(body_bytes - n_here).unwrap_or(u64::MAX);
+                    self.asked = now;
                     self.phase = Phase::Body(head, left);
                 }
             }
@@ -226,7 +253,7 @@ impl Connection {
     pub(super) fn resume(&mut self, now: Instant, routes: Routes<'_>, common: &Common<'_>) {
         if let Phase::Waiting(head) = &self.phase {
             let head = head.clone();
-            self.answer(now, &head, &routes(&head.method, &head.path), true, common);
+            self.answer(now, &head, &routes(&head), true, common);
         }
     }
 
@@ -279,6 +306,13 @@ impl Connection {
         let head_only = head.method == "HEAD";
         let framing = Framing { http_10: head.http_10, close: self.close_after, head_only };
         self.respond(now, response, framing, common);
+        self.served = Some(Served {
+            method: head.method.clone(),
+            path: head.path.clone(),
+            status: response.status,
+            body_bytes: response.body.len(),
+            took: now.saturating_duration_since(self.asked),
+        });
         // Whoever is not let in stays among those that make room first.
         self.n_served += u64::from(is_page);
     }
@@ -309,8 +343,8 @@ mod tests {
         linger: Duration::from_secs(1),
     };
 
-    fn echo(method: &str, path: &str) -> Response {
-        Response::text(&format!("{method} {path}."))
+    fn echo(head: &Head) -> Response {
+        Response::text(&format!("{} {}.", head.method, head.path))
     }
 
     /// Answers at once, but for `/later`.
@@ -320,7 +354,7 @@ mod tests {
         fn answer(&mut self, head: &Head) -> Answer {
             match head.path.as_str() {
                 "/later" => Answer::Later,
-                path => Answer::Page(echo(&head.method, path)),
+                _ => Answer::Page(echo(head)),
             }
         }
 

@@ -20,9 +20,10 @@ use crate::address::ListenAddress;
 use crate::limits;
 use crate::listen::{Accepted, Listener};
 use crate::web::{ClientId, Judged, Web};
+pub use client::Log;
 use client::{Client, Round};
-pub use connection::Routes;
 use connection::Times;
+pub use connection::{Routes, Served};
 use pillion_base::error::{Context, Result};
 use pillion_base::stop::Stop;
 pub use response::Response;
@@ -35,13 +36,19 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The server, listening.
-#[derive(Debug)]
 pub struct Server {
     listener: Listener,
     times: Times,
     connections_max: usize,
     grace: Duration,
     web: Option<Web>,
+    log: Option<Box<Log>>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("listener", &self.listener).field("web", &self.web).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -57,12 +64,18 @@ impl Server {
             write: WRITE_TIMEOUT,
             linger: LINGER_TIMEOUT,
         };
-        Ok(Server { listener, times, connections_max: limits::CONNECTIONS_MAX, grace: GRACE, web: None })
+        Ok(Server { listener, times, connections_max: limits::CONNECTIONS_MAX, grace: GRACE, web: None, log: None })
     }
 
     /// Serves as a web configuration says: over TLS, to who has a password, with headers.
     pub fn with_web(mut self, web: Option<Web>) -> Self {
         self.web = web;
+        self
+    }
+
+    /// Tells `log` of every request that was answered, on the thread that serves.
+    pub fn with_log(mut self, log: Option<Box<Log>>) -> Self {
+        self.log = log;
         self
     }
 
@@ -101,9 +114,9 @@ impl Server {
     ///
     /// `Blocks:` until the stop. `routes` runs on this thread and must not block.
     pub fn run(self, stop: &Stop, routes: Routes<'_>) -> Result<()> {
-        let Server { mut listener, times, connections_max, grace, web } = self;
+        let Server { mut listener, times, connections_max, grace, web, log } = self;
         log_web(web.as_ref(), &listener.local_addr()?);
-        let mut server = Serving { times, connections_max, clients: Vec::new(), web, n_accepted: 0 };
+        let mut server = Serving { times, connections_max, clients: Vec::new(), web, log, n_accepted: 0 };
         while !stop.is_stopped() {
             server.round(Some((stop, &mut listener)), None, routes)?;
         }
@@ -133,6 +146,7 @@ struct Serving {
     connections_max: usize,
     clients: Vec<Client>,
     web: Option<Web>,
+    log: Option<Box<Log>>,
     /// Clients so far; each one's number is its name.
     n_accepted: ClientId,
 }
@@ -148,7 +162,7 @@ impl Serving {
         let ready = self.wait(accepting.as_ref().map(|(stop, listener)| (*stop, &**listener)), until)?;
         let now = Instant::now();
         let date = http_date();
-        let mut round = Round { now, date: &date, routes, web: self.web.as_mut() };
+        let mut round = Round { now, date: &date, routes, web: self.web.as_mut(), log: self.log.as_deref() };
         if ready.web {
             hear_verdicts(&mut self.clients, &mut round);
         }
@@ -262,6 +276,7 @@ fn hear_verdicts(clients: &mut [Client], round: &mut Round<'_>) {
             Judged::Refused(response) => client.state.refuse(round.now, &response, &round.common()),
             Judged::Wait => {}
         }
+        client.tell(round.log);
     }
 }
 

@@ -26,6 +26,10 @@ pub struct Head {
     pub head_bytes: usize,
     /// `Authorization`.
     pub authorization: Option<Authorization>,
+    /// `Accept`, empty when there is none.
+    pub accept: String,
+    /// `Accept-Encoding`, empty when there is none.
+    pub accept_encoding: String,
 }
 
 /// The value of `Authorization`, which `Debug` does not show and which is wiped from memory at its end.
@@ -70,6 +74,7 @@ fn head(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Result<Parsed
     let mut body_bytes = None;
     let (mut n_hosts, mut expects) = (0, false);
     let mut authorization = None;
+    let (mut accept, mut accept_encoding) = (String::new(), String::new());
     for field in request.headers.iter() {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("host") {
@@ -88,6 +93,10 @@ fn head(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Result<Parsed
         } else if is("authorization") {
             // The first one counts, as in Go.
             authorization = authorization.or_else(|| Some(Authorization(Zeroizing::new(field.value.to_vec()))));
+        } else if is("accept") {
+            add(&mut accept, field.value);
+        } else if is("accept-encoding") {
+            add(&mut accept_encoding, field.value);
         }
     }
     if n_hosts != 1 && !(http_10 && n_hosts == 0) {
@@ -107,7 +116,17 @@ fn head(request: &httparse::Request<'_, '_>, head_bytes: usize) -> Result<Parsed
         body_bytes,
         head_bytes,
         authorization,
+        accept,
+        accept_encoding,
     }))
+}
+
+/// Several fields of one name are one list.
+fn add(list: &mut String, value: &[u8]) {
+    if !list.is_empty() {
+        list.push(',');
+    }
+    list.push_str(&String::from_utf8_lossy(value));
 }
 
 fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -77,7 +77,7 @@ impl Rig {
         let server = configure(server);
         let address = server.local_addr().unwrap();
         let (stopper, stop) = stop_pair().unwrap();
-        let routes = |_: &str, path: &str| match path {
+        let routes = |head: &super::request::Head| match head.path.as_str() {
             "/ok" => Response::text("OK"),
             "/large" => Response::ok("text/plain", vec![b'x'; 32 << 20]),
             _ => Response::error(404, "404 page not found"),

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 use super::names::{self, Version};
 use super::pem::{Pem, system_certificates};
 use super::server::{add_roots, certified_key, checked, versions};
-use super::verify::AnyCertificate;
+use super::verify::{AnyCertificate, TrustedItself};
 use pillion_base::error::{Error, Kind, Result};
 
 /// The settings of a client.
@@ -86,11 +86,21 @@ impl ClientTls {
         } else {
             let mut roots = RootCertStore::empty();
             match &settings.ca {
-                Some(ca) => add_roots(&mut roots, ca, ca.certificates()?)?,
+                Some(ca) => {
+                    let trusted = ca.certificates()?;
+                    add_roots(&mut roots, ca, trusted.clone())?;
+                    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                        .build()
+                        .map_err(|err| ca.error(&format!("cannot be used: {err}")))?;
+                    let verifier: Arc<dyn ServerCertVerifier> = Arc::new(TrustedItself { inner, trusted });
+                    builder.dangerous().with_custom_certificate_verifier(verifier)
+                }
                 // One of the system's that cannot be read is left out.
-                None => drop(roots.add_parsable_certificates(system_certificates()?)),
+                None => {
+                    roots.add_parsable_certificates(system_certificates()?);
+                    builder.with_root_certificates(roots)
+                }
             }
-            builder.with_root_certificates(roots)
         };
         let mut config = match (&settings.cert, &settings.key) {
             (None, None) => builder.with_no_client_auth(),

@@ -77,6 +77,10 @@ fn certificate(err: &CertificateError, peer: Peer) -> String {
         CertificateError::BadSignature => "or what was signed with it has a wrong signature".into(),
         CertificateError::Other(other) => match other.0.downcast_ref::<NameNotAllowed>() {
             Some(err) => format!("is not accepted: {err}"),
+            // The library does not show the type of this one.
+            None if other.0.to_string() == "CaUsedAsEndEntity" => {
+                "is not signed by an authority that is trusted here: it is one itself".into()
+            }
             None => format!("is not accepted: {}", other.0),
         },
         err => format!("is not accepted: {err}"),

@@ -21,8 +21,8 @@ use super::metrics::TlsMetrics;
 use super::names::{self, CipherSuite, ClientAuth, Curve, Version};
 use super::pem::{Pem, PemSource};
 use super::verify::{AnyCertificate, NamedClients};
-use crate::stamp::{Stamp, are_unsettled};
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::stamp::{Stamp, are_unsettled};
 use pillion_base::state::Published;
 use pillion_base::time::format_rfc3339_nano;
 
@@ -157,14 +157,20 @@ impl ServerTls {
         inner.read_again(&mut watch, stamps);
     }
 
-    /// Reads the files, whatever they look like, and logs what came of it: for SIGHUP.
-    pub fn reload(&self) {
+    /// Reads the files, whatever they look like; whether something else is used now.
+    ///
+    /// `Errors:` why the files cannot be used; what was used before goes on to be.
+    pub fn reload(&self) -> Result<bool> {
         let inner = &self.inner;
         let mut watch = inner.watch.lock().unwrap_or_else(PoisonError::into_inner);
         watch.complaint = None;
         let stamps = stamps_of(&inner.settings);
-        if inner.read_again(&mut watch, stamps) == Outcome::AsBefore {
-            log::info!("the TLS files of {} are as before", inner.settings.cert.setting);
+        match inner.read_again(&mut watch, stamps) {
+            Outcome::Changed => Ok(true),
+            Outcome::AsBefore => Ok(false),
+            Outcome::Failed => {
+                Err(Error::new(Kind::Permanent, watch.complaint.clone().unwrap_or_else(|| "unusable".into())))
+            }
         }
     }
 

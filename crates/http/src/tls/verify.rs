@@ -2,10 +2,13 @@
 //! certain names. They always check that the peer holds the key of the certificate it shows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 
@@ -92,6 +95,65 @@ impl ClientCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// Servers that another verifier accepts, and those whose very certificate is among the trusted ones, whatever it says of
+/// itself: openssl(1) makes one that is for a server and could sign others, which the library refuses as a server's.
+///
+/// `Source:` Go accepts a certificate that is among the roots, if its name and its dates are right.
+#[derive(Debug)]
+pub(super) struct TrustedItself {
+    pub inner: Arc<dyn ServerCertVerifier>,
+    pub trusted: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for TrustedItself {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if !self.trusted.contains(leaf) {
+            return self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now);
+        }
+        let dates = der::validity(leaf).ok_or(CertificateError::BadEncoding)?;
+        let (time, seconds) = (now, i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        let unix = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
+        if seconds < dates.not_before {
+            let not_before = unix(dates.not_before);
+            return Err(CertificateError::NotValidYetContext { time, not_before }.into());
+        }
+        if seconds > dates.not_after {
+            return Err(CertificateError::ExpiredContext { time, not_after: unix(dates.not_after) }.into());
+        }
+        verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }
 

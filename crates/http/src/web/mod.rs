@@ -9,16 +9,16 @@ mod metrics;
 mod throttle;
 mod worker;
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pillion_base::error::{Error, Kind, Result};
+use pillion_base::stamp::Stamp;
 use sha2::{Digest, Sha256};
 
 use crate::limits;
@@ -31,8 +31,6 @@ pub use metrics::{REFUSAL_REASONS, WebMetrics};
 use throttle::{Bucket, Rate};
 pub(crate) use worker::{Check, Wake};
 
-/// A file that changed less than this before it was read is read once more: the next change may leave the same time.
-const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// Time between two tries of a file that cannot be used. What it names may have come meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two lines of the log about wrong passwords.
@@ -64,16 +62,6 @@ struct Watch {
     complaint: Option<String>,
 }
 
-/// What changes when a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// Asks for the file to be read again.
 #[derive(Clone)]
 pub struct Reload {
@@ -100,6 +88,13 @@ pub(crate) enum Judged {
     Wait,
 }
 
+/// Reads the file at `path` and uses nothing of it.
+///
+/// `Errors:` as [`Web::load`], but for the certificates.
+pub fn check(path: &Path) -> Result<()> {
+    read(path).map(drop)
+}
+
 impl Web {
     /// Reads the file at `path`.
     ///
@@ -111,7 +106,7 @@ impl Web {
     /// [`Web::load`] with something else than bcrypt.
     pub(crate) fn load_with(path: &Path, metrics: WebMetrics, check: Check) -> Result<Self> {
         let now = Instant::now();
-        let stamp = stamp(path).ok();
+        let stamp = Stamp::of(path);
         let (text, config) = read(path).map_err(|err| err.with_kind(Kind::Permanent))?;
         let tls = config.tls.as_ref().map(|tls| load_tls(path, tls, &metrics)).transpose()?;
         let wake = Arc::new(Wake::new()?);
@@ -236,7 +231,7 @@ impl Web {
     /// Looks at the file and reads it if it has changed.
     pub(crate) fn refresh(&mut self, now: Instant) {
         let is_asked = self.reload.swap(false, Ordering::Acquire);
-        let stamp = stamp(&self.path).ok();
+        let stamp = Stamp::of(&self.path);
         let is_due = self.watch.again_at.is_some_and(|at| at <= now);
         if !is_asked && !is_due && stamp == self.watch.stamp {
             return;
@@ -267,7 +262,8 @@ impl Web {
             && config.tls == self.config.tls
             && let Some(tls) = &self.tls
         {
-            tls.reload();
+            // It says itself what is wrong.
+            let _ = tls.reload();
         }
         if digest == self.watch.digest {
             if is_asked || self.watch.complaint.is_some() {
@@ -297,29 +293,8 @@ impl std::fmt::Debug for Web {
     }
 }
 
-impl Stamp {
-    /// Whether the next change might leave the same stamp.
-    fn is_unsettled(&self) -> bool {
-        let seconds = u64::try_from(self.modified.0.max(self.changed.0)).unwrap_or(0);
-        let changed = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        // A time to come, of a clock that was set back, tells nothing.
-        changed.and_then(|at| SystemTime::now().duration_since(at).ok()).is_some_and(|age| age < SETTLED_AFTER)
-    }
-}
-
 fn limiter(config: &WebConfig, now: Instant) -> Option<(Rate, Bucket)> {
     config.rate_limit.map(|limit| (Rate { burst: limit.burst, interval: limit.interval }, Bucket::new(now)))
-}
-
-fn stamp(path: &Path) -> std::io::Result<Stamp> {
-    // Follows symbolic links, as reading does.
-    std::fs::metadata(path).map(|found: Metadata| Stamp {
-        device: found.dev(),
-        inode: found.ino(),
-        size: found.size(),
-        modified: (found.mtime(), found.mtime_nsec()),
-        changed: (found.ctime(), found.ctime_nsec()),
-    })
 }
 
 /// The file's text and what it says.

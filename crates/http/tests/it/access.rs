@@ -125,6 +125,34 @@ fn the_server_must_be_who_it_should_be() {
     assert!(err.contains("the server does not speak TLS"), "{err}");
 }
 
+/// What openssl(1) makes of one line: a certificate that signs itself and could sign others.
+#[test]
+fn a_certificate_may_stand_for_itself() {
+    let made = made();
+    std::fs::write(made.path("ext"), "subjectAltName=DNS:here.test\nbasicConstraints=critical,CA:TRUE\n").unwrap();
+    for (name, days) in [("self", 1), ("past", -1)] {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        made.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        let sign = format!("-signkey {name}.key -days {days} -extfile ext");
+        made.openssl(&format!("x509 -req -in {name}.csr {sign} -out {name}.pem"));
+    }
+    let dir = made.dir().display();
+    let ask = |name: &str, trusted: &str, host: &str| {
+        let (address, _tls, _told) = secure(server(&made, name, |_| {}));
+        let yaml = format!("tls_config: {{ca_file: {dir}/{trusted}.pem, server_name: {host}}}");
+        once(&open(&yaml).unwrap(), &format!("https://{address}/"))
+    };
+    assert_eq!(ask("self", "self", "here.test").unwrap(), "hello");
+    for (name, trusted, host, part) in [
+        ("self", "self", "there.test", "is for another host: not for there.test, but for here.test"),
+        ("self", "ca", "here.test", "is not signed by an authority that is trusted here"),
+        ("past", "past", "here.test", "the server's certificate has expired on "),
+    ] {
+        let err = ask(name, trusted, host).unwrap_err();
+        assert!(err.contains(part), "{name} {trusted} {host}: {err}");
+    }
+}
+
 #[test]
 fn the_client_shows_its_certificate() {
     let made = made();

@@ -47,14 +47,6 @@ pub(super) fn of_answer(status: u16, text: &str) -> Option<&'static str> {
     }
 }
 
-/// What to do about an answer of this status to a reload.
-pub(super) fn of_reload(status: u16) -> Option<&'static str> {
-    match status {
-        403..=405 => Some("Prometheus reloads over HTTP only with --web.enable-lifecycle"),
-        _ => of_answer(status, ""),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,8 +63,6 @@ mod tests {
         let has = |advice: Option<&str>, part: &str| assert!(advice.unwrap().contains(part), "{advice:?}");
         has(of_answer(400, "Client sent an HTTP request to an HTTPS server.\n"), "https://");
         has(of_answer(401, "Unauthorized"), "basic_auth");
-        has(of_reload(403), "--web.enable-lifecycle");
-        has(of_reload(401), "basic_auth");
-        assert_eq!((of_answer(400, ""), of_answer(500, ""), of_reload(500)), (None, None, None));
+        assert_eq!((of_answer(400, ""), of_answer(500, "")), (None, None));
     }
 }

@@ -68,6 +68,12 @@ pub struct RuntimeInfo {
     /// `15d or 1GiB`, say.
     #[serde(default, rename = "storageRetention")]
     pub retention: String,
+    /// Whether the last attempt to load a configuration has succeeded.
+    #[serde(default, rename = "reloadConfigSuccess")]
+    pub is_config_loaded: bool,
+    /// When the configuration was loaded, as RFC 3339 in whole seconds.
+    #[serde(default, rename = "lastConfigTime")]
+    pub config_loaded_at: String,
 }
 
 /// `/api/v1/status/config`.

@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use ureq::Body;
 use ureq::http::response::Parts;
-use ureq::{Agent, Body};
 
 use crate::limits;
 use crate::prom::FrameReader;
 use crate::prom::answers::{self, Answer};
 use crate::prom::checks::Flags;
 use crate::prom::listing::{self, SeriesLabels};
-use crate::prom::{advice, redirect, request};
+use crate::prom::send::{Sent, To, error_text};
+use crate::prom::{advice, request};
 use crate::spans::{Spans, Timed, request_name};
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::secret::Secret;
@@ -63,6 +64,8 @@ pub struct PromClient {
     settings: Published<Settings>,
     /// `None` once it was interrupted. The second is what new settings have put an end to, for a request that still uses it.
     control: Mutex<Option<(Line, Option<Line>)>>,
+    /// `None` once it was interrupted. The line of a reload that is under way.
+    reloading: Mutex<Option<Option<Line>>>,
     control_timeout: Duration,
 }
 
@@ -98,7 +101,8 @@ impl PromClient {
     pub fn with_config(base: PromUrl, config: ClientConfig, control_timeout: Duration) -> Result<Self> {
         let settings = Settings::new(&base, config)?;
         let control = Mutex::new(Some((settings.control(control_timeout), None)));
-        Ok(PromClient { base, settings: Published::new(settings), control, control_timeout })
+        let reloading = Mutex::new(Some(None));
+        Ok(PromClient { base, settings: Published::new(settings), control, reloading, control_timeout })
     }
 
     /// Reaches Prometheus in another way from the next request on; false where the configuration is as before. What is
@@ -123,12 +127,15 @@ impl PromClient {
         self.settings.read().access.connections_max()
     }
 
-    /// Cuts the heartbeat's request in flight and fails all later ones; called at the stop.
+    /// Cuts the heartbeat's request in flight, and a reload, and fails all later ones; called at the stop.
     pub fn interrupt(&self) {
         let lines = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((line, before)) = lines {
             line.cut();
             before.into_iter().for_each(Line::cut);
+        }
+        if let Some(Some(line)) = self.reloading.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            line.cut();
         }
     }
 
@@ -138,25 +145,35 @@ impl PromClient {
         Call { base: &self.base, line: settings.lines.take(), settings, spans: None }
     }
 
-    /// Has Prometheus read its configuration and rules again.
+    /// Has Prometheus load its configuration and rules, and waits until it has.
     ///
-    /// `Errors:` any answer but 200, with its status and what Prometheus says of the files. `Blocks:` up to `timeout`; a stop
-    /// ends it within [`pillion_http::client::until_stopped`].
-    pub fn reload(&self, timeout: Duration) -> Result<()> {
+    /// `Errors:` with what Prometheus answers; of class `refused` where it cannot load them, `disabled` where it takes no such
+    /// requests, `unreachable` where it is away or not ready. `Blocks:` until [`PromClient::interrupt`] at the longest.
+    pub fn reload(&self) -> Result<()> {
         let settings = self.settings.read();
         // A connection of its own: a reload may take longer than a heartbeat may.
-        let to = To { line: &settings.control(timeout), base: &self.base, access: &settings.access, headers: &[] };
-        let (head, body) = to
-            .send(&self.base.url("/-/reload", ""), Sent::Nothing)
-            .context(|| format!("ask Prometheus for a reload (time-out {timeout:?})"))?;
-        let status = head.status.as_u16();
+        let line = settings.control(limits::RELOAD_TIMEOUT);
+        let under_way = |line: Option<Line>| {
+            let mut reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+            reloading.as_mut().map(|place| *place = line).ok_or_else(|| Error::new(Kind::Stopped, "stopping"))
+        };
+        under_way(Some(line.clone()))?;
+        let to = To { line: &line, base: &self.base, access: &settings.access, headers: &[] };
+        let sent = to.send(&self.base.url("/-/reload", ""), Sent::Nothing);
+        under_way(None)?;
+        let (head, body) = sent.map_err(|err| err.context("reload request failed").classed("unreachable"))?;
         let text = error_text(body);
-        match status {
-            200 => Ok(()),
-            _ => {
-                Err(refused(status, format!("Prometheus answered {}: {text}", head.status), advice::of_reload(status)))
-            }
-        }
+        let status = head.status.as_u16();
+        let (class, hint) = match status {
+            200 => return Ok(()),
+            403..=405 => ("disabled", Some("have you set `--web.enable-lifecycle` Prometheus flag?")),
+            502..=504 => ("unreachable", None),
+            // It tells its log only which rule file is wrong, and how.
+            _ if text.contains("one or more errors occurred") => ("refused", Some("Prometheus's log says which")),
+            _ => ("refused", advice::of_answer(status, &text)),
+        };
+        let said = format!("received non-200 response: {}: {text}", head.status);
+        Err(refused(status, said, hint).with_kind(Kind::Retry).classed(class))
     }
 
     fn control(&self, path: &str) -> Result<(u16, Body)> {
@@ -418,89 +435,6 @@ fn takes_form(path: &str) -> bool {
     matches!(path, "/api/v1/series" | "/api/v1/labels" | "/api/v1/query_exemplars")
 }
 
-/// What is sent.
-#[derive(Clone, Copy)]
-enum Sent<'a> {
-    Get,
-    /// A POST without a body.
-    Nothing,
-    Form(&'a str),
-    /// A remote read.
-    Read(&'a [u8]),
-}
-
-/// Where a request goes, and what each one has.
-struct To<'a> {
-    line: &'a Line,
-    base: &'a PromUrl,
-    access: &'a Access,
-    headers: &'a [(String, String)],
-}
-
-impl To<'_> {
-    /// Sends a request, wherever on the same server redirects lead. What is refused is asked once more where the password
-    /// or the token is just being replaced.
-    fn send(&self, url: &str, sent: Sent<'_>) -> Result<(Parts, Body)> {
-        // The one of the URL is never replaced, and counts for more.
-        let own = match self.base.authorization {
-            None => self.access.authorization()?,
-            Some(_) => None,
-        };
-        let (head, body) = self.follow(url, sent, own.as_deref().or(self.base.authorization.as_ref()))?;
-        let refused = own.as_ref().filter(|_| head.status.as_u16() == 401);
-        let Some(other) = refused.and_then(|refused| self.access.instead_of(refused)) else { return Ok((head, body)) };
-        // Read to its end, so that the connection is used again.
-        error_text(body);
-        self.follow(url, sent, Some(&other))
-    }
-
-    fn follow(&self, url: &str, sent: Sent<'_>, authorization: Option<&Secret>) -> Result<(Parts, Body)> {
-        let mut to = url.to_owned();
-        for _ in 0..=limits::REDIRECTS_MAX {
-            let response = self
-                .line
-                .exchange(|agent| self.ask(agent, &to, sent, authorization))
-                .map_err(|err| advice::of_connection(http::transport(err)))?;
-            let (head, body) = response.into_parts();
-            let location = head.headers.get("location").and_then(|value| value.to_str().ok());
-            match redirect::target(head.status.as_u16(), location, &to, !matches!(sent, Sent::Get))? {
-                None => return Ok((head, body)),
-                Some(next) => to = next,
-            }
-            // Read to its end, so that the connection is used again.
-            error_text(body);
-        }
-        Err(redirect::too_many(url, &to))
-    }
-
-    fn ask(
-        &self,
-        agent: &Agent,
-        url: &str,
-        sent: Sent<'_>,
-        authorization: Option<&Secret>,
-    ) -> std::result::Result<ureq::http::Response<Body>, ureq::Error> {
-        let authorization = authorization.map(|value| ("Authorization", value.0.as_str()));
-        let more = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let all = authorization.into_iter().chain(more);
-        let post = |headers: &[(&'static str, &'static str)]| {
-            let headers = headers.iter().copied().chain(all.clone());
-            headers.fold(agent.post(url), |request, (name, value)| request.header(name, value))
-        };
-        match sent {
-            Sent::Get => all.fold(agent.get(url), |request, (name, value)| request.header(name, value)).call(),
-            Sent::Nothing => post(&[]).send_empty(),
-            Sent::Form(form) => post(&[("Content-Type", "application/x-www-form-urlencoded")]).send(form),
-            Sent::Read(body) => post(&[
-                ("Content-Encoding", "snappy"),
-                ("Content-Type", "application/x-stream-protobuf"),
-                ("X-Prometheus-Remote-Read-Version", "0.1.0"),
-            ])
-            .send(body),
-        }
-    }
-}
-
 /// The error of an answer, with what to change where that is known.
 fn refused(status: u16, said: String, advice: Option<&str>) -> Error {
     let kind = if status == 503 { Kind::Retry } else { Kind::Permanent };
@@ -508,14 +442,6 @@ fn refused(status: u16, said: String, advice: Option<&str>) -> Error {
         Some(advice) => Error::new(kind, format!("{said}; {advice}")),
         None => Error::new(kind, said),
     }
-}
-
-/// The text of an error body, cut to fit a log line or a status message.
-fn error_text(body: Body) -> String {
-    let mut bytes = Vec::new();
-    // The part of a body that did arrive is still worth showing.
-    let _ = body.into_reader().take(limits::ERROR_BODY_BYTES_MAX).read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
 /// The URL without its query, which may carry a token.

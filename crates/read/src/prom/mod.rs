@@ -10,6 +10,7 @@ pub(crate) mod listing;
 mod paths;
 mod redirect;
 pub(crate) mod request;
+mod send;
 
 pub use answers::{Answer, Configuration, RuntimeInfo};
 pub use checks::{FlagCheck, FlagWarning, Flags, is_agent, remote_reads_max, retention_ms};

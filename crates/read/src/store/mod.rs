@@ -28,4 +28,4 @@ pub use quota::PerCall;
 pub use series::{Outlet, SeriesShared, client_gone, series};
 pub use shard::Shard;
 pub use slots::{Client, Holder};
-pub use spill::check_temporary_folder;
+pub use spill::{check_temporary_folder, try_temporary_folder};

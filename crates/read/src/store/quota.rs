@@ -61,15 +61,22 @@ pub(super) struct InFlight(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
     used: AtomicUsize,
 }
 
 impl InFlight {
     /// At most `bytes_max`; 0 is no limit.
     pub(super) fn new(bytes_max: usize) -> Self {
+        let in_flight = InFlight(Arc::new(Inner { bytes_max: AtomicUsize::new(0), used: AtomicUsize::new(0) }));
+        in_flight.set_max(bytes_max);
+        in_flight
+    }
+
+    /// At most `bytes_max` from now on; 0 is no limit. What is held already stays.
+    pub(super) fn set_max(&self, bytes_max: usize) {
         let bytes_max = if bytes_max == 0 { usize::MAX } else { bytes_max };
-        InFlight(Arc::new(Inner { bytes_max, used: AtomicUsize::new(0) }))
+        self.0.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// A reservation of nothing yet.
@@ -95,7 +102,7 @@ impl Reservation {
         }
         let more = bytes - self.bytes;
         let before = inner.used.fetch_add(more, Ordering::Relaxed);
-        if before.saturating_add(more) > inner.bytes_max {
+        if before.saturating_add(more) > inner.bytes_max.load(Ordering::Relaxed) {
             inner.used.fetch_sub(more, Ordering::Relaxed);
             return false;
         }
@@ -109,7 +116,7 @@ impl Reservation {
             Kind::Limit,
             format!(
                 "Series calls hold more than {} bytes (--store.limits.bytes-in-flight); ask again later or for less",
-                self.of.0.bytes_max
+                self.of.0.bytes_max.load(Ordering::Relaxed)
             ),
         )
     }

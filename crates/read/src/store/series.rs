@@ -28,7 +28,7 @@ use crate::store::transcode::{Entry, LabelRules, each_series};
 use crate::store::wire::Fields;
 use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::matcher::{MatchType, Matcher};
-use pillion_base::state::PromState;
+use pillion_base::state::{PromState, Published};
 use pillion_proto::thanos_store::SeriesRequest;
 
 /// Where the messages of a call go.
@@ -37,6 +37,8 @@ pub trait Outlet: MessageSink {
     fn on_gone(&self, hook: Box<dyn Fn() + Send + Sync>);
     /// The call holds so many bytes beside its messages; while its client takes nothing, all such calls are bounded together.
     fn holds(&self, bytes: usize);
+    /// So many series and chunks were counted so far.
+    fn counted(&self, _n_series: u64, _n_chunks: u64) {}
     /// Runs `wait`, which waits for what others do, without a share of the work that is done at once.
     fn outside(&self, wait: &mut dyn FnMut());
     /// The client, for other calls to see.
@@ -55,7 +57,7 @@ type Refresh = dyn Fn() -> Option<Arc<PromState>> + Send + Sync;
 pub struct SeriesShared {
     /// Labels that the sidecar sets or drops and that series carry themselves.
     conflicts: Arc<LabelConflicts>,
-    per_call: PerCall,
+    per_call: Published<PerCall>,
     pub(super) in_flight: InFlight,
     slots: Slots,
     refresh: Option<Arc<Refresh>>,
@@ -70,13 +72,19 @@ impl SeriesShared {
     pub fn new(per_call: PerCall, in_flight_bytes_max: usize, metrics: StoreMetrics) -> Self {
         SeriesShared {
             conflicts: Arc::default(),
-            per_call,
+            per_call: Published::new(per_call),
             in_flight: InFlight::new(in_flight_bytes_max),
             slots: Slots::new(limits::REMOTE_READS_MAX, &metrics),
             refresh: None,
             merges: Arc::new(AtomicBool::new(true)),
             metrics,
         }
+    }
+
+    /// Calls that begin now may each return `per_call`, and all may hold `in_flight_bytes_max` together; 0 is no limit.
+    pub fn set_limits(&self, per_call: PerCall, in_flight_bytes_max: usize) {
+        self.per_call.publish(per_call);
+        self.in_flight.set_max(in_flight_bytes_max);
     }
 
     /// Prometheus answers so many remote reads at once; 0 is no limit.
@@ -182,7 +190,7 @@ fn attempt(
     outlet: &Watched<'_>,
     way: Way,
 ) -> Result<std::result::Result<(), Doubt>> {
-    let mut counter = Counter::new(shared.per_call, &shared.metrics);
+    let mut counter = Counter::new(*shared.per_call.read(), &shared.metrics);
     if let Query::Select(select) = query::plan(request, state)? {
         let call = client.call().traced(outlet.outlet.spans());
         outlet.outlet.on_gone(Box::new(call.cutter()));
@@ -193,6 +201,7 @@ fn attempt(
             return Ok(Err(doubt));
         }
     }
+    outlet.outlet.counted(counter.n_series, counter.n_chunks);
     #[allow(clippy::cast_precision_loss)]
     {
         shared.metrics.series_requested.observe(counter.n_series as f64);
@@ -451,6 +460,9 @@ impl RemoteRead<'_, '_> {
     }
 
     fn next_frame(&mut self, frames: &mut FrameReader<impl Read>, buffer: &mut Vec<u8>) -> Result<bool> {
+        if let Some(counter) = &self.counter {
+            self.outlet.counted(counter.n_series, counter.n_chunks);
+        }
         let more = frames.read_frame(buffer).context(|| "next proto")?;
         self.n_frames += u64::from(more);
         self.n_bytes += if more { buffer.len() as u64 } else { 0 };

@@ -160,10 +160,14 @@ fn pieces(at: u64, len: usize) -> impl Iterator<Item = (usize, usize, std::ops::
     })
 }
 
+/// Makes a temporary file as a large answer does, and lets go of it. `Errors:` with the folder and what chooses it.
+pub fn try_temporary_folder() -> Result<()> {
+    nameless(&std::env::temp_dir(), open).map(drop)
+}
+
 /// Looks whether calls can put anything aside in the temporary folder, and logs it when they cannot.
 pub fn check_temporary_folder() {
-    let dir = std::env::temp_dir();
-    if let Err(err) = nameless(&dir, open) {
+    if let Err(err) = try_temporary_folder() {
         log::warn!(
             err = err.to_string(), memory_max_bytes = limits::SPILL_MEMORY_BYTES_MAX;
             "answers that have to be sorted, and series of many megabytes, stay in memory and are refused past a limit, because \

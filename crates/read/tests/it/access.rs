@@ -44,7 +44,7 @@ fn ask_all(client: &PromClient) {
     let call = client.call();
     let ReadAnswer::Sampled(body) = call.read(b"what is asked", |body| body).unwrap() else { panic!("streamed") };
     assert_eq!(body, b"x");
-    client.reload(LONG).unwrap();
+    client.reload().unwrap();
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_wrong_password_is_an_error_that_says_what_to_change() {
     let (origin, _wanted, told) = guarded("Bearer other");
     let client = configured(&origin, "bearer_token: hunter2");
     let read = client.call().read(b"x", |body| body).map(|_| ());
-    for err in [client.build_version().map(|_| ()), names(&client).map(|_| ()), read, client.reload(LONG)] {
+    for err in [client.build_version().map(|_| ()), names(&client).map(|_| ()), read, client.reload()] {
         let err = err.unwrap_err().to_string();
         assert!(err.contains("401") && err.contains("see basic_auth and bearer_token of"), "{err}");
         assert!(!err.contains("hunter2"), "{err}");
@@ -102,6 +102,29 @@ fn a_password_is_replaced_without_a_call_that_fails() {
 }
 
 #[test]
+fn a_password_is_replaced_between_two_tries() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "old").unwrap();
+    // It takes the new one from the moment when it has seen the old one after the new one.
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&seen);
+    let (origin, _told) = serve(move |request| {
+        let mut seen = seen.lock().unwrap();
+        seen.push(request.authorization.clone().unwrap());
+        match seen.len() {
+            2 | 3 => UNAUTHORIZED.into(),
+            _ => ok("application/json", NAMES),
+        }
+    });
+    let client = configured(&origin, &format!("bearer_token_file: {}", path.display()));
+    names(&client).unwrap();
+    std::fs::write(&path, "new").unwrap();
+    names(&client).unwrap();
+    assert_eq!(*shown.lock().unwrap(), ["Bearer old", "Bearer new", "Bearer old", "Bearer new"]);
+}
+
+#[test]
 fn a_secret_that_is_not_there_is_named() {
     let (origin, _wanted, told) = guarded("Bearer x");
     let client = configured(&origin, "bearer_token_file: /nowhere/token");
@@ -118,13 +141,16 @@ fn a_reload_says_what_prometheus_says() {
     let client = client(&origin);
     let reload = |status: &str, text: &str| {
         *answer.lock().unwrap() = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-        client.reload(LONG).map_err(|err| err.to_string())
+        client.reload().map_err(|err| err.to_string())
     };
     reload("200 OK", "").unwrap();
     let request = told.try_iter().next().unwrap();
     assert_eq!((request.line.as_str(), request.body.len()), ("POST /-/reload", 0));
     let err = reload("500 Internal Server Error", "failed to reload config: bad rule\n").unwrap_err();
-    assert!(err.ends_with("Prometheus answered 500 Internal Server Error: failed to reload config: bad rule"), "{err}");
+    assert!(
+        err.ends_with("received non-200 response: 500 Internal Server Error: failed to reload config: bad rule"),
+        "{err}"
+    );
     for status in ["403 Forbidden", "404 Not Found", "405 Method Not Allowed"] {
         let err = reload(status, "no").unwrap_err();
         assert!(err.contains(status) && err.contains("--web.enable-lifecycle"), "{err}");
@@ -140,11 +166,11 @@ fn a_reload_is_redirected_within_the_server_only() {
         "POST /prom/-/reload" => ok("text/plain", ""),
         _ => UNAUTHORIZED.into(),
     });
-    client(&origin).reload(LONG).unwrap();
+    client(&origin).reload().unwrap();
     assert!(told.try_iter().all(|request| request.connection == 0 && request.authorization.is_some()));
     let (elsewhere, _told) =
         serve(|_| "HTTP/1.1 308 Moved\r\nLocation: https://p.test/prom/-/reload\r\nContent-Length: 0\r\n\r\n".into());
-    let err = client(&elsewhere).reload(LONG).unwrap_err().to_string();
+    let err = client(&elsewhere).reload().unwrap_err().to_string();
     assert!(err.ends_with("set --prometheus.url=https://p.test/prom"), "{err}");
 }
 

@@ -112,3 +112,39 @@ fn calls_share_a_connection() {
     }
     assert!(told.try_iter().all(|request| request.connection == 0));
 }
+
+#[test]
+fn a_reload_says_what_prometheus_says() {
+    let check = |status: &str, body: &'static str, class: &str, expected: &str| {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let (origin, told) = serve(move |_| answer.clone());
+        let done = client(&origin).reload().map_err(|err| (err.class().to_owned(), err.to_string()));
+        let expected = if class.is_empty() { Ok(()) } else { Err((class.to_owned(), expected.to_owned())) };
+        assert_eq!(done, expected, "{status}");
+        let asked: Vec<Request> = told.try_iter().collect();
+        assert_eq!(asked.len(), 1);
+        assert_eq!((asked[0].line.as_str(), asked[0].body.len()), ("POST /-/reload", 0));
+        assert_eq!(asked[0].authorization.as_deref(), Some("Basic secret"));
+    };
+    check("200 OK", "", "", "");
+    let text = "received non-200 response: 202 Accepted: soon";
+    check("202 Accepted", "soon", "refused", text);
+    let text = "received non-200 response: 403 Forbidden: Lifecycle API is not enabled.; have you set \
+                `--web.enable-lifecycle` Prometheus flag?";
+    check("403 Forbidden", "Lifecycle API is not enabled.\n", "disabled", text);
+    let text = "received non-200 response: 500 Internal Server Error: failed to reload config: field x not found";
+    check("500 Internal Server Error", "failed to reload config: field x not found\n", "refused", text);
+    let text = "received non-200 response: 500 Internal Server Error: one or more errors occurred while applying; \
+                Prometheus's log says which";
+    check("500 Internal Server Error", "one or more errors occurred while applying", "refused", text);
+    let text = "received non-200 response: 503 Service Unavailable: ";
+    check("503 Service Unavailable", "", "unreachable", text);
+
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let client = client(&format!("http://{closed}"));
+    let err = client.reload().unwrap_err();
+    assert_eq!(err.class(), "unreachable");
+    assert!(err.to_string().starts_with("reload request failed: "), "{err}");
+    client.interrupt();
+    assert_eq!(client.reload().unwrap_err().kind(), Kind::Stopped);
+}

@@ -59,6 +59,7 @@ enum Attempt {
 impl Shipper {
     /// One tick. `Errors:` a failure that holds the order; what was done before it is kept.
     pub(super) fn sync(&mut self, stop: &Stop, report: &mut TickReport) -> Result<()> {
+        self.take_next_bucket();
         let is_ledger_known = self.ledger.reload();
         self.save_ledger();
         self.remote.iter_mut().for_each(Remote::begin_tick);
@@ -128,6 +129,7 @@ impl Shipper {
                 report.n_failed += 1;
                 continue;
             }
+            self.take_next_bucket();
             match self.attempt(planned, stop, report)? {
                 Attempt::Ended(listed) => {
                     if listed.is_some() {
@@ -526,6 +528,7 @@ impl Shipper {
         let mut encoding_is_said = self.encoding_is_said;
         let has_shipped = self.ledger.entries().iter().any(|listed| listed.shipped);
         let mut place = self.place.clone();
+        let standing = self.config.standing.clone();
         let work = || -> Result<Result<Shipped>> {
             uploader.wait(stop)?;
             place.check(uploader.bucket, has_shipped, stop).map_err(remote::bucket_fault)?;
@@ -534,6 +537,7 @@ impl Shipper {
             if !is_there && !encoding_is_said {
                 encoding_is_said = say_newer_encoding(claim, &disk);
             }
+            let _under_way = standing.begin(ulid, claim.bytes, claim.record.stored_bytes());
             Ok(ship(&uploader, claim, is_there, remote.as_mut(), &checks, &is_unchanged, stop))
         };
         let shipped = run_in_background(work, self.config.interval, || {

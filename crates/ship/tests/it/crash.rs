@@ -172,6 +172,7 @@ impl World {
             upload_compacted: false,
             repair: true,
             labels: &Labels::new([("region", "eu")]),
+            on_step: None,
         };
         audit(&whole, &mut |_| Ok(()), &self.stop)
     }
