@@ -242,7 +242,7 @@ impl Services {
             let request = Arc::new(request);
             let open = services.records.begin(name, Arc::clone(&request), origin);
             let record = Arc::clone(&open.record);
-            let call = Call::begin(&services.grpc_metrics, open);
+            let call = Call::begin(&services.grpc_metrics, open).traced(span);
             let n_bytes = request.len();
             let backlog = services.backlog.clone();
             let parts = call.span().map(CallSpan::parts);
