@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Random bytes that are not all zero: zero means that there is no id.
 fn random<const N: usize>() -> [u8; N] {
@@ -81,12 +82,36 @@ impl fmt::Display for SpanId {
     }
 }
 
+/// The clock of a call: read once, and then only how long ago that was, so that what is below a span lies within it.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    wall_ns: u64,
+    read: Instant,
+}
+
+impl Clock {
+    pub(crate) fn now() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { wall_ns: nanos(since_epoch), read: Instant::now() }
+    }
+
+    /// `Units:` ns since 1970.
+    pub(crate) fn ns(&self) -> u64 {
+        self.wall_ns.saturating_add(nanos(self.read.elapsed()))
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// What others need to know of a span: whoever continues its trace, and whoever writes its id down. Cheap to clone.
 #[derive(Clone)]
 pub struct TraceContext {
     pub(crate) trace_id: TraceId,
     pub(crate) span_id: SpanId,
     pub(crate) is_sampled: bool,
+    pub(crate) clock: Clock,
     /// `tracestate` as it came.
     pub(crate) state: Option<Arc<str>>,
     /// `baggage` as it came.

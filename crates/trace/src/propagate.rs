@@ -1,9 +1,9 @@
 //! What a caller says of its trace, and what Prometheus is told of ours: W3C Trace Context, B3 in one header and in several,
-//! and Jaeger's. What is malformed counts as absent. Pure.
+//! and Jaeger's. What is malformed counts as absent.
 
 use std::sync::Arc;
 
-use crate::ids::{SpanId, TraceContext, TraceId};
+use crate::ids::{Clock, SpanId, TraceContext, TraceId};
 use crate::limits;
 
 /// The header by which a caller has a call recorded whatever the sampler says, and the name for it in baggage.
@@ -116,6 +116,7 @@ impl Incoming {
             trace_id: self.parent.as_ref().map_or_else(TraceId::random, |parent| parent.trace_id),
             span_id: SpanId::random(),
             is_sampled: false,
+            clock: Clock::now(),
             state: self.parent.as_ref().and_then(|parent| parent.state.clone()),
             baggage: self.baggage.clone(),
         }
@@ -178,7 +179,7 @@ fn hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 fn context(trace: [u8; 16], span: [u8; 8], is_sampled: bool) -> Option<TraceContext> {
     let (trace_id, span_id) = (TraceId::new(trace)?, SpanId::new(span)?);
-    Some(TraceContext { trace_id, span_id, is_sampled, state: None, baggage: None })
+    Some(TraceContext { trace_id, span_id, is_sampled, clock: Clock::now(), state: None, baggage: None })
 }
 
 /// `00-<32 digits>-<16 digits>-<2 digits>`; later versions may say more behind it.
@@ -247,7 +248,7 @@ fn jaeger(text: &str) -> Option<TraceContext> {
 pub(crate) fn inject(context: &TraceContext, with: Propagators) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     let mut put = |name: &str, value: String| headers.push((name.to_owned(), value));
-    let TraceContext { trace_id, span_id, is_sampled, state, baggage } = context;
+    let TraceContext { trace_id, span_id, is_sampled, state, baggage, .. } = context;
     let flag = u8::from(*is_sampled);
     if with.trace_context {
         put("traceparent", format!("00-{trace_id}-{span_id}-{flag:02x}"));

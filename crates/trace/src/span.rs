@@ -1,7 +1,6 @@
 //! A span: begun, told this and that, and handed to the queue when it ends. One that is not sampled holds its ids only.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::ids::{SpanId, TraceContext};
 use crate::limits;
@@ -52,7 +51,6 @@ pub struct Span {
 
 struct Recorded {
     data: Box<SpanData>,
-    begun: Instant,
     tracer: Tracer,
 }
 
@@ -66,7 +64,7 @@ impl Span {
         name: impl FnOnce() -> Cow<'static, str>,
     ) -> Span {
         let recorded = context.is_sampled.then(|| {
-            let start_ns = nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+            let start_ns = context.clock.ns();
             let data = Box::new(SpanData {
                 context: context.clone(),
                 parent: parent.map(|(id, _)| id),
@@ -78,7 +76,7 @@ impl Span {
                 attributes: Vec::new(),
                 error: None,
             });
-            Recorded { data, begun: Instant::now(), tracer: tracer.clone() }
+            Recorded { data, tracer: tracer.clone() }
         });
         Span { context, recorded }
     }
@@ -111,16 +109,11 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        if let Some(Recorded { mut data, begun, tracer }) = self.recorded.take() {
-            let lasted_ns = nanos(begun.elapsed());
-            data.end_ns = data.start_ns.saturating_add(lasted_ns);
+        if let Some(Recorded { mut data, tracer }) = self.recorded.take() {
+            data.end_ns = data.context.clock.ns();
             tracer.submit(data);
         }
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The text, or the beginning of one that is too long.
