@@ -32,8 +32,6 @@ pub(super) enum Status {
     Supported,
     /// Accepted and checked, but it changes nothing.
     NoEffect,
-    /// Accepted at its default, refused otherwise.
-    NotYet,
     /// Pillion's own; Thanos has no such flag.
     Own,
 }

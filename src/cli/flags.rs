@@ -446,7 +446,6 @@ pub fn markdown_table() -> String {
         let status = match flag.status {
             Status::Supported => "supported",
             Status::NoEffect => "accepted, no effect",
-            Status::NotYet => "not yet: refused unless at its default",
             Status::Own => "Pillion's own",
         };
         let help = flag.help.replace('|', "\\|");

@@ -1,6 +1,6 @@
 //! The texts of `--help`, `--help-long` and `--version`, made from the tables of flags. Prints nothing.
 
-use crate::cli::flag::{Flag, Status, Value};
+use crate::cli::flag::{Flag, Value};
 use crate::cli::flags::{COMMANDS, Command, GLOBAL, Group};
 
 /// Lines are broken before this column.
@@ -127,9 +127,6 @@ fn flag_help(out: &mut String, flag: &Flag) {
     let mut help = flag.help.to_owned();
     if let (Value::Enum(words), true) = (flag.value, !flag.default_text().is_empty()) {
         help.push_str(&format!(" One of {}.", words.join(", ")));
-    }
-    if flag.status == Status::NotYet {
-        help.push_str(" Not supported yet.");
     }
     row(out, &spelled(flag), &help);
 }

@@ -6,14 +6,13 @@ use std::path::Path;
 
 use argh::FromArgs;
 
-use crate::cli::flag::{Arg, Flag, Given, Presence, Status, Value};
+use crate::cli::flag::{Arg, Flag, Given, Presence, Value};
 use crate::cli::flags::{
     CAT, CHECK, COMMANDS, CatFlags, CheckFlags, GLOBAL, INFO, InfoFlags, LS, LsFlags, SERIES, SIDECAR, STATUS,
     SeriesFlags, SidecarFlags, StatusFlags, VERIFY, VerifyFlags,
 };
 use crate::cli::help;
 use crate::cli::token::{self, Ask, Tokens};
-use pillion_base::time::GoDuration;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,10 +61,7 @@ pub(crate) fn parse(program: &str, args: &[String]) -> Invocation {
         return exit(0, String::new(), usage(program, &tokens));
     }
     match typed(&tokens) {
-        Ok(Some(invocation)) => match unsupported(&tokens.given) {
-            Some(flag) => refused(program, &format!("--{} is not supported yet", flag.name)),
-            None => invocation,
-        },
+        Ok(Some(invocation)) => invocation,
         Ok(None) => exit(0, String::new(), usage(program, &tokens)),
         Err(Wrong::Missing(flag)) => refused(program, &format!("required flag --{} not provided", flag.name)),
         Err(Wrong::MissingArg(arg)) => refused(program, &format!("required argument <{}> not provided", arg.name)),
@@ -168,22 +164,6 @@ fn value_error(output: &str, pairs: &[(&Flag, &str)]) -> String {
     }
 }
 
-/// The first flag that asks for something that is not built yet.
-fn unsupported(given: &[Given]) -> Option<&'static Flag> {
-    let asks = |given: &&Given| {
-        let (value, default) = (given.value.as_str(), given.flag.default_text());
-        match given.flag.value {
-            _ if given.flag.status != Status::NotYet => false,
-            _ if given.flag.is_repeatable() => true,
-            // `180s` is the same as `3m`.
-            Value::Duration => value.parse::<GoDuration>() != default.parse(),
-            Value::Number => value.parse::<u64>().ok() != default.parse().ok(),
-            _ => value != default,
-        }
-    };
-    given.iter().find(asks).map(|given| given.flag)
-}
-
 /// The command line as errors show it, without the values of flags that may hold secrets.
 fn shown(program: &str, args: &[String]) -> Vec<String> {
     let is_secret = |name: &str| {
@@ -269,12 +249,8 @@ mod tests {
                     (_, Presence::Repeatable) => format!("{start} --{}=a --{}=b", flag.name, flag.name),
                     _ => continue,
                 };
-                match run(&args) {
-                    Invocation::Exit { code: 1, stderr, .. } if flag.status == Status::NotYet => {
-                        assert_eq!(stderr, format!("pillion: error: --{} is not supported yet\n", flag.name));
-                    }
-                    Invocation::Exit { stderr, .. } => panic!("{args}: {stderr}"),
-                    _ => {}
+                if let Invocation::Exit { stderr, .. } = run(&args) {
+                    panic!("{args}: {stderr}");
                 }
             }
         }
@@ -506,7 +482,7 @@ mod tests {
             "sidecar --prometheus.url=http://me:hunter2@x --log.level=x",
             "sidecar --prometheus.url=http://me:hunter2@x:y",
             "sidecar --prometheus.http-client hunter2 --log.level=x",
-            "sidecar --tracing.config=hunter2",
+            "sidecar --tracing.config=hunter2 --log.level=x",
         ] {
             let (code, _, stderr) = ended(args);
             assert!(code > 0 && !stderr.contains("hunter2"), "{args}: {stderr}");
@@ -517,26 +493,5 @@ mod tests {
         assert!(repeated.contains("cannot be repeated") && !repeated.contains("hunter2"), "{repeated}");
         let flags = sidecar("sidecar --objstore.config=hunter2 --prometheus.url=http://me:hunter2@x");
         assert!(!format!("{flags:?}").contains("hunter2"), "{flags:?}");
-    }
-
-    #[test]
-    fn what_is_not_built_yet_is_taken_at_its_default_only() {
-        for args in [
-            "sidecar --reloader.watch-interval=180s --reloader.method=http --reloader.process-name=prometheus",
-            "sidecar --tracing.config= --store.limits.request-series=0 --grpc-server-tls-min-version=1.3 --http.config=",
-        ] {
-            sidecar(args);
-        }
-        for flag in GLOBAL.iter().chain(SIDECAR).filter(|flag| flag.status == Status::NotYet) {
-            let value = match flag.value {
-                Value::Enum(words) => words.iter().find(|word| **word != flag.default_text()).unwrap(),
-                Value::Duration => "1m",
-                Value::Number => "7",
-                _ => "x",
-            };
-            let args = format!("sidecar --{}={value}", flag.name);
-            let want = format!("pillion: error: --{} is not supported yet\n", flag.name);
-            assert_eq!(ended(&args), (1, String::new(), want), "{args}");
-        }
     }
 }

@@ -169,18 +169,18 @@ fn the_file_is_read_again_at_sighup() {
         let sidecar = Sidecar::ready(&format!("https://127.0.0.1:{}", rig.port), &[&file]);
         yaml("basic_auht: {}\n");
         sidecar.signal("HUP");
-        let line = sidecar.wait_line("reloading the HTTP client's configuration failed");
+        let line = sidecar.wait_line("reloading the HTTP client for Prometheus failed");
         assert!(line.contains("client.yml: line 1: field basic_auht not found"), "{line}");
         yaml(&PASSWORD.replace("password_file: DIR/password", "password: wrong1"));
         sidecar.signal("HUP");
-        sidecar.wait_line("the HTTP client's configuration has changed and is in use");
+        sidecar.wait_line("HTTP client for Prometheus: the change is in use");
         sidecar.wait_ready(false);
         yaml(&PASSWORD.replace("password_file: DIR/password", "password: secret"));
         sidecar.signal("HUP");
-        sidecar.wait_line("the HTTP client's configuration has changed and is in use");
+        sidecar.wait_line("HTTP client for Prometheus: the change is in use");
         sidecar.wait_ready(true);
         sidecar.signal("HUP");
-        sidecar.wait_line("the HTTP client's configuration is as before");
+        sidecar.wait_line("HTTP client for Prometheus: as before");
         assert!(!sidecar.log().contains("wrong1"), "{}", sidecar.log());
     }
 }
