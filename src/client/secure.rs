@@ -77,6 +77,8 @@ pub(crate) fn connect(
         // The library sees the end of its connection, whatever it was, and only now: the reason is known by then.
         let _ = ours.shutdown(Shutdown::Both);
     })?;
+    // Over a descriptor the library would say that the call is for `test.authority`, and proxies choose by that.
+    let builder = builder.default_authority(store);
     // SAFETY: the descriptor is a connected stream socket that nothing else owns; the library closes it.
     #[allow(unsafe_code)]
     Ok((unsafe { builder.connect_from_fd(store, theirs.into_raw_fd()) }, ending))

@@ -274,7 +274,10 @@ fn over_grpc_with_tls_and_a_certificate() {
     let store = Store::connect(sidecar.grpc);
     store.info().unwrap();
     assert!(sidecar.stop().success());
-    let spans = collector.requests.recv_timeout(PATIENCE).unwrap().spans;
+    let request = collector.requests.recv_timeout(PATIENCE).unwrap();
+    // Proxies choose by this name where a call goes.
+    assert_eq!(request.authority, format!("localhost:{}", gate.port()));
+    let spans = request.spans;
     assert_eq!(named(&spans, "/thanos.info.Info/Info").kind, 2);
 
     for (tls, advice) in [

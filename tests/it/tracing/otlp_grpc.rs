@@ -35,8 +35,9 @@ fn take(mut reader: MessageReader) -> grpcio::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A request that arrived: its metadata and its spans.
+/// A request that arrived: whom it was meant for, its metadata and its spans.
 pub(super) struct Request {
+    pub(super) authority: String,
     pub(super) metadata: Vec<(String, String)>,
     pub(super) spans: Vec<Span>,
 }
@@ -58,7 +59,11 @@ impl GrpcCollector {
             .add_unary_handler(&EXPORT, move |ctx, request, sink| {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let metadata = ctx.request_headers().iter().map(|(name, value)| (name.to_owned(), text(value)));
-                let _ = tell.send(Request { metadata: metadata.collect(), spans: otlp::spans(&request) });
+                let _ = tell.send(Request {
+                    authority: text(ctx.host()),
+                    metadata: metadata.collect(),
+                    spans: otlp::spans(&request),
+                });
                 let refused: Option<RpcStatus> = current.lock().unwrap().clone();
                 match refused {
                     None => ctx.spawn(sink.success(Vec::new()).map(drop)),
