@@ -189,6 +189,7 @@ fn start(
         calls: Box::new(move || seen.open().iter().map(|record| shown_call(record)).collect()),
         connections: connections.clone(),
         limits: Box::new(move || limits_in_force(&limits_of, *in_force.read())),
+        config_files: config_files.clone(),
         shipping,
     });
     supervisor.spawn("heartbeat", move |stop| heartbeat.run(&stop))?;

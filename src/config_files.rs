@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::metrics::ConfigMetrics;
 use pillion_base::error::Result;
 use pillion_base::stamp::{Stamp, are_unsettled};
+use pillion_base::state::Published;
 
 /// What reading a configuration again has led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,15 @@ type Reader = Box<dyn Fn(bool) -> Result<Reread> + Send>;
 
 /// All that can be read again.
 #[derive(Clone)]
-pub(crate) struct ConfigFiles(Arc<Mutex<Vec<Part>>>, ConfigMetrics);
+pub(crate) struct ConfigFiles(Arc<Shared>);
+
+struct Shared {
+    /// Locked while files are read.
+    parts: Mutex<Vec<Part>>,
+    /// The parts whose files cannot be used, each with the reason.
+    broken: Published<Vec<(&'static str, String)>>,
+    metrics: ConfigMetrics,
+}
 
 struct Part {
     /// As the log calls it.
@@ -44,7 +53,7 @@ impl ConfigFiles {
     pub(crate) fn new(metrics: ConfigMetrics) -> Self {
         metrics.successful.set(1);
         metrics.success_timestamp_seconds.set(now_s());
-        ConfigFiles(Arc::default(), metrics)
+        ConfigFiles(Arc::new(Shared { parts: Mutex::default(), broken: Published::new(Vec::new()), metrics }))
     }
 
     /// Adds a configuration that was read just now, from these files. One without files is only read again when somebody asks;
@@ -91,21 +100,27 @@ impl ConfigFiles {
         }
     }
 
+    /// The configurations whose files cannot be used now, each with the reason.
+    pub(crate) fn broken(&self) -> Arc<Vec<(&'static str, String)>> {
+        self.0.broken.read()
+    }
+
     /// Whether there is nothing to look at.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().iter().all(|part| part.files.is_empty())
     }
 
     fn show(&self, parts: &[Part]) {
-        let is_well = parts.iter().all(|part| part.failure.is_none());
-        self.1.successful.set(i64::from(is_well));
-        if is_well {
-            self.1.success_timestamp_seconds.set(now_s());
+        let broken: Vec<_> = parts.iter().filter_map(|part| Some((part.name, part.failure.clone()?))).collect();
+        self.0.metrics.successful.set(i64::from(broken.is_empty()));
+        if broken.is_empty() {
+            self.0.metrics.success_timestamp_seconds.set(now_s());
         }
+        self.0.broken.publish(broken);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Part>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

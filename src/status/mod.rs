@@ -11,6 +11,7 @@ mod words;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::config_files::ConfigFiles;
 use crate::grpc::connections::Connections;
 use crate::heartbeat::Pulse;
 use crate::limits;
@@ -59,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) connections: Connections,
     /// The limits in force.
     pub(crate) limits: Box<dyn Fn() -> Limits + Send + Sync>,
+    /// The files that can be read again.
+    pub(crate) config_files: ConfigFiles,
     /// The shipper; `None` without a bucket.
     pub(crate) shipping: Option<Shipping>,
 }
@@ -126,9 +129,18 @@ impl Status {
                 grpc_max: limits::GRPC_CONNECTIONS_MAX,
             },
             limits: (parts.limits)(),
+            configuration: configuration(&parts.config_files),
             ..bare
         }
     }
+}
+
+fn configuration(files: &ConfigFiles) -> snapshot::Configuration {
+    let file = |(name, reason): &(&'static str, String)| snapshot::BrokenFile {
+        name: (*name).to_owned(),
+        reason: short(reason),
+    };
+    snapshot::Configuration { broken: files.broken().iter().map(file).collect() }
 }
 
 /// The page that shows what an endpoint has answered: tests and examples have snapshots that no daemon reaches in a second.

@@ -120,6 +120,10 @@ fn problems(snapshot: &Snapshot) -> Vec<String> {
     if snapshot.ready && snapshot.prometheus.up == Some(false) {
         found.push("Prometheus did not answer the last heartbeat.".to_owned());
     }
+    for file in &snapshot.configuration.broken {
+        let (name, reason) = (shown(&file.name), shown(&file.reason));
+        found.push(format!("The file of the {name} cannot be used, and what it said before is: {reason}"));
+    }
     let Some(uploads) = &snapshot.uploads else { return found };
     let pending = &uploads.pending;
     let is_short = pending.retention_left_seconds.is_some_and(|left| left < SHORT_SECONDS);

@@ -28,6 +28,7 @@ pub(crate) struct Snapshot {
     pub(crate) uploads: Option<Uploads>,
     pub(crate) connections: Connections,
     pub(crate) limits: Limits,
+    pub(crate) configuration: Configuration,
     pub(crate) process: Process,
     pub(crate) recent_log: Vec<LogLine>,
 }
@@ -223,6 +224,23 @@ pub(crate) struct Limits {
     pub(crate) request_samples: Option<u64>,
     pub(crate) request_bytes: usize,
     pub(crate) stalled_call_seconds: Option<f64>,
+}
+
+/// What was read of files that can be read again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Configuration {
+    /// Files that cannot be used, so that what they said before is.
+    pub(crate) broken: Vec<BrokenFile>,
+}
+
+/// A configuration whose file cannot be used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct BrokenFile {
+    /// As the log calls it.
+    pub(crate) name: String,
+    pub(crate) reason: String,
 }
 
 /// What the process takes.
