@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::api_client;
 use crate::support::certificates::Certificates;
 use crate::support::fake_prometheus::{FakePrometheus, Read_, series};
-use crate::support::sidecar::{PATIENCE, Sidecar};
+use crate::support::sidecar::{PATIENCE, Sidecar, ask_with};
 use crate::support::store_client::{Store, options, request};
 use grpcio::{CallOption, MetadataBuilder, RpcStatus, RpcStatusCode};
 use pillion_proto::thanos_metadata::MetricMetadataRequest;
@@ -104,6 +104,31 @@ fn a_series_call_within_a_trace() {
     assert!(head.contains("tracestate: a=1\r\n") && head.contains("baggage: k=v\r\n"), "{head}");
     // The label that might conflict was looked for within the call, too.
     assert!(traced.iter().any(|(path, _)| path.starts_with("/api/v1/label/")), "{traced:?}");
+}
+
+/// From the histogram to the query: the id stands beside the bucket and in the log, and nowhere for calls that are not recorded.
+#[test]
+fn a_traced_call_is_found_again_from_its_latency_and_in_the_log() {
+    let (prometheus, collector) = (prometheus(), Collector::start());
+    let log = "--request.logging-config=grpc: {options: {level: INFO, decision: {log_end: true}}}";
+    let sidecar =
+        Sidecar::ready(&prometheus.url(), &[&config(collector.address, "sampler_type: parentbasedneversample"), log]);
+    let store = Store::connect(sidecar.grpc);
+    let other = "1bf7651916cd43dd8448eb211c80319d";
+    assert_eq!(call(&store, &[("traceparent", &format!("00-{other}-{SPAN}-00"))]), 0);
+    let line = sidecar.wait_line("finished call");
+    assert!(!line.contains("traceID"), "{line}");
+    assert_eq!(call(&store, &[("traceparent", &format!("00-{TRACE}-{SPAN}-01"))]), 0);
+    let line = sidecar.wait_line("finished call");
+    assert!(line.contains(&format!("traceID={TRACE} ")) && line.contains("grpc.method=Series"), "{line}");
+    let accept = "Accept: application/openmetrics-text;version=1.0.0\r\n";
+    let page = ask_with(sidecar.http, "GET", "/metrics", accept).unwrap().1;
+    let found: Vec<&str> = page.lines().filter(|line| line.contains(" # {trace_id=")).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("grpc_server_handling_seconds_bucket{grpc_method=\"Series\""), "{found:?}");
+    assert!(found[0].contains(&format!("# {{trace_id=\"{TRACE}\"}} ")), "{found:?}");
+    // The older format has no room for it.
+    assert!(!sidecar.get("/metrics").unwrap().1.contains(TRACE));
 }
 
 #[test]

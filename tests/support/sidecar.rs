@@ -183,9 +183,15 @@ pub fn get(addr: SocketAddr, path: &str) -> Option<(u16, String)> {
 
 /// As [`get`], with another method.
 pub fn ask(addr: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
+    ask_with(addr, method, path, "")
+}
+
+/// As [`ask`], with further header lines.
+pub fn ask_with(addr: SocketAddr, method: &str, path: &str, headers: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(addr).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{headers}Connection: close\r\n\r\n")
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
