@@ -129,7 +129,14 @@ fn start(
     let state = Published::new(PromState::unknown(config.min_time.at(0)));
     let client = prometheus::client(config, config_files)?;
     match reloader(config, &client, metrics)? {
-        Some(reloader) => supervisor.spawn("reload", move |stop| reloader.run(&stop))?,
+        Some(reloader) => {
+            let look = reloader.looker();
+            config_files.add("watched configuration of Prometheus", Vec::new(), move |_| {
+                look();
+                Ok(Reread::Said)
+            });
+            supervisor.spawn("reload", move |stop| reloader.run(&stop))?;
+        }
         None => log::info!(target: "pillion/reloader", "nothing to be watched"),
     }
     let mut shipping = None;

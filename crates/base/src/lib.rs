@@ -18,4 +18,5 @@ pub mod state;
 pub mod stop;
 pub mod threads;
 pub mod time;
+pub mod wake;
 pub mod yaml;

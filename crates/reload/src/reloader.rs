@@ -2,6 +2,7 @@
 //! it has. It never ends by itself.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::LOG_TARGET;
@@ -17,6 +18,7 @@ use pillion_base::error::{Error, Kind, Result};
 use pillion_base::files::{self, Disk};
 use pillion_base::stop::Stop;
 use pillion_base::time::unix_ms;
+use pillion_base::wake::Wake;
 
 /// What is watched, and how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,12 +74,18 @@ impl Reloader {
             None => Vec::new(),
         };
         let files = config_file.iter().cloned().collect();
-        let watch = Watch::new(disk.clone(), files, rule_dirs.clone(), &own, metrics.clone());
+        let watch = Watch::new(disk.clone(), files, rule_dirs.clone(), &own, Arc::new(Wake::new()?), metrics.clone());
         let rules = Rules::new(disk.clone(), rule_dirs, own);
         let apply = Apply::new(disk, [config_file, output_file], rules, Box::new(env), metrics.clone());
         let due = Due::new(Instant::now(), config.debounce, config.watch_interval, config.retry_interval);
         let complained = Complained::default();
         Ok(Reloader { config, method, metrics, watch, apply, due, loaded: None, is_forced: false, complained })
+    }
+
+    /// What has the files looked at although nothing tells of a change, as where they lie on a network.
+    pub fn looker(&self) -> impl Fn() + Send + use<> {
+        let wake = Arc::clone(&self.watch.wake);
+        move || wake.wake()
     }
 
     /// Watches until the stop. `Errors:` when it cannot wait.

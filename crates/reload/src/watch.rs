@@ -10,6 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +25,7 @@ use crate::tree::{self, Found};
 use pillion_base::error::{Context, Error, Result};
 use pillion_base::files::Disk;
 use pillion_base::stop::Stop;
+use pillion_base::wake::Wake;
 
 /// What tells that a name leads elsewhere, or nowhere.
 const NAMES: WatchFlags = WatchFlags::CREATE
@@ -56,6 +58,8 @@ pub(crate) struct Watch {
     disk: Disk,
     files: Vec<PathBuf>,
     rule_dirs: Vec<PathBuf>,
+    /// Somebody asks for a look.
+    pub(crate) wake: Arc<Wake>,
     /// Names of what we write ourselves, which is no change: one that cannot be written would be tried without end.
     own: Vec<OsString>,
     /// `None` while the system gives none.
@@ -81,10 +85,21 @@ impl Watch {
         files: Vec<PathBuf>,
         rule_dirs: Vec<PathBuf>,
         own: &[PathBuf],
+        wake: Arc<Wake>,
         metrics: ReloadMetrics,
     ) -> Self {
         let own = own.iter().filter_map(|path| path.file_name().map(OsStr::to_owned)).collect();
-        Watch { disk, files, rule_dirs, own, queue: None, watched: HashMap::new(), said: BTreeSet::new(), metrics }
+        Watch {
+            disk,
+            files,
+            rule_dirs,
+            wake,
+            own,
+            queue: None,
+            watched: HashMap::new(),
+            said: BTreeSet::new(),
+            metrics,
+        }
     }
 
     /// Watches what the paths lead through now. To be called before the files are read, so that no change is missed.
@@ -130,7 +145,10 @@ impl Watch {
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds = vec![PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN)];
+            let mut fds = vec![
+                PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.wake.fd(), PollFlags::IN),
+            ];
             fds.extend(self.queue.as_ref().map(|queue| PollFd::new(queue, PollFlags::IN)));
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -139,7 +157,9 @@ impl Watch {
             if stop.is_stopped() {
                 return Ok(Woken::Stopped);
             }
-            if self.read_events() > 0 {
+            // Both are taken, so that neither wakes again.
+            let is_asked = self.wake.clear();
+            if self.read_events() > 0 || is_asked {
                 return Ok(Woken::Changed);
             }
             if left.is_some_and(|left| left.is_zero()) {

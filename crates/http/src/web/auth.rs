@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 use crate::limits;
 use crate::web::config::Hash;
 use crate::web::throttle::{Bucket, Rate, Throttle, owner};
-use crate::web::worker::{Check, Digest, Task, Wake, Worker};
+use crate::web::worker::{Check, Digest, Task, Worker};
+use pillion_base::wake::Wake;
 
 /// A client of the server, for as long as its connection lives.
 pub(crate) type ClientId = u64;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use pillion_base::error::{Error, Kind, Result};
 use pillion_base::stamp::Stamp;
+use pillion_base::wake::Wake;
 use sha2::{Digest, Sha256};
 
 use crate::limits;
@@ -29,7 +30,7 @@ use auth::{Auth, Verdict};
 use config::{TlsConfig, WebConfig};
 pub use metrics::{REFUSAL_REASONS, WebMetrics};
 use throttle::{Bucket, Rate};
-pub(crate) use worker::{Check, Wake};
+pub(crate) use worker::Check;
 
 /// Time between two tries of a file that cannot be used. What it names may have come meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,15 +1,14 @@
 //! The one thread that checks passwords, so that the thread that serves probes never does. Takes one password at a time;
 //! who waits, and in which order, is not decided here.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use pillion_base::error::{Context, Result};
+use pillion_base::error::Result;
 use pillion_base::limits::SMALL_STACK_BYTES;
 use pillion_base::threads::spawn_thread;
-use rustix::event::{EventfdFlags, eventfd};
+use pillion_base::wake::Wake;
 use zeroize::Zeroizing;
 
 /// What a request's credentials are known as.
@@ -17,35 +16,6 @@ pub(super) type Digest = [u8; 32];
 
 /// Whether a password has a hash. Takes its time.
 pub(crate) type Check = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
-
-/// Wakes a thread that waits in poll(2).
-#[derive(Debug)]
-pub(crate) struct Wake(OwnedFd);
-
-impl Wake {
-    /// `Errors:` when the process has no descriptors left.
-    pub(crate) fn new() -> Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let fd = eventfd(0, flags).map_err(std::io::Error::from).context(|| "create what wakes the HTTP server")?;
-        Ok(Wake(fd))
-    }
-
-    /// Makes the descriptor readable.
-    pub(crate) fn wake(&self) {
-        // It can only fail when it is readable already.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
-    }
-
-    /// Makes it unreadable.
-    pub(crate) fn clear(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
-    }
-
-    /// For poll(2).
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
 
 /// A password to check.
 pub(super) struct Task {

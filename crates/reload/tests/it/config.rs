@@ -125,6 +125,26 @@ fn a_change_without_an_event_is_found_by_the_check() {
     assert_eq!(rig.metrics.watch_events.get(), 0);
 }
 
+/// What a SIGHUP does, as where the files lie on a network and nothing tells of their changes.
+#[test]
+fn a_change_without_an_event_is_found_by_whoever_asks() {
+    let mut rig = Rig::with("in.yml", "", &["rules"]);
+    rig.mkdir("rules");
+    rig.mkdir("elsewhere");
+    rig.write("in.yml", "1");
+    rig.write("rules/a.yml", "1");
+    std::fs::hard_link(rig.path("rules/a.yml"), rig.path("elsewhere/x")).unwrap();
+    rig.start();
+    rig.wait_loaded();
+    rig.write_in_place("elsewhere/x", "2");
+    rig.look();
+    rig.wait_loaded();
+    let looks = rig.metrics.config_apply_operations.get();
+    rig.look();
+    rig.until("looked again", |metrics| metrics.config_apply_operations.get() > looks);
+    assert_eq!((rig.metrics.reloads.get(), rig.metrics.watch_events.get()), (2, 0));
+}
+
 /// P-RL-05. `Differs:` Thanos writes the output and ends.
 #[test]
 fn without_a_watch_interval_changes_are_still_seen() {

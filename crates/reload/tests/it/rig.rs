@@ -50,6 +50,7 @@ pub struct Rig {
     answer: Answer,
     method: Option<Method>,
     running: Option<(Stopper, JoinHandle<Result<()>>)>,
+    looker: Option<Box<dyn Fn() + Send>>,
 }
 
 impl Rig {
@@ -72,7 +73,7 @@ impl Rig {
             debounce: Duration::from_millis(30),
         };
         let dir = tempfile::tempdir().unwrap();
-        Rig { dir, config, metrics: metrics(), asked, answer, method: Some(method), running: None }
+        Rig { dir, config, metrics: metrics(), asked, answer, method: Some(method), running: None, looker: None }
     }
 
     /// With a configuration, an output, both or none, and rule dirs, by their names in the folder.
@@ -156,9 +157,15 @@ impl Rig {
         let env = |name: &str| (name == "SET").then(|| b"value".to_vec());
         let method = self.method.take().expect("it is started once");
         let reloader = Reloader::new(self.config.clone(), method, env, self.metrics.clone()).unwrap();
+        self.looker = Some(Box::new(reloader.looker()));
         let (stopper, stop) = stop_pair().unwrap();
         let thread = spawn_thread("reload", None, move || reloader.run(&stop)).unwrap();
         self.running = Some((stopper, thread));
+    }
+
+    /// Has it look.
+    pub fn look(&self) {
+        self.looker.as_ref().expect("it runs")();
     }
 
     /// Starts it with rules only, and waits until they are watched.
