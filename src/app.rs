@@ -83,7 +83,7 @@ pub(crate) fn run(config: Config) -> Result<()> {
     });
     let outcome = started.and_then(|client| {
         log::info!("starting sidecar");
-        let outcome = wait(&supervisor, http.events(), &config_files);
+        let outcome = wait(&supervisor, http.events(), &config_files, &metrics);
         probes.stopping(&outcome.as_ref().map_or_else(ToString::to_string, |()| "stopping".into()));
         // The order matters only in that nothing waits for anything else: all parts end at once and together.
         supervisor.begin_stop();
@@ -265,7 +265,8 @@ fn grpc_tls(config: &Config, metrics: &Metrics) -> Result<Option<ServerTls>> {
 }
 
 /// Waits for the end: a signal, or a part that ended.
-fn wait(supervisor: &Supervisor, http: &Receiver<Event>, config_files: &ConfigFiles) -> Result<()> {
+fn wait(supervisor: &Supervisor, http: &Receiver<Event>, config_files: &ConfigFiles, metrics: &Metrics) -> Result<()> {
+    let tidy = tick(limits::IDLE_TIDY_INTERVAL);
     let look = if config_files.is_empty() { never() } else { tick(limits::CONFIG_LOOK_INTERVAL) };
     loop {
         let event = select! {
@@ -273,6 +274,14 @@ fn wait(supervisor: &Supervisor, http: &Receiver<Event>, config_files: &ConfigFi
             recv(http) -> event => event,
             recv(look) -> _ => {
                 config_files.look();
+                continue;
+            }
+            recv(tidy) -> _ => {
+                // Calls would wait, and what they use is needed.
+                if metrics.grpc.calls.working.get() == 0 {
+                    tidy_up();
+                    sys::release_clean_pages();
+                }
                 continue;
             }
         };

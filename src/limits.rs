@@ -93,3 +93,5 @@ pub(crate) const CONFIG_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) const STORE_LIMITS_BYTES_MAX: u64 = 64 * 1024;
 /// Calls that the log names which did not end within the grace period.
 pub(crate) const CUT_CALLS_NAMED_MAX: usize = 10;
+/// How often memory that nobody needs is given back while no call is at work. It costs a few milliseconds.
+pub(crate) const IDLE_TIDY_INTERVAL: Duration = Duration::from_secs(30);

@@ -115,31 +115,45 @@ pub(crate) fn trim_allocator() {
     }
 }
 
-/// Lets go of code pages that only the start has needed. They stay in the page cache, where the kernel can drop them,
-/// and a page that is run again is mapped again.
-pub(crate) fn release_start_up_code() {
-    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    for line in maps.lines() {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else { continue };
-        let bounds = range
-            .split_once('-')
-            .map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
-        let Some((Ok(start), Ok(end))) = bounds else { continue };
-        if !path.starts_with('/') || end <= start {
-            continue;
-        }
-        // SAFETY: the range is one mapping of a file, executable and never writable, so its pages are clean: dropping
-        // them loses nothing, and the next touch maps them from the file again.
+/// Lets go of pages of code and constants. They stay in the page cache, where the kernel can drop them, and a page that is
+/// used again is mapped again: what was needed once does not count for ever.
+pub(crate) fn release_clean_pages() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/smaps") else { return };
+    for (start, end) in clean_ranges(&maps) {
+        // SAFETY: the range is one mapping of a file that is not writable and of which no page was ever changed here, so
+        // dropping them loses nothing, and the next touch maps them from the file again.
         #[allow(unsafe_code)]
         let dropped = unsafe {
             rustix::mm::madvise(std::ptr::without_provenance_mut(start), end - start, rustix::mm::Advice::LinuxDontNeed)
         };
         if let Err(err) = dropped {
-            log::debug!(err = err.to_string(); "cannot release code pages");
+            log::debug!(err = err.to_string(); "cannot release clean pages");
             return;
         }
     }
+}
+
+/// The mappings of files that can neither be written nor have a page that was changed, as after relocation. `smaps`: of
+/// proc(5).
+fn clean_ranges(smaps: &str) -> Vec<(usize, usize)> {
+    let mut ranges = Vec::new();
+    let mut last = None;
+    for line in smaps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let first = fields.next().unwrap_or_default();
+        if first == "Anonymous:" && fields.next() == Some("0") {
+            ranges.extend(last.take());
+        } else if let Some((start, end)) = first.split_once('-') {
+            let bounds = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16));
+            let is_unwritable = matches!(fields.next(), Some("r-xp" | "r--p"));
+            let is_file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+            last = match bounds {
+                (Ok(start), Ok(end)) if is_unwritable && is_file && start < end => Some((start, end)),
+                _ => None,
+            };
+        }
+    }
+    ranges
 }
 
 fn clock_ticks() -> f64 {
@@ -157,10 +171,23 @@ mod tests {
     #[test]
     fn code_that_was_released_runs_again() {
         let before = process_stat().expect("/proc/self/stat").resident_bytes;
-        release_start_up_code();
+        release_clean_pages();
         let after = process_stat().expect("/proc/self/stat").resident_bytes;
         assert!(after < before, "{before} {after}");
         assert_eq!(format!("{:?}", "still here".to_uppercase()), "\"STILL HERE\"");
+    }
+
+    #[test]
+    fn only_what_nobody_has_changed_is_released() {
+        let smaps = "\
+55a0-55b0 r--p 0 fe:00 1 /bin/p\nRss: 4 kB\nAnonymous:             0 kB\nVmFlags: rd mr\n\
+55b0-55c0 r-xp 10 fe:00 1 /bin/p\nAnonymous:             0 kB\n\
+55c0-55d0 r--p 20 fe:00 1 /bin/p\nAnonymous:           348 kB\n\
+55d0-55e0 rw-p 30 fe:00 1 /bin/p\nAnonymous:             0 kB\n\
+55e0-55f0 rw-p 0 00:00 0 [heap]\nAnonymous:           0 kB\n\
+7fff-8000 r-xp 0 00:00 0 [vdso]\nAnonymous:             0 kB\n";
+        assert_eq!(clean_ranges(smaps), [(0x55a0, 0x55b0), (0x55b0, 0x55c0)]);
+        assert_eq!(clean_ranges("zz-1 r-xp 0 0 0 /a\nAnonymous: 0 kB\n\nAnonymous: 0 kB\n"), []);
     }
 
     #[test]

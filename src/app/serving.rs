@@ -48,7 +48,7 @@ impl Serving {
         let front = Front::bind(&self.address, self.connections.clone())?.with_tls(self.tls);
         log::info!(address = self.address.to_string(); "listening for serving gRPC");
         self.probes.serving();
-        sys::release_start_up_code();
+        sys::release_clean_pages();
         front.run(stop, |connection, _| {
             server.hand_over(connection);
             Ok(())
