@@ -326,8 +326,10 @@ fn reflect(
     let mut answers = vec![];
     for question in questions {
         let request = ServerReflectionRequest { message_request: Some(question.clone()), ..Default::default() };
-        block_on(sink.send((request.clone(), WriteFlags::default()))).unwrap();
-        let response = block_on(stream.next()).unwrap().unwrap();
+        let sent = block_on(sink.send((request.clone(), WriteFlags::default())));
+        let response = block_on(stream.next());
+        assert!(sent.is_ok(), "after {}: {sent:?}, {response:?}\n{}", answers.len(), rig.sidecar.log());
+        let response = response.unwrap().unwrap();
         assert_eq!(response.original_request, MessageField::some(request));
         answers.push(response.message_response.unwrap());
     }

@@ -341,7 +341,7 @@ fn the_command_says_why_there_is_no_status() {
     let other = Pages::serve(move |_| Response::text(&later));
     let (code, out, err) = texts(&pillion(&[&format!("--http={}", other.address)]));
     assert_eq!(code, Some(0), "{err}");
-    let first = "Ready. 3 blocks wait, the oldest for 3 h 12 min; retention takes it in 14 days.\n! 1 block cannot";
+    let first = "Ready. 3 blocks wait, the oldest for 3 h 12 min; retention takes it in 14 days.\n! The file of the upload limits cannot be used";
     assert!(out.starts_with(first), "{out}");
     assert!(out.contains("job=\"<script>alert(2)</script>\""), "{out}");
 }
