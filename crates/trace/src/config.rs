@@ -9,7 +9,8 @@ use pillion_base::error::{Context, Error, Kind, Result};
 use pillion_base::secret::Secret;
 use pillion_base::time::GoDuration;
 use pillion_base::yaml::{self, Node};
-use pillion_http::tls::{ClientSettings, Pem};
+use pillion_http::client::tls_config;
+use pillion_http::tls::ClientSettings;
 
 use crate::environment::{self as environment, Env};
 use crate::limits;
@@ -186,7 +187,7 @@ fn collector(node: &Node, env: Env<'_>) -> Result<Collector> {
         return Err(wrong(node, "url_path", "it must be a path such as /v1/traces"));
     }
     let compression = text_of(node, "compression")?.map(str::to_owned).or_else(|| environment::compression(env));
-    let tls = section(node, "tls_config").map_or_else(|| Ok(ClientSettings::default()), tls)?;
+    let tls = section(node, "tls_config").map_or_else(|| Ok(ClientSettings::default()), tls_config)?;
     Ok(Collector {
         protocol,
         endpoint,
@@ -228,22 +229,6 @@ fn host_port(node: &Node, text: &str, is_insecure: bool) -> Result<String> {
         return refused("it must be host:port");
     }
     Ok(rest.to_owned())
-}
-
-fn tls(node: &Node) -> Result<ClientSettings> {
-    node.check_fields("tls_config", &["ca_file", "cert_file", "key_file", "server_name", "insecure_skip_verify"])?;
-    let pem = |name: &str| -> Result<Option<Pem>> {
-        Ok(text_of(node, name)?.map(|path| Pem::file(format!("tls_config.{name}"), path)))
-    };
-    let (ca, cert, key) = (pem("ca_file")?, pem("cert_file")?, pem("key_file")?);
-    match (&cert, &key) {
-        (Some(_), None) => return Err(wrong(node, "cert_file", "key_file is missing, the key of this certificate")),
-        (None, Some(_)) => return Err(wrong(node, "key_file", "cert_file is missing, the certificate of this key")),
-        _ => {}
-    }
-    let server_name = text_of(node, "server_name")?.map(str::to_owned);
-    let insecure_skip_verify = node.bool_field("insecure_skip_verify")?.unwrap_or_default();
-    Ok(ClientSettings { ca, cert, key, server_name, insecure_skip_verify, ..ClientSettings::default() })
 }
 
 /// `Differs:` with Thanos `retry_enabled: true` turns retries off, and nothing else does.
@@ -339,6 +324,7 @@ fn wrong(node: &Node, name: &str, text: impl fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pillion_http::tls::Pem;
 
     fn parse_with(text: &str, env: &[(&str, &str)]) -> Result<Config> {
         let env = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());

@@ -26,7 +26,7 @@ pub use access::{Access, basic};
 pub use lines::{Line, Lines, OwnLine};
 use pillion_base::error::{Context, Error, Kind, Result};
 pub use tcp::{Connection, Tcp, before_waits, until_stopped};
-pub use yaml::ClientConfig;
+pub use yaml::{ClientConfig, tls_config};
 
 /// What this daemon calls itself.
 pub const USER_AGENT: &str = concat!("Pillion/", env!("CARGO_PKG_VERSION"));

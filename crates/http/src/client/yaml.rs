@@ -132,7 +132,11 @@ fn read(text: &str) -> Result<ClientConfig> {
     Ok(ClientConfig {
         auth: auth(&root)?,
         proxy: text_of(&root, "proxy_url")?.map(|url| proxy(&root, url)).transpose()?,
-        tls: section(&root, "tls_config").map(tls).transpose()?.flatten(),
+        // One that says nothing is as none.
+        tls: section(&root, "tls_config")
+            .map(tls_config)
+            .transpose()?
+            .filter(|settings| *settings != ClientSettings::default()),
         transport: section(&root, "transport_config").map(transport).transpose()?.unwrap_or_default(),
     })
 }
@@ -200,7 +204,10 @@ fn proxy(root: &Node, text: &str) -> Result<ProxyAddress> {
     Ok(ProxyAddress { host: url.host, port: url.port, user: url.user })
 }
 
-fn tls(node: &Node) -> Result<Option<ClientSettings>> {
+/// Reads a `tls_config` as Prometheus's configuration and those of its kin have it. No file is read yet.
+///
+/// `Errors:` name the field.
+pub fn tls_config(node: &Node) -> Result<ClientSettings> {
     node.check_fields("tls_config", &["ca_file", "cert_file", "key_file", "server_name", "insecure_skip_verify"])?;
     let pem = |name: &str| -> Result<Option<Pem>> {
         Ok(text_of(node, name)?.map(|path| Pem::file(format!("tls_config.{name}"), path)))
@@ -213,8 +220,7 @@ fn tls(node: &Node) -> Result<Option<ClientSettings>> {
     }
     let server_name = text_of(node, "server_name")?.map(str::to_owned);
     let insecure_skip_verify = node.bool_field("insecure_skip_verify")?.unwrap_or_default();
-    let settings = ClientSettings { ca, cert, key, server_name, insecure_skip_verify, ..ClientSettings::default() };
-    Ok(Some(settings).filter(|settings| *settings != ClientSettings::default()))
+    Ok(ClientSettings { ca, cert, key, server_name, insecure_skip_verify, ..ClientSettings::default() })
 }
 
 fn transport(node: &Node) -> Result<Transport> {
