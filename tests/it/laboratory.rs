@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::fault_proxy::{Fault, FaultProxy, Link, Rule};
 use crate::support::rgw::{Bucket, Rgw, try_bytes};
+use crate::support::sidecar::{PATIENCE, pause};
 use rusty_s3::Method;
 
 #[test]
@@ -38,6 +39,12 @@ fn a_good_link_changes_nothing() {
     assert_eq!(through.head("x").unwrap().get("etag"), bucket.head("x").unwrap().get("etag"));
     through.delete("x");
     assert!(bucket.list("").is_empty());
+    // An answer is with us before the proxy has written down that it passed it on.
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.seen().len() < 5 {
+        assert!(Instant::now() < deadline, "{} of 5 requests", proxy.seen().len());
+        pause();
+    }
     let seen = proxy.seen();
     let asked: Vec<_> = seen.iter().map(|seen| (seen.method.as_str(), seen.query.as_str(), seen.status)).collect();
     let list = "list-type=2&prefix=";
