@@ -60,14 +60,17 @@ pub(super) fn store_limits(
     metrics: &Metrics,
 ) -> Result<(store::SeriesShared, Published<StoreLimits>)> {
     let (flags, file) = (config.store_limits, config.store_limits_file.clone());
-    let limits = StoreLimits { bytes_in_flight: bytes_in_flight(flags), ..flags }.with_file(&file)?;
+    let said = flags.with_file(&file)?;
+    let limits = said.following(sys::memory_limit());
+    if limits != said {
+        log::info!(bytes_in_flight = limits.bytes_in_flight; "bytes in flight follow the memory limit");
+    }
     let shared = store::SeriesShared::new(limits.per_call, limits.bytes_in_flight, metrics.store.clone());
     let in_force = Published::new(limits);
     if !file.is_empty() {
         let (shared, in_force) = (shared.clone(), in_force.clone());
-        let flags = StoreLimits { bytes_in_flight: bytes_in_flight(flags), ..flags };
         config_files.add("limits of calls", vec![PathBuf::from(&file)], move |_| {
-            let now = flags.with_file(&file)?;
+            let now = flags.with_file(&file)?.following(sys::memory_limit());
             if now == *in_force.read() {
                 return Ok(Reread::AsBefore);
             }
@@ -77,18 +80,6 @@ pub(super) fn store_limits(
         });
     }
     Ok((shared, in_force))
-}
-
-/// What Series calls may hold: what the operator said, else half of what the process may have.
-fn bytes_in_flight(limits: StoreLimits) -> usize {
-    match (limits.bytes_in_flight, sys::memory_limit()) {
-        (0, Some(limit)) => {
-            let half = usize::try_from(limit / 2).unwrap_or(usize::MAX);
-            log::info!(memory_limit_bytes = limit, bytes_in_flight = half; "bytes in flight follow the memory limit");
-            half
-        }
-        (said, _) => said,
-    }
 }
 
 /// What traces calls, where that is wanted; its part runs with HTTP.

@@ -97,8 +97,8 @@ pub(super) fn shipper(
     let name = Published::new(bucket.name().to_owned());
     let next_bucket = NextBucket::default();
     let (source, last, next) = (config.bucket_source.clone(), RefCell::new(wanted.clone()), next_bucket.clone());
-    let shown = name.clone();
-    config_files.add("bucket configuration", source.files(), move |is_asked| {
+    let (shown, files) = (name.clone(), source.files());
+    let reread = move |is_asked| {
         let env = |name: &str| std::env::var(name).ok();
         let now = config::bucket(&source.file, &source.content.0, &env)?.ok_or_else(|| {
             Error::new(Kind::Permanent, "it is empty; uploads can only be turned off by a restart without a bucket")
@@ -112,7 +112,11 @@ pub(super) fn shipper(
             last.replace(now);
         }
         Ok(if is_new { Reread::Changed } else { Reread::AsBefore })
-    });
+    };
+    // A dry run keeps the bucket of its start.
+    if !config.dry_run {
+        config_files.add("bucket configuration", files, reread);
+    }
     let (schedule, idle) = (uploads.schedule.clone(), uploads.schedule.clone());
     let ship = ShipConfig {
         meta_file_name: config.shipper.meta_file_name.clone(),

@@ -39,6 +39,16 @@ impl StoreLimits {
         read().context(|| format!("read the limits of calls in {path} (--store.limits.file)"))
     }
 
+    /// What is in force in a process that may have so much memory: half of it, where nothing is said.
+    pub(crate) fn following(self, memory_limit_bytes: Option<u64>) -> StoreLimits {
+        match (self.bytes_in_flight, memory_limit_bytes) {
+            (0, Some(limit)) => {
+                StoreLimits { bytes_in_flight: usize::try_from(limit / 2).unwrap_or(usize::MAX), ..self }
+            }
+            _ => self,
+        }
+    }
+
     fn with_text(mut self, text: &str) -> Result<StoreLimits> {
         let root = yaml::parse(text)?;
         root.check_fields("limits of calls", &["request_series", "request_samples", "bytes_in_flight"])?;
@@ -78,6 +88,9 @@ mod tests {
             let err = flags.with_text(text).unwrap_err().to_string();
             assert!(err.starts_with(expected), "{err}");
         }
+        let none = flags.with_text("bytes_in_flight: 0\n").unwrap();
+        assert_eq!(none.following(Some(10)).bytes_in_flight, 5, "0 follows the memory limit, also in the file");
+        assert_eq!((none.following(None).bytes_in_flight, flags.following(Some(10)).bytes_in_flight), (0, 3));
         let err = flags.with_file("/nonexistent/x.yml").unwrap_err().to_string();
         assert!(err.starts_with("read the limits of calls in /nonexistent/x.yml (--store.limits.file): "), "{err}");
     }
